@@ -1,0 +1,465 @@
+"""The explicit column matrix and BLAS: three passes, three matrix products.
+
+With Q = C/G * T*R*S taps, P = OD*OH*OW output cells and the column matrix col(X) of shape (Q, P) for
+every image and group:
+
+    forward           Y  = W @ col(X)            (K/G, P) = (K/G, Q) @ (Q, P)
+    backward-weight   dW = dY @ col(X)^T         (K/G, Q) = (K/G, N*P) @ (N*P, Q)
+    backward-input    dX = col2im(W^T @ dY)      (Q, P) = (Q, K/G) @ (K/G, P), then added back
+
+Columns exist in blocks only, small enough to stay in a core's cache between the loop that writes them
+and the product that reads them: some images, some groups, a part of the taps, a part of the pixels.
+A block has axes (groups * taps, images, pixels), so that the same block is one long sum over images
+and pixels for backward-weight and one matrix an image for the other two passes.
+
+A pass is cut into jobs that own what they write: no two of them touch the same cell. Block sizes and
+jobs follow from the shape alone, so results do not depend on the number of threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fastconv import blas
+from fastconv.arguments import Array
+from fastconv.geometry import Geometry, effective, read_only
+from fastconv.kernels import col2im_add, im2col
+from fastconv.threads import Job, run_jobs
+
+if TYPE_CHECKING:
+    from fastconv.algorithms import Pass
+
+# Size of one block of columns: 1, 2 and 4 MiB give 108, 111 and 111 GF/s forward over the layers of ResNet-50
+# (geometric mean, float32, one core with 2 MiB of L2), and a smaller block is less scratch.
+TARGET_BYTES = 2 * 2**20
+# A pass is cut into up to this many jobs, as long as each has this many multiply-adds: handing a job to
+# another thread costs some 30 us, in which a core does a few million.
+JOBS = 8
+JOB_MULTIPLICATIONS = 2**21
+# The longest sum left to one product: BLAS adds up a small result one cell after the other, and a
+# float32 running sum of a million cells loses three of seven digits.
+SUM_LENGTH = 2**12
+# All partial sums of a backward-weight pass together.
+PARTS_BYTES = 8 * 2**20
+
+Range = tuple[int, int]
+
+
+def ceil_div(a: int, b: int) -> int:
+    """The quotient rounded up."""
+    return -(-a // b)
+
+
+def blocks(stop: int, step: int, start: int = 0) -> Iterator[Range]:
+    """Consecutive ranges (start, stop) of at most ``step``."""
+    return ((first, min(first + step, stop)) for first in range(start, stop, step))
+
+
+@dataclass(frozen=True)
+class Block:
+    """How many images, groups, taps of a group and pixels a block of columns has at the most."""
+
+    images: int
+    groups: int
+    taps: int
+    pixels: int
+
+    @property
+    def elements(self) -> int:
+        """Cells of the block."""
+        return self.images * self.groups * self.taps * self.pixels
+
+
+@dataclass(frozen=True)
+class InputJobs:
+    """What one backward-input job owns: channels of a group, and a band of input lines along an axis."""
+
+    channels: int
+    axis: int  # of (depth, height, width)
+    band: int
+
+
+class Im2col:
+    """The explicit column matrix, for every geometry."""
+
+    name = "im2col"
+
+    def __init__(self, geometry: Geometry) -> None:
+        g = geometry
+        self.geometry = g
+        self.batch = max(1, g.batch)
+        self.group_filters = g.filters // g.groups
+        self.group_channels = g.channels // g.groups
+        self.kernel_taps = prod(g.kernel)
+        self.steps = (g.kernel, g.output, g.stride, g.padding, g.dilation)
+        # The column matrix of a 1x1 kernel that visits every cell is the image itself.
+        self.pointwise = (
+            self.kernel_taps == 1 and g.stride == (1, 1, 1) and g.padding == (0, 0, 0) and g.input == g.output
+        )
+        self.jobs = max(1, min(JOBS, g.multiplications // JOB_MULTIPLICATIONS))
+        self.target = TARGET_BYTES // g.compute_dtype.itemsize
+        columns = self.batch * g.groups * g.taps * g.pixels
+        # A block of the columns that one job has, or of the target where that is less.
+        self.budget = min(self.target, ceil_div(columns, self.jobs))
+        self.forward_block = self._forward_block()
+        self.weight_block, self.parts = self._weight_block()
+        self.input_block, self.input_jobs = self._input_block()
+
+    @staticmethod
+    def why_not(geometry: Geometry, which: Pass) -> str | None:
+        """None: the explicit column matrix serves every geometry."""
+        return None
+
+    @property
+    def scratch_bytes(self) -> int:
+        """The most that a thread allocates in any pass: columns, gathered gradients, partial products.
+
+        Under 32 MiB unless a group has millions of filters. Copies of the weights (where they are not
+        contiguous) and float32 copies of float16 arrays are not counted.
+        """
+        forward, weight, back = self.forward_block, self.weight_block, self.input_block
+        split = forward.taps < self.geometry.taps
+        partial_sums = self.parts * self.geometry.filters * self.geometry.taps if self.parts > 1 else 0
+        elements = max(
+            forward.elements + (self._outputs(forward) if split else 0),
+            weight.elements
+            + self._outputs(weight)
+            + weight.groups * self.group_filters * weight.taps
+            + partial_sums,
+            back.elements + self._outputs(back),
+        )
+        return elements * self.geometry.compute_dtype.itemsize
+
+    # Block sizes
+
+    def _outputs(self, block: Block) -> int:
+        """Cells of the output that belong to a block."""
+        return block.images * block.groups * self.group_filters * block.pixels
+
+    def _forward_block(self) -> Block:
+        """All taps of as many pixels as fit, then as many groups, then as many images."""
+        g = self.geometry
+        taps = min(g.taps, self.target)
+        width = taps if taps == g.taps else max(taps, self.group_filters)
+        pixels = min(g.pixels, max(1, self.budget // width))
+        return self._widened(taps, pixels, width)
+
+    def _widened(self, taps: int, pixels: int, width: int) -> Block:
+        """More groups, then more images, where a whole image's columns of one group leave room."""
+        g = self.geometry
+        if (taps, pixels) != (g.taps, g.pixels):
+            return Block(1, 1, taps, pixels)
+        groups = min(g.groups, max(1, self.budget // (width * pixels)))
+        images = 1
+        if groups == g.groups:
+            images = min(self.batch, max(1, self.budget // (width * pixels * groups)))
+        return Block(images, groups, taps, pixels)
+
+    def _weight_block(self) -> tuple[Block, int]:
+        """The rows that one job owns and one product sums, and the parts that the whole sum is cut into.
+
+        Parts of the sum give BLAS wide products, but each needs a whole ``dW`` of its own: where that
+        is too much, jobs own fewer rows instead.
+        """
+        g = self.geometry
+        split = ceil_div(self.jobs, g.groups)
+        whole_weight = g.filters * g.taps * g.compute_dtype.itemsize
+        parts = split if split * whole_weight <= PARTS_BYTES else 1
+        taps = g.taps if parts == split else ceil_div(g.taps, split)
+        taps = max(1, min(taps, self.target // self.group_filters))
+        width = max(taps, self.group_filters)
+        cells = self.batch * g.pixels
+        length = max(1, min(ceil_div(cells, parts), self.target // width, SUM_LENGTH))
+        pixels = min(g.pixels, length)
+        images = min(self.batch, length // pixels)
+        groups = 1
+        if taps == g.taps and images * pixels == cells:
+            fitting = max(1, self.target // (width * cells))
+            groups = min(g.groups, fitting, ceil_div(g.groups, self.jobs))
+        return Block(images, groups, taps, pixels), parts
+
+    def _input_block(self) -> tuple[Block, InputJobs]:
+        """Columns of one product, and the channels and lines that one job owns."""
+        g = self.geometry
+        channels = ceil_div(self.group_channels, ceil_div(self.jobs, self.batch * g.groups))
+        taps = min(channels * self.kernel_taps, self.target)
+        width = max(taps, self.group_filters)
+        pixels = min(g.pixels, max(1, self.budget // width))
+        block = self._widened(taps, pixels, width)
+        owners = (
+            ceil_div(self.batch, block.images)
+            * ceil_div(g.groups, block.groups)
+            * ceil_div(self.group_channels, channels)
+        )
+        # Neighbouring bands both compute the columns of the output lines that reach into both: only
+        # planes much taller than the kernel are cut, and only where there are too few other jobs.
+        axis = 0 if max(g.input[0], g.output[0]) > 1 else 1
+        tallest = g.input[axis] // (4 * effective(g.kernel[axis], g.dilation[axis]))
+        bands = max(1, min(self.jobs // owners, tallest))
+        return block, InputJobs(channels, axis, ceil_div(g.input[axis], bands))
+
+    # What the passes share
+
+    def _columns(
+        self, x: Array, scratch: Array, images: Range, groups: Range, taps: Range, pixels: Range
+    ) -> Array:
+        """Columns (images, groups, taps, pixels) of a block, in rows or columns that BLAS can read."""
+        if self.pointwise and _contiguous(x):
+            return self._matrices(x)[slice(*images), slice(*groups), slice(*taps), slice(*pixels)]
+        return self._fill_columns(x, scratch, images, groups, taps, pixels).transpose(2, 0, 1, 3)
+
+    def _fill_columns(
+        self, x: Array, scratch: Array, images: Range, groups: Range, taps: Range, pixels: Range
+    ) -> Array:
+        """Columns (groups, taps, images, pixels) of a block, written to ``scratch``."""
+        shape = (groups[1] - groups[0], taps[1] - taps[0], images[1] - images[0], pixels[1] - pixels[0])
+        columns = scratch[: prod(shape)].reshape(shape[0] * shape[1], *shape[2:])
+        first_row = groups[0] * self.geometry.taps + taps[0]
+        im2col(x, columns, images[0], first_row, pixels[0], *self.steps)
+        return columns.reshape(shape)
+
+    def _gradients(self, dy: Array, scratch: Array, images: Range, groups: Range, pixels: Range) -> Array:
+        """``dy`` of a block as (images, groups, K/G, pixels), in rows or columns that BLAS can read.
+
+        A view where ``dy`` is contiguous in either layout; else gathered in ``scratch``: the columns
+        of a kernel with one tap are the array itself.
+        """
+        if _contiguous(dy):
+            return self._matrices(dy)[slice(*images), slice(*groups), :, slice(*pixels)]
+        return self._gather(dy, scratch, images, groups, pixels).transpose(2, 0, 1, 3)
+
+    def _matrices(self, array: Array) -> Array:
+        """A contiguous array as (N, G, channels of a group, cells): a view."""
+        groups = self.geometry.groups
+        return array.reshape(array.shape[0], groups, array.shape[1] // groups, prod(array.shape[2:]))
+
+    def _gather(self, dy: Array, scratch: Array, images: Range, groups: Range, pixels: Range) -> Array:
+        """``dy`` of a block, copied to axes (groups, K/G, images, pixels)."""
+        one, none = (1, 1, 1), (0, 0, 0)
+        filters = self.group_filters
+        shape = (groups[1] - groups[0], filters, images[1] - images[0], pixels[1] - pixels[0])
+        rows = scratch[: prod(shape)].reshape(shape[0] * filters, *shape[2:])
+        im2col(dy, rows, images[0], groups[0] * filters, pixels[0], one, self.geometry.output, one, none, one)
+        return rows.reshape(shape)
+
+    def _empty(self, elements: int) -> Array:
+        return np.empty(elements, self.geometry.compute_dtype)
+
+    def _weight_matrices(self, w: Array) -> Array:
+        """The weights as (G, K/G, Q): a view, or a copy where they are not contiguous."""
+        return w.reshape(self.geometry.groups, self.group_filters, self.geometry.taps)
+
+    # Passes
+
+    def forward(self, x: Array, w: Array, bias: Array | None, y: Array) -> None:
+        """Jobs own images, groups and pixels of ``y``."""
+        g, block = self.geometry, self.forward_block
+        x = read_only(x)
+        w = self._weight_matrices(w)
+        y = self._matrices(y)
+        if bias is not None:
+            bias = bias.reshape(g.groups, self.group_filters, 1)
+        jobs = [
+            (images, groups, pixels)
+            for images in blocks(g.batch, block.images)
+            for groups in blocks(g.groups, block.groups)
+            for pixels in blocks(g.pixels, block.pixels)
+        ]
+
+        def start_worker() -> Job:
+            scratch = self._empty(block.elements)
+
+            def job(i: int) -> None:
+                images, groups, pixels = jobs[i]
+                target = y[slice(*images), slice(*groups), :, slice(*pixels)]
+                for taps in blocks(g.taps, block.taps):
+                    columns = self._columns(x, scratch, images, groups, taps, pixels)
+                    weights = w[slice(*groups), :, slice(*taps)]
+                    # (images, groups, K/G, pixels) = (groups, K/G, taps) @ (images, groups, taps, pixels)
+                    if taps[0] == 0:
+                        np.matmul(weights, columns, out=target)
+                    else:
+                        target += np.matmul(weights, columns)
+                if bias is not None:
+                    target += bias[slice(*groups)]
+
+            return job
+
+        _run(len(jobs), start_worker)
+
+    def backward_weight(self, dy: Array, x: Array, dw: Array) -> None:
+        """Jobs own groups, taps and a part of the sum over images and pixels; parts are added in order."""
+        g, block = self.geometry, self.weight_block
+        x, dy = read_only(x), read_only(dy)
+        sums = [
+            (images, pixels)
+            for images in blocks(g.batch, block.images)
+            for pixels in blocks(g.pixels, block.pixels)
+        ]
+        if not sums:
+            dw[...] = 0
+            return
+        parts = list(blocks(len(sums), ceil_div(len(sums), self.parts)))
+        # Channels-last weights can't be seen as (G, K/G, Q): they are made so and copied.
+        result = dw.reshape(g.groups, self.group_filters, g.taps)
+        partial = result[np.newaxis] if len(parts) == 1 else np.empty((len(parts), *result.shape), dw.dtype)
+        jobs = [
+            (groups, taps, part)
+            for groups in blocks(g.groups, block.groups)
+            for taps in blocks(g.taps, block.taps)
+            for part in range(len(parts))
+        ]
+
+        def start_worker() -> Job:
+            scratch, gathered = self._empty(block.elements), self._empty(self._outputs(block))
+            products = self._empty(block.groups * self.group_filters * block.taps)
+
+            def job(i: int) -> None:
+                groups, taps, part = jobs[i]
+                target = partial[part, slice(*groups), :, slice(*taps)]
+                product = products[: target.size].reshape(target.shape)
+                for j in range(*parts[part]):
+                    gradients, columns = self._summands(dy, x, gathered, scratch, groups, taps, *sums[j])
+                    # (groups, K/G, taps) = (groups, K/G, images*pixels) @ (groups, images*pixels, taps)
+                    if j == parts[part][0]:
+                        np.matmul(gradients, columns, out=target)
+                    else:
+                        np.matmul(gradients, columns, out=product)
+                        target += product
+
+            return job
+
+        _run(len(jobs), start_worker)
+        if len(parts) > 1:
+            np.add.reduce(partial, axis=0, out=result)
+        if not np.may_share_memory(result, dw):
+            dw[...] = result.reshape(dw.shape)
+
+    def _summands(
+        self,
+        dy: Array,
+        x: Array,
+        gathered: Array,
+        scratch: Array,
+        groups: Range,
+        taps: Range,
+        images: Range,
+        pixels: Range,
+    ) -> tuple[Array, Array]:
+        """``dY`` (groups, K/G, images*pixels) and ``col(X)^T`` (groups, images*pixels, taps) of a block."""
+        if images[1] - images[0] == 1:  # no need to bring pixels of several images together
+            gradients = self._gradients(dy, gathered, images, groups, pixels)[0]
+            columns = self._columns(x, scratch, images, groups, taps, pixels)[0]
+            return gradients, columns.transpose(0, 2, 1)
+        gradients = self._gather(dy, gathered, images, groups, pixels)
+        columns = self._fill_columns(x, scratch, images, groups, taps, pixels)
+        length = (images[1] - images[0]) * (pixels[1] - pixels[0])
+        gradients = gradients.reshape(*gradients.shape[:2], length)
+        return gradients, columns.reshape(*columns.shape[:2], length).transpose(0, 2, 1)
+
+    def backward_input(self, dy: Array, w: Array, dx: Array) -> None:
+        """Jobs own images, channels and bands of lines of ``dx``."""
+        g, block, own = self.geometry, self.input_block, self.input_jobs
+        dy = read_only(dy)
+        w = self._weight_matrices(w).transpose(0, 2, 1)  # (G, Q, K/G)
+        jobs = [
+            (images, groups, channels, band)
+            for images in blocks(g.batch, block.images)
+            for groups in blocks(g.groups, block.groups)
+            for channels in blocks(self.group_channels, own.channels)
+            for band in blocks(g.input[own.axis], own.band)
+        ]
+
+        def start_worker() -> Job:
+            scratch, gathered = self._empty(block.elements), self._empty(self._outputs(block))
+
+            def job(i: int) -> None:
+                images, groups, channels, band = jobs[i]
+                self._clear(dx, images, groups, channels, band)
+                first_pixel, stop_pixel = self._pixels_that_reach(band)
+                first_tap, stop_tap = channels[0] * self.kernel_taps, channels[1] * self.kernel_taps
+                for pixels in blocks(stop_pixel, block.pixels, first_pixel):
+                    gradients = self._gradients(dy, gathered, images, groups, pixels)
+                    for taps in blocks(stop_tap, block.taps, first_tap):
+                        self._add_back(scratch, w, gradients, dx, images, groups, taps, pixels, band)
+
+            return job
+
+        _run(len(jobs), start_worker)
+
+    def _clear(self, dx: Array, images: Range, groups: Range, channels: Range, band: Range) -> None:
+        first = groups[0] * self.group_channels + channels[0]
+        stop = (groups[1] - 1) * self.group_channels + channels[1]
+        lines = slice(*band)
+        cells = (lines,) if self.input_jobs.axis == 0 else (slice(None), lines)
+        dx[(slice(*images), slice(first, stop), *cells)] = 0
+
+    def _pixels_that_reach(self, band: Range) -> Range:
+        """The output cells, a flat range, with a tap in the band of input lines."""
+        g, axis = self.geometry, self.input_jobs.axis
+        reach = effective(g.kernel[axis], g.dilation[axis])
+        first = max(0, ceil_div(band[0] + g.padding[axis] - reach + 1, g.stride[axis]))
+        stop = min(g.output[axis], (band[1] - 1 + g.padding[axis]) // g.stride[axis] + 1)
+        cells = prod(g.output[axis + 1 :])
+        return first * cells, max(first, stop) * cells
+
+    def _add_back(
+        self,
+        scratch: Array,
+        w: Array,
+        gradients: Array,
+        dx: Array,
+        images: Range,
+        groups: Range,
+        taps: Range,
+        pixels: Range,
+        band: Range,
+    ) -> None:
+        """``dx += col2im(W^T @ dY)`` for a block."""
+        g = self.geometry
+        weights = w[slice(*groups), slice(*taps)]
+        if self.pointwise and _contiguous(dx):
+            target = self._matrices(dx)[slice(*images), slice(*groups), slice(*taps), slice(*pixels)]
+            np.matmul(weights, gradients, out=target)
+            return
+        shape = (groups[1] - groups[0], taps[1] - taps[0], images[1] - images[0], pixels[1] - pixels[0])
+        columns = scratch[: prod(shape)].reshape(shape)
+        # (images, groups, taps, pixels) = (groups, taps, K/G) @ (images, groups, K/G, pixels)
+        np.matmul(weights, gradients, out=columns.transpose(2, 0, 1, 3))
+        lines_in_step = g.input[1] if self.input_jobs.axis == 0 else 1
+        col2im_add(
+            columns.reshape(-1, *shape[2:]),
+            dx,
+            images[0],
+            groups[0] * g.taps + taps[0],
+            pixels[0],
+            band[0] * lines_in_step,
+            band[1] * lines_in_step,
+            *self.steps,
+        )
+
+
+def _contiguous(array: Array) -> bool:
+    """Whether an array in normal form is contiguous with its channels second or last."""
+    return array.flags.c_contiguous or array.transpose(0, 2, 3, 4, 1).flags.c_contiguous
+
+
+def _run(count: int, start_worker: Callable[[], Job]) -> None:
+    """Run the jobs, each on one BLAS thread; infinities and NaN travel without a warning."""
+
+    def start_quiet_worker() -> Job:
+        job = start_worker()
+
+        def quiet_job(i: int) -> None:
+            with np.errstate(all="ignore"):
+                job(i)
+
+        return quiet_job
+
+    with blas.one_thread():
+        run_jobs(count, start_quiet_worker)

@@ -1,0 +1,262 @@
+"""Checks of single arguments: whole numbers, extents, names, arrays, `out`.
+
+Every message has one form, so that a reader finds the argument first:
+``<argument> must be <what was expected>, got <what came>``.
+"""
+
+from __future__ import annotations
+
+import operator
+import reprlib
+import sys
+from collections.abc import Sequence
+from math import prod
+from typing import Any, NoReturn, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array: TypeAlias = NDArray[Any]
+Size: TypeAlias = tuple[int, ...]
+Pairs: TypeAlias = tuple[tuple[int, int], ...]
+
+# Strides, paddings, dilations and output paddings stay below this, so that no index computed from
+# them can leave an int64.
+LARGEST_STEP = 2**31 - 1
+
+NAMED_PADDINGS = ("valid", "same", "full")
+
+
+def got(value: object) -> str:
+    """How a message shows what came: arrays by shape and dtype, the rest by a short repr."""
+    if isinstance(value, np.ndarray):
+        return f"an array of shape {value.shape} and dtype {value.dtype}"
+    try:
+        return reprlib.repr(value)
+    except ValueError:  # Python refuses to print integers of thousands of digits
+        return f"a {type(value).__name__} too long to print"
+
+
+def must_be(kind: type[Exception], name: str, expected: str, value: object) -> NoReturn:
+    """Raise ``kind`` with the message that every wrong argument gets."""
+    must_be_said(kind, name, expected, got(value))
+
+
+def must_be_said(kind: type[Exception], name: str, expected: str, what_came: str) -> NoReturn:
+    """As `must_be`, with what came already put into words."""
+    raise kind(f"{name} must be {expected}, got {what_came}")
+
+
+def whole_number(name: str, value: object, least: int, most: int = LARGEST_STEP) -> int:
+    """``value`` as an int in [least, most]; floats and bools are not whole numbers here."""
+    expected = f"a whole number of at least {least}"
+    if type(value) is not int:
+        if isinstance(value, (bool, np.bool_)):
+            must_be(TypeError, name, expected, value)
+        try:
+            value = operator.index(value)  # type: ignore[arg-type]
+        except TypeError:
+            must_be(TypeError, name, expected, value)
+    if value < least:
+        must_be(ValueError, name, expected, value)
+    if value > most:
+        must_be(ValueError, name, f"at most {most}", value)
+    return value
+
+
+def _is_sequence(value: object) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, (str, bytes))
+
+
+def _listed(value: object) -> object:
+    """A one-dimensional array as a list, so that arrays of sizes are taken like tuples."""
+    return value.tolist() if isinstance(value, np.ndarray) and value.ndim > 0 else value
+
+
+def extents(name: str, value: object, ndim: int, least: int) -> Size:
+    """One whole number for every spatial dimension; a single number stands for all of them."""
+    value = _listed(value)
+    if not _is_sequence(value):
+        return (whole_number(name, value, least),) * ndim
+    if len(value) != ndim:  # type: ignore[arg-type]
+        must_be(ValueError, name, f"a whole number or {ndim} of them", value)
+    return tuple(whole_number(name, v, least) for v in value)  # type: ignore[attr-defined]
+
+
+def padding_pairs(value: object, ndim: int) -> str | Pairs:
+    """A named padding as it is, anything else as ``ndim`` pairs ``(before, after)``."""
+    if isinstance(value, str):
+        if value not in NAMED_PADDINGS:
+            must_be(ValueError, "padding", f"a number, pairs or one of {', '.join(NAMED_PADDINGS)}", value)
+        return value
+    value = _listed(value)
+    if _is_sequence(value) and any(_is_sequence(_listed(v)) for v in value):  # type: ignore[attr-defined]
+        expected = f"{ndim} pairs (before, after)"
+        if len(value) != ndim:  # type: ignore[arg-type]
+            must_be(ValueError, "padding", expected, value)
+        pairs = [_listed(v) for v in value]  # type: ignore[attr-defined]
+        if not all(_is_sequence(pair) and len(pair) == 2 for pair in pairs):
+            must_be(ValueError, "padding", expected, value)
+        return tuple(
+            (whole_number("padding", before, 0), whole_number("padding", after, 0)) for before, after in pairs
+        )
+    return tuple((pad, pad) for pad in extents("padding", value, ndim, 0))
+
+
+def size(name: str, value: object, lengths: Sequence[int]) -> Size:
+    """A whole array's shape, of one of the given numbers of dimensions; only a batch may be empty."""
+    value = _listed(value)
+    expected = f"a sequence of {' or '.join(map(str, lengths))} whole numbers"
+    if not _is_sequence(value):
+        must_be(TypeError, name, expected, value)
+    if len(value) not in lengths:  # type: ignore[arg-type]
+        must_be(ValueError, name, expected, value)
+    return tuple(whole_number(name, v, 0, sys.maxsize) for v in value)  # type: ignore[attr-defined]
+
+
+def addressable(name: str, shape: Size, itemsize: int) -> None:
+    """Refuse, by arithmetic, an array that no address space holds."""
+    if prod(shape) * itemsize > sys.maxsize:
+        must_be_said(ValueError, name, f"of at most {sys.maxsize} bytes", f"shape {shape}")
+
+
+def one_of(name: str, value: object, choices: Sequence[str]) -> str:
+    """``value`` where it is one of the names, else an error that lists them."""
+    if not isinstance(value, str) or value not in choices:
+        kind = ValueError if isinstance(value, str) else TypeError
+        must_be(kind, name, f"one of {', '.join(map(repr, choices))}", value)
+    return value
+
+
+def flag(name: str, value: object) -> bool:
+    """``value`` where it is True or False."""
+    if not isinstance(value, (bool, np.bool_)):
+        must_be(TypeError, name, "True or False", value)
+    return bool(value)
+
+
+def _as_array(name: str, value: object, expected: str) -> Array:
+    if isinstance(value, np.ma.MaskedArray):
+        must_be_said(TypeError, name, expected, "a masked array; fill it first, with .filled()")
+    try:
+        return np.asarray(value)
+    except Exception:  # whatever an object's own conversion raises: it is not an array to us
+        must_be(TypeError, name, expected, value)
+
+
+def _in_native_form(array: Array) -> Array:
+    # Numba compiles unaligned and byte-swapped arrays apart or not at all: these two are copied.
+    if array.flags.aligned and array.dtype.isnative:
+        return array
+    return array.astype(array.dtype.newbyteorder("="))
+
+
+def float_array(name: str, value: object) -> Array:
+    """``value`` as a float16, float32 or float64 array in native form; copied only if it is not."""
+    expected = "a float16, float32 or float64 array"
+    array = value if type(value) is np.ndarray else _as_array(name, value, expected)
+    if array.dtype.char not in "efd":
+        hint = f"convert it with {name}.astype('float32')"
+        if array.dtype.kind == "c":
+            hint = "pass its real and imaginary parts one after the other"
+        must_be_said(TypeError, name, expected, f"dtype {array.dtype}; {hint}")
+    return _in_native_form(array)
+
+
+def number_array(name: str, value: object) -> Array:
+    """As `float_array`, and integers too (for max-pooling)."""
+    expected = "an integer or a float16, float32 or float64 array"
+    array = value if type(value) is np.ndarray else _as_array(name, value, expected)
+    if array.dtype.char not in "efd" and array.dtype.kind not in "iu":
+        must_be_said(TypeError, name, expected, f"dtype {array.dtype}")
+    return _in_native_form(array)
+
+
+def index_array(name: str, value: object) -> Array:
+    """``value`` as an int64 array; other integer dtypes are widened."""
+    expected = "an int64 array"
+    array = value if type(value) is np.ndarray else _as_array(name, value, expected)
+    if array.dtype.kind not in "iu" or array.dtype == np.uint64:
+        must_be_said(TypeError, name, expected, f"dtype {array.dtype}")
+    return _in_native_form(array).astype(np.int64, copy=False)
+
+
+def float_dtype(name: str, value: object) -> np.dtype[Any]:
+    """``value`` as one of the three dtypes that convolution takes."""
+    expected = "float16, float32 or float64"
+    try:
+        dtype = np.dtype(value)  # type: ignore[call-overload]
+    except Exception:  # NumPy raises TypeError, ValueError and SyntaxError for wrong dtypes
+        must_be(TypeError, name, expected, value)
+    if value is None or dtype.char not in "efd":
+        must_be(TypeError, name, expected, value)
+    return dtype.newbyteorder("=")  # type: ignore[no-any-return]
+
+
+def rank(name: str, array: Array, ndims: Sequence[int], axes: str) -> None:
+    """Refuse an array whose number of dimensions is not one of ``ndims``."""
+    if array.ndim not in ndims:
+        wanted = " or ".join(map(str, ndims))
+        must_be_said(ValueError, name, f"{wanted}-dimensional {axes}", f"shape {array.shape}")
+
+
+def shaped(name: str, array: Array, shape: Size) -> None:
+    """Refuse an array of another shape."""
+    if array.shape != shape:
+        must_be_said(ValueError, name, f"of shape {shape}", f"shape {array.shape}")
+
+
+def _overlaps_itself(array: Array) -> bool:
+    """Whether two elements may share memory (a sufficient test: nested strides never do)."""
+    reach = array.itemsize
+    for stride, extent in sorted((abs(s), n) for s, n in zip(array.strides, array.shape, strict=True)):
+        if extent > 1:
+            if stride < reach:
+                return True
+            reach += stride * (extent - 1)
+    return False
+
+
+def output_array(out: object, shape: Size, dtype: np.dtype[Any]) -> Array | None:
+    """``out`` where results may be written to it, None where a new array is wanted."""
+    if out is None:
+        return None
+    if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
+        must_be(TypeError, "out", "a NumPy array or None", out)
+    shaped("out", out, shape)
+    if out.dtype != dtype:
+        must_be_said(TypeError, "out", f"of dtype {dtype}", f"dtype {out.dtype}")
+    if not out.flags.writeable:
+        must_be_said(ValueError, "out", "writeable", "a read-only array")
+    if out.size and _overlaps_itself(out):
+        must_be_said(
+            ValueError, "out", "free of overlap with itself", f"strides {out.strides} for shape {out.shape}"
+        )
+    return out
+
+
+def direct_output(out: Array | None, dtype: np.dtype[Any], *sources: Array | None) -> bool:
+    """Whether an algorithm that computes in ``dtype`` may write straight into ``out``."""
+    return (
+        out is not None
+        and out.dtype == dtype
+        and out.dtype.isnative
+        and out.flags.c_contiguous
+        and out.flags.aligned
+        and not any(source is not None and np.may_share_memory(out, source) for source in sources)
+    )
+
+
+def delivered(result: Array, out: Array | None, dtype: np.dtype[Any]) -> Array:
+    """``result`` as the caller asked for it: in ``out`` if that was given, and in ``dtype``."""
+    if out is result:
+        return result
+    if out is None and result.dtype == dtype:
+        return result
+    with np.errstate(
+        over="ignore", under="ignore"
+    ):  # a float32 sum beyond float16 is infinite, as in any loop
+        if out is None:
+            return result.astype(dtype)
+        out[...] = result
+        return out

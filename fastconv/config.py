@@ -1,0 +1,81 @@
+"""What fastconv runs on: the CPU, its vectors, BLAS, threads and the compilation cache."""
+
+from __future__ import annotations
+
+import os
+import platform
+
+import llvmlite
+import llvmlite.binding as llvm
+import numba
+import numpy as np
+import scipy
+
+from fastconv import blas, kernels
+from fastconv.threads import get_num_threads
+
+# Vector bits by the LLVM name of the feature that has them, widest first.
+_VECTORS = (("avx512f", 512), ("avx2", 256), ("avx", 256), ("neon", 128), ("sse2", 128))
+
+
+def vector_bits() -> int:
+    """Bits of the widest vectors that kernels are compiled for (Numba's own settings respected)."""
+    features = numba.config.CPU_FEATURES
+    if features is None:
+        present = {name for name, there in llvm.get_host_cpu_features().items() if there}
+    else:
+        present = {feature[1:] for feature in features.split(",") if feature.startswith("+")}
+    return next((bits for name, bits in _VECTORS if name in present), 64)
+
+
+def cpu_name() -> str:
+    """The processor as the operating system calls it."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            for line in lines:
+                if line.startswith("model name"):
+                    return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def cache_folder() -> str:
+    """Where Numba keeps this package's compiled kernels; "none" where no folder can be written."""
+    stats = getattr(kernels.im2col, "stats", None)
+    path = getattr(stats, "cache_path", None)
+    return str(path) if path else "none (kernels are compiled anew in every process)"
+
+
+def show_config() -> str:
+    """Print and return what fastconv runs on.
+
+    Returns
+    -------
+    str
+        The printed lines: versions, CPU and vector width, BLAS and its core type, threads and what
+        carries them, and the folder of compiled kernels.
+
+    Examples
+    --------
+    >>> import fastconv
+    >>> text = fastconv.show_config()  # doctest: +ELLIPSIS
+    fastconv ...
+    """
+    from fastconv import __version__
+
+    name = numba.config.CPU_NAME or llvm.get_host_cpu_name()
+    rows = [
+        ("fastconv", __version__),
+        ("Python", f"{platform.python_version()}, {platform.system()} {platform.machine()}"),
+        ("NumPy, SciPy", f"{np.__version__}, {scipy.__version__}"),
+        ("Numba, llvmlite", f"{numba.__version__}, {llvmlite.__version__}"),
+        ("CPU", f"{cpu_name()} ({name}), {os.cpu_count()} cores"),
+        ("vectors", f"{vector_bits()} bits"),
+        ("BLAS", blas.description()),
+        ("threads", f"{get_num_threads()}, Python threads that run kernels without the GIL"),
+        ("kernel cache", cache_folder()),
+    ]
+    text = "\n".join(f"{label:<16} {value}" for label, value in rows)
+    print(text)
+    return text

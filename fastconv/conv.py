@@ -1,0 +1,880 @@
+"""Convolution and transposed convolution, forward and backward: arguments in, a plan called, arrays out.
+
+The functions with one spatial dimension take arrays (N, C, W) and weights (K, C/G, S), those with three
+(N, C, D, H, W) and (K, C/G, T, R, S); all else is as in two dimensions, whose docstrings say it in full.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastconv.arguments import (
+    Array,
+    Size,
+    extents,
+    float_array,
+    must_be,
+    output_array,
+    rank,
+    shaped,
+    size,
+)
+from fastconv.geometry import canonical_steps, channels_first_size, layout_is_channels_last
+from fastconv.plan import ConvPlan, conv_plan, conv_transpose_plan
+
+GRADIENTS = ("input", "weight", "bias")
+
+
+class ConvGrads(NamedTuple):
+    """The gradients of a convolution; None where one was not asked for."""
+
+    input: Array | None
+    weight: Array | None
+    bias: Array | None
+
+
+# The steps that all of the functions share. `batched` and `unbatched` add and take away the batch of one
+# that unbatched arrays have inside.
+
+
+def _batched(array: Array, ndim: int) -> Array:
+    return array if array.ndim == ndim + 2 else array[np.newaxis]
+
+
+def _batched_out(out: object, like_batched: bool, shape: Size, dtype: np.dtype[Any]) -> Array | None:
+    """A checked ``out``, with a batch of one where the call is unbatched."""
+    array = output_array(out, shape if like_batched else shape[1:], dtype)
+    return array if array is None or like_batched else array[np.newaxis]
+
+
+def _handed_back(result: Array, batched: bool, out: Array | None) -> Array:
+    if out is not None:
+        return out
+    return result if batched else result[0]
+
+
+def _promoted(*arrays: Array) -> tuple[Array, ...]:
+    """All arrays in their common dtype, by NumPy's rules."""
+    if len({array.dtype for array in arrays}) == 1:
+        return arrays
+    dtype = np.result_type(*arrays)
+    return tuple(array.astype(dtype, copy=False) for array in arrays)
+
+
+def _bias_array(bias: object, filters: int) -> Array:
+    array = float_array("bias", bias)
+    shaped("bias", array, (filters,))
+    return array
+
+
+def _needed(needs: Iterable[str]) -> frozenset[str]:
+    expected = f"some of {', '.join(map(repr, GRADIENTS))}"
+    if isinstance(needs, str) or not isinstance(needs, Iterable):
+        must_be(TypeError, "needs", f"a tuple with {expected}", needs)
+    names = tuple(needs)
+    if not all(isinstance(name, str) and name in GRADIENTS for name in names):
+        must_be(ValueError, "needs", expected, names)
+    return frozenset(names)
+
+
+def _bias_gradient(grad_output: Array, channels_last: bool) -> Array:
+    """``db[k]``: the sum of the output's gradient over batch and pixels.
+
+    Summed in float64: NumPy's own float32 sums along outer axes are running sums, which lose three of
+    seven digits over a million cells.
+    """
+    axes = tuple(range(grad_output.ndim - 1)) if channels_last else (0, *range(2, grad_output.ndim))
+    with np.errstate(all="ignore"):  # infinities and NaN travel without a warning
+        return np.asarray(grad_output.sum(axis=axes, dtype=np.float64).astype(grad_output.dtype))
+
+
+def _forward(
+    ndim: int,
+    input: object,
+    weight: object,
+    bias: object,
+    steps: tuple[Any, Any, Any, Any],
+    layout: object,
+    algorithm: str,
+    out: object,
+) -> Array:
+    x, w = float_array("input", input), float_array("weight", weight)
+    channels_last = layout_is_channels_last(layout, ndim)
+    rank("input", x, (ndim + 2, ndim + 1), "(batched or not)")
+    rank("weight", w, (ndim + 2,), "(filters, channels and kernel)")
+    batched = x.ndim == ndim + 2
+    x = _batched(x, ndim)
+    b = None
+    if bias is None:
+        x, w = _promoted(x, w)
+    else:
+        x, w, b = _promoted(x, w, _bias_array(bias, w.shape[0]))
+    plan = conv_plan(
+        ndim,
+        x.shape,
+        w.shape,
+        canonical_steps(*steps, ndim),
+        x.dtype,
+        channels_last,
+        algorithm,
+        ("input", "weight"),
+    )
+    target = _batched_out(out, batched, plan.output_size, plan.dtype)
+    return _handed_back(plan.run_forward(x, w, b, target), batched, out)  # type: ignore[arg-type]
+
+
+def _backward(
+    ndim: int,
+    grad_output: object,
+    input: object,
+    weight: object,
+    steps: tuple[Any, Any, Any, Any],
+    layout: object,
+    algorithm: str,
+    needs: Iterable[str],
+) -> ConvGrads:
+    needed = _needed(needs)
+    dy = float_array("grad_output", grad_output)
+    x, w = float_array("input", input), float_array("weight", weight)
+    channels_last = layout_is_channels_last(layout, ndim)
+    rank("input", x, (ndim + 2, ndim + 1), "(batched or not)")
+    rank("weight", w, (ndim + 2,), "(filters, channels and kernel)")
+    batched = x.ndim == ndim + 2
+    dy, x, w = _promoted(dy, _batched(x, ndim), w)
+    plan = conv_plan(
+        ndim,
+        x.shape,
+        w.shape,
+        canonical_steps(*steps, ndim),
+        x.dtype,
+        channels_last,
+        algorithm,
+        ("input", "weight"),
+    )
+    dy = _output_gradient(dy, plan, batched)
+    dx = plan.run_backward_input(dy, w, None) if "input" in needed else None
+    return ConvGrads(
+        input=None if dx is None else _handed_back(dx, batched, None),
+        weight=plan.run_backward_weight(dy, x, None) if "weight" in needed else None,
+        bias=_bias_gradient(dy, channels_last) if "bias" in needed else None,
+    )
+
+
+def _output_gradient(grad_output: Array, plan: ConvPlan, batched: bool) -> Array:
+    """``grad_output`` of the plan's output size, batched."""
+    shaped("grad_output", grad_output, plan.output_size if batched else plan.output_size[1:])
+    return grad_output if batched else grad_output[np.newaxis]
+
+
+def _backward_input(
+    ndim: int,
+    grad_output: object,
+    weight: object,
+    input_size: object,
+    steps: tuple[Any, Any, Any, Any],
+    layout: object,
+    algorithm: str,
+    out: object,
+) -> Array:
+    dy, w = float_array("grad_output", grad_output), float_array("weight", weight)
+    channels_last = layout_is_channels_last(layout, ndim)
+    rank("weight", w, (ndim + 2,), "(filters, channels and kernel)")
+    shape = size("input_size", input_size, (ndim + 2, ndim + 1))
+    batched = len(shape) == ndim + 2
+    dy, w = _promoted(dy, w)
+    plan = conv_plan(
+        ndim,
+        shape if batched else (1, *shape),
+        w.shape,
+        canonical_steps(*steps, ndim),
+        dy.dtype,
+        channels_last,
+        algorithm,
+        ("input_size", "weight"),
+    )
+    dy = _output_gradient(dy, plan, batched)
+    target = _batched_out(out, batched, plan.input_size, plan.dtype)
+    return _handed_back(plan.run_backward_input(dy, w, target), batched, out)  # type: ignore[arg-type]
+
+
+def _backward_weight(
+    ndim: int,
+    grad_output: object,
+    input: object,
+    weight_size: object,
+    steps: tuple[Any, Any, Any, Any],
+    layout: object,
+    algorithm: str,
+    out: object,
+) -> Array:
+    dy, x = float_array("grad_output", grad_output), float_array("input", input)
+    channels_last = layout_is_channels_last(layout, ndim)
+    rank("input", x, (ndim + 2, ndim + 1), "(batched or not)")
+    shape = size("weight_size", weight_size, (ndim + 2,))
+    batched = x.ndim == ndim + 2
+    dy, x = _promoted(dy, _batched(x, ndim))
+    plan = conv_plan(
+        ndim,
+        x.shape,
+        shape,
+        canonical_steps(*steps, ndim),
+        x.dtype,
+        channels_last,
+        algorithm,
+        ("input", "weight_size"),
+    )
+    dy = _output_gradient(dy, plan, batched)
+    return plan.run_backward_weight(dy, x, output_array(out, plan.weight_size, plan.dtype))
+
+
+def _transpose_plan(
+    ndim: int,
+    x: Array,
+    w: Array,
+    steps: tuple[Any, Any, Any, Any],
+    output_padding: object,
+    channels_last: bool,
+    algorithm: str,
+) -> ConvPlan:
+    return conv_transpose_plan(
+        ndim,
+        x.shape,
+        w.shape,
+        canonical_steps(*steps, ndim),
+        extents("output_padding", output_padding, ndim, 0),
+        x.dtype,
+        channels_last,
+        algorithm,
+    )
+
+
+def _transpose_forward(
+    ndim: int,
+    input: object,
+    weight: object,
+    bias: object,
+    steps: tuple[Any, Any, Any, Any],
+    output_padding: object,
+    layout: object,
+    algorithm: str,
+    out: object,
+) -> Array:
+    x, w = float_array("input", input), float_array("weight", weight)
+    channels_last = layout_is_channels_last(layout, ndim)
+    rank("input", x, (ndim + 2, ndim + 1), "(batched or not)")
+    rank("weight", w, (ndim + 2,), "(channels, filters and kernel)")
+    batched = x.ndim == ndim + 2
+    x = _batched(x, ndim)
+    dtype = np.result_type(x, w)
+    b = None
+    if bias is not None:
+        b = float_array("bias", bias)
+        dtype = np.result_type(dtype, b)
+    x, w = x.astype(dtype, copy=False), w.astype(dtype, copy=False)
+    plan = _transpose_plan(ndim, x, w, steps, output_padding, channels_last, algorithm)
+    target = _batched_out(out, batched, plan.input_size, plan.dtype)
+    if b is not None:
+        shaped("bias", b, channels_first_size(plan.input_size, channels_last)[1:2])
+    return _handed_back(plan.run_backward_input(x, w, target, b), batched, out)  # type: ignore[arg-type]
+
+
+def _transpose_backward(
+    ndim: int,
+    grad_output: object,
+    input: object,
+    weight: object,
+    steps: tuple[Any, Any, Any, Any],
+    output_padding: object,
+    layout: object,
+    algorithm: str,
+    needs: Iterable[str],
+) -> ConvGrads:
+    needed = _needed(needs)
+    dy = float_array("grad_output", grad_output)
+    x, w = float_array("input", input), float_array("weight", weight)
+    channels_last = layout_is_channels_last(layout, ndim)
+    rank("input", x, (ndim + 2, ndim + 1), "(batched or not)")
+    rank("weight", w, (ndim + 2,), "(channels, filters and kernel)")
+    batched = x.ndim == ndim + 2
+    dy, x, w = _promoted(dy, _batched(x, ndim), w)
+    plan = _transpose_plan(ndim, x, w, steps, output_padding, channels_last, algorithm)
+    # The transposed convolution's output is the plan's input.
+    shaped("grad_output", dy, plan.input_size if batched else plan.input_size[1:])
+    dy = dy if batched else dy[np.newaxis]
+    dx = plan.run_forward(dy, w, None, None) if "input" in needed else None
+    return ConvGrads(
+        input=None if dx is None else _handed_back(dx, batched, None),
+        weight=plan.run_backward_weight(x, dy, None) if "weight" in needed else None,
+        bias=_bias_gradient(dy, channels_last) if "bias" in needed else None,
+    )
+
+
+def conv2d(
+    input: Array,
+    weight: Array,
+    bias: Array | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+    *,
+    layout: str = "NCHW",
+    algorithm: str = "auto",
+    out: Array | None = None,
+) -> Array:
+    """Cross-correlate ``input`` with ``weight``, as every deep-learning library does.
+
+    ``output[n, k, oh, ow] = bias[k] + sum over c, r, s of
+    weight[k, c, r, s] * input[n, c, oh*stride + r*dilation - padding, ow*stride + s*dilation - padding]``
+
+    Parameters
+    ----------
+    input : float array (N, C, H, W) or (C, H, W)
+        float16, float32 or float64, any strides. Mixed floats are promoted by NumPy's rules.
+    weight : float array (K, C/G, R, S)
+    bias : float array (K,), optional
+    stride : int or tuple of int
+        In cells, one number or one for each spatial dimension.
+    padding : int, tuple of int, tuple of pairs (before, after), or "valid", "same", "full"
+        Zeros around the input, in cells. "same" gives ``ceil(H / stride)`` rows, the odd extra cell at
+        the end; "full" gives every position where kernel and input touch.
+    dilation : int or tuple of int
+        Distance between the taps of the kernel, in cells.
+    groups : int
+        G: channels and filters are split into so many independent convolutions.
+    layout : {"NCHW", "NHWC"}
+        "NHWC" takes input (N, H, W, C), weight (K, R, S, C/G) and gives (N, OH, OW, K).
+    algorithm : str
+        "auto", or the name of one, such as "im2col".
+    out : array, optional
+        Where to put the result: of its shape and dtype, writeable; any strides.
+
+    Returns
+    -------
+    array (N, K, OH, OW), or (K, OH, OW) for an unbatched input
+        ``OH = floor((H + before + after - dilation*(R - 1) - 1) / stride) + 1``, likewise OW.
+        float16 is computed in float32 and handed back as float16.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is wrong; the message names it, what it was and what was expected.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastconv
+    >>> image = np.arange(16.0).reshape(1, 1, 4, 4)
+    >>> edge = np.array([[[[-1.0, 1.0]]]])  # the difference of horizontal neighbours
+    >>> fastconv.conv2d(image, edge)[0, 0]
+    array([[1., 1., 1.],
+           [1., 1., 1.],
+           [1., 1., 1.],
+           [1., 1., 1.]])
+    """
+    return _forward(2, input, weight, bias, (stride, padding, dilation, groups), layout, algorithm, out)
+
+
+def conv2d_backward(
+    grad_output: Array,
+    input: Array,
+    weight: Array,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+    *,
+    layout: str = "NCHW",
+    algorithm: str = "auto",
+    needs: Iterable[str] = GRADIENTS,
+) -> ConvGrads:
+    """The gradients of `conv2d` with respect to its input, weight and bias.
+
+    Parameters
+    ----------
+    grad_output : float array (N, K, OH, OW) or (K, OH, OW)
+        The gradient of a loss with respect to the output.
+    input, weight, stride, padding, dilation, groups, layout, algorithm
+        As they were given to `conv2d`.
+    needs : tuple of str
+        Which gradients to compute: some of "input", "weight" and "bias".
+
+    Returns
+    -------
+    ConvGrads
+        A named tuple (input, weight, bias), each of its array's shape; None where not needed.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is wrong; the message names it.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastconv
+    >>> x, w = np.ones((10, 3, 12, 12)), np.ones((6, 3, 5, 5))
+    >>> error = np.ones((10, 6, 8, 8))  # of the output
+    >>> gradients = fastconv.conv2d_backward(error, x, w)
+    >>> gradients.input.shape, gradients.weight.shape, gradients.bias.shape
+    ((10, 3, 12, 12), (6, 3, 5, 5), (6,))
+    """
+    return _backward(
+        2, grad_output, input, weight, (stride, padding, dilation, groups), layout, algorithm, needs
+    )
+
+
+def conv2d_backward_input(
+    grad_output: Array,
+    weight: Array,
+    input_size: Any,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+    *,
+    layout: str = "NCHW",
+    algorithm: str = "auto",
+    out: Array | None = None,
+) -> Array:
+    """The gradient of `conv2d` with respect to its input.
+
+    At stride 1 this is the full convolution of ``grad_output`` with the filters rotated by 180 degrees
+    and transposed from (K, C, R, S) to (C, K, R, S).
+
+    Parameters
+    ----------
+    grad_output : float array (N, K, OH, OW) or (K, OH, OW)
+    weight : float array (K, C/G, R, S)
+    input_size : tuple of int
+        The whole shape of the input, batch included if it has one: several input sizes can give one
+        output size where the stride is over 1.
+    stride, padding, dilation, groups, layout, algorithm, out
+        As in `conv2d`.
+
+    Returns
+    -------
+    array of shape ``input_size``
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is wrong; the message names it.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastconv
+    >>> error, filters = np.ones((10, 6, 8, 8)), np.ones((6, 3, 5, 5))
+    >>> fastconv.conv2d_backward_input(error, filters, (10, 3, 12, 12)).shape
+    (10, 3, 12, 12)
+    """
+    return _backward_input(
+        2, grad_output, weight, input_size, (stride, padding, dilation, groups), layout, algorithm, out
+    )
+
+
+def conv2d_backward_weight(
+    grad_output: Array,
+    input: Array,
+    weight_size: Any,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+    *,
+    layout: str = "NCHW",
+    algorithm: str = "auto",
+    out: Array | None = None,
+) -> Array:
+    """The gradient of `conv2d` with respect to its weight, summed over the batch.
+
+    Parameters
+    ----------
+    grad_output : float array (N, K, OH, OW) or (K, OH, OW)
+    input : float array (N, C, H, W) or (C, H, W)
+    weight_size : tuple of int
+        The whole shape of the weight.
+    stride, padding, dilation, groups, layout, algorithm, out
+        As in `conv2d`.
+
+    Returns
+    -------
+    array of shape ``weight_size``
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is wrong; the message names it.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastconv
+    >>> error, image = np.ones((1, 3, 24, 24)), np.ones((1, 1, 28, 28))
+    >>> fastconv.conv2d_backward_weight(error, image, (3, 1, 5, 5)).shape
+    (3, 1, 5, 5)
+    """
+    return _backward_weight(
+        2, grad_output, input, weight_size, (stride, padding, dilation, groups), layout, algorithm, out
+    )
+
+
+def conv_transpose2d(
+    input: Array,
+    weight: Array,
+    bias: Array | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    output_padding: Any = 0,
+    groups: int = 1,
+    dilation: Any = 1,
+    *,
+    layout: str = "NCHW",
+    algorithm: str = "auto",
+    out: Array | None = None,
+) -> Array:
+    """Transposed convolution: the adjoint of `conv2d`, as an operation of its own.
+
+    Parameters
+    ----------
+    input : float array (N, C, H, W) or (C, H, W)
+    weight : float array (C, K/G, R, S)
+        The input's channels first, as in PyTorch; (C, R, S, K/G) with ``layout="NHWC"``.
+    bias : float array (K,), optional
+    stride, dilation : int or tuple of int
+        Of the convolution whose adjoint this is, in cells.
+    padding : int, tuple of int, tuple of pairs (before, after), or "valid", "same", "full"
+        Of that convolution: cells cut from the result. "same" gives ``H * stride`` rows.
+    output_padding : int or tuple of int
+        Rows and columns added at the end, less than the larger of stride and dilation.
+    groups : int
+    layout, algorithm, out
+        As in `conv2d`.
+
+    Returns
+    -------
+    array (N, K, OH, OW) or (K, OH, OW)
+        ``OH = (H - 1)*stride - before - after + dilation*(R - 1) + output_padding + 1``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is wrong; the message names it.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastconv
+    >>> fastconv.conv_transpose2d(np.ones((1, 1, 2, 2)), np.ones((1, 1, 2, 2)), stride=2)[0, 0]
+    array([[1., 1., 1., 1.],
+           [1., 1., 1., 1.],
+           [1., 1., 1., 1.],
+           [1., 1., 1., 1.]])
+    """
+    return _transpose_forward(
+        2, input, weight, bias, (stride, padding, dilation, groups), output_padding, layout, algorithm, out
+    )
+
+
+def conv_transpose2d_backward(
+    grad_output: Array,
+    input: Array,
+    weight: Array,
+    stride: Any = 1,
+    padding: Any = 0,
+    output_padding: Any = 0,
+    groups: int = 1,
+    dilation: Any = 1,
+    *,
+    layout: str = "NCHW",
+    algorithm: str = "auto",
+    needs: Iterable[str] = GRADIENTS,
+) -> ConvGrads:
+    """The gradients of `conv_transpose2d` with respect to its input, weight and bias.
+
+    Parameters
+    ----------
+    grad_output : float array (N, K, OH, OW) or (K, OH, OW)
+    input, weight, stride, padding, output_padding, groups, dilation, layout, algorithm
+        As they were given to `conv_transpose2d`.
+    needs : tuple of str
+        Which gradients to compute: some of "input", "weight" and "bias".
+
+    Returns
+    -------
+    ConvGrads
+        A named tuple (input, weight, bias); None where not needed.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is wrong; the message names it.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastconv
+    >>> x, w = np.ones((1, 1, 2, 2)), np.ones((1, 1, 2, 2))
+    >>> fastconv.conv_transpose2d_backward(np.ones((1, 1, 4, 4)), x, w, stride=2).weight[0, 0]
+    array([[4., 4.],
+           [4., 4.]])
+    """
+    return _transpose_backward(
+        2,
+        grad_output,
+        input,
+        weight,
+        (stride, padding, dilation, groups),
+        output_padding,
+        layout,
+        algorithm,
+        needs,
+    )
+
+
+def conv1d(
+    input: Array,
+    weight: Array,
+    bias: Array | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+    *,
+    layout: str = "NCW",
+    algorithm: str = "auto",
+    out: Array | None = None,
+) -> Array:
+    """`conv2d` in one dimension: input (N, C, W), weight (K, C/G, S)."""
+    return _forward(1, input, weight, bias, (stride, padding, dilation, groups), layout, algorithm, out)
+
+
+def conv1d_backward(
+    grad_output: Array,
+    input: Array,
+    weight: Array,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+    *,
+    layout: str = "NCW",
+    algorithm: str = "auto",
+    needs: Iterable[str] = GRADIENTS,
+) -> ConvGrads:
+    """`conv2d_backward` in one dimension: input (N, C, W), weight (K, C/G, S)."""
+    return _backward(
+        1, grad_output, input, weight, (stride, padding, dilation, groups), layout, algorithm, needs
+    )
+
+
+def conv1d_backward_input(
+    grad_output: Array,
+    weight: Array,
+    input_size: Any,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+    *,
+    layout: str = "NCW",
+    algorithm: str = "auto",
+    out: Array | None = None,
+) -> Array:
+    """`conv2d_backward_input` in one dimension: input (N, C, W), weight (K, C/G, S)."""
+    return _backward_input(
+        1, grad_output, weight, input_size, (stride, padding, dilation, groups), layout, algorithm, out
+    )
+
+
+def conv1d_backward_weight(
+    grad_output: Array,
+    input: Array,
+    weight_size: Any,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+    *,
+    layout: str = "NCW",
+    algorithm: str = "auto",
+    out: Array | None = None,
+) -> Array:
+    """`conv2d_backward_weight` in one dimension: input (N, C, W), weight (K, C/G, S)."""
+    return _backward_weight(
+        1, grad_output, input, weight_size, (stride, padding, dilation, groups), layout, algorithm, out
+    )
+
+
+def conv_transpose1d(
+    input: Array,
+    weight: Array,
+    bias: Array | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    output_padding: Any = 0,
+    groups: int = 1,
+    dilation: Any = 1,
+    *,
+    layout: str = "NCW",
+    algorithm: str = "auto",
+    out: Array | None = None,
+) -> Array:
+    """`conv_transpose2d` in one dimension: input (N, C, W), weight (C, K/G, S)."""
+    return _transpose_forward(
+        1, input, weight, bias, (stride, padding, dilation, groups), output_padding, layout, algorithm, out
+    )
+
+
+def conv_transpose1d_backward(
+    grad_output: Array,
+    input: Array,
+    weight: Array,
+    stride: Any = 1,
+    padding: Any = 0,
+    output_padding: Any = 0,
+    groups: int = 1,
+    dilation: Any = 1,
+    *,
+    layout: str = "NCW",
+    algorithm: str = "auto",
+    needs: Iterable[str] = GRADIENTS,
+) -> ConvGrads:
+    """`conv_transpose2d_backward` in one dimension: input (N, C, W), weight (C, K/G, S)."""
+    return _transpose_backward(
+        1,
+        grad_output,
+        input,
+        weight,
+        (stride, padding, dilation, groups),
+        output_padding,
+        layout,
+        algorithm,
+        needs,
+    )
+
+
+def conv3d(
+    input: Array,
+    weight: Array,
+    bias: Array | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+    *,
+    layout: str = "NCDHW",
+    algorithm: str = "auto",
+    out: Array | None = None,
+) -> Array:
+    """`conv2d` in three dimensions: input (N, C, D, H, W), weight (K, C/G, T, R, S)."""
+    return _forward(3, input, weight, bias, (stride, padding, dilation, groups), layout, algorithm, out)
+
+
+def conv3d_backward(
+    grad_output: Array,
+    input: Array,
+    weight: Array,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+    *,
+    layout: str = "NCDHW",
+    algorithm: str = "auto",
+    needs: Iterable[str] = GRADIENTS,
+) -> ConvGrads:
+    """`conv2d_backward` in three dimensions: input (N, C, D, H, W), weight (K, C/G, T, R, S)."""
+    return _backward(
+        3, grad_output, input, weight, (stride, padding, dilation, groups), layout, algorithm, needs
+    )
+
+
+def conv3d_backward_input(
+    grad_output: Array,
+    weight: Array,
+    input_size: Any,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+    *,
+    layout: str = "NCDHW",
+    algorithm: str = "auto",
+    out: Array | None = None,
+) -> Array:
+    """`conv2d_backward_input` in three dimensions: input (N, C, D, H, W), weight (K, C/G, T, R, S)."""
+    return _backward_input(
+        3, grad_output, weight, input_size, (stride, padding, dilation, groups), layout, algorithm, out
+    )
+
+
+def conv3d_backward_weight(
+    grad_output: Array,
+    input: Array,
+    weight_size: Any,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+    *,
+    layout: str = "NCDHW",
+    algorithm: str = "auto",
+    out: Array | None = None,
+) -> Array:
+    """`conv2d_backward_weight` in three dimensions: input (N, C, D, H, W), weight (K, C/G, T, R, S)."""
+    return _backward_weight(
+        3, grad_output, input, weight_size, (stride, padding, dilation, groups), layout, algorithm, out
+    )
+
+
+def conv_transpose3d(
+    input: Array,
+    weight: Array,
+    bias: Array | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    output_padding: Any = 0,
+    groups: int = 1,
+    dilation: Any = 1,
+    *,
+    layout: str = "NCDHW",
+    algorithm: str = "auto",
+    out: Array | None = None,
+) -> Array:
+    """`conv_transpose2d` in three dimensions: input (N, C, D, H, W), weight (C, K/G, T, R, S)."""
+    return _transpose_forward(
+        3, input, weight, bias, (stride, padding, dilation, groups), output_padding, layout, algorithm, out
+    )
+
+
+def conv_transpose3d_backward(
+    grad_output: Array,
+    input: Array,
+    weight: Array,
+    stride: Any = 1,
+    padding: Any = 0,
+    output_padding: Any = 0,
+    groups: int = 1,
+    dilation: Any = 1,
+    *,
+    layout: str = "NCDHW",
+    algorithm: str = "auto",
+    needs: Iterable[str] = GRADIENTS,
+) -> ConvGrads:
+    """`conv_transpose2d_backward` in three dimensions: input (N, C, D, H, W), weight (C, K/G, T, R, S)."""
+    return _transpose_backward(
+        3,
+        grad_output,
+        input,
+        weight,
+        (stride, padding, dilation, groups),
+        output_padding,
+        layout,
+        algorithm,
+        needs,
+    )

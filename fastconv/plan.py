@@ -1,0 +1,433 @@
+"""A plan: one convolution's sizes, checked once, and the algorithm of each of its passes."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from fastconv.algorithms import PASSES, Algorithm, choose
+from fastconv.arguments import (
+    Array,
+    Pairs,
+    Size,
+    delivered,
+    direct_output,
+    float_array,
+    must_be_said,
+    output_array,
+    shaped,
+)
+from fastconv.geometry import (
+    Geometry,
+    canonical_steps,
+    conv_geometry,
+    conv_transpose_geometry,
+    layout_is_channels_last,
+    normal_form,
+    plan_sizes,
+)
+
+# Plans are a few kilobytes; a program that keeps changing shapes does not grow beyond this many.
+CACHED_PLANS = 512
+
+
+class ConvPlan:
+    """A convolution of known sizes, ready to be called.
+
+    Made by `plan_conv1d`, `plan_conv2d` and `plan_conv3d`. It is immutable, holds no buffers, and may
+    be shared between threads.
+
+    Attributes
+    ----------
+    input_size, weight_size, output_size : tuple of int
+        Whole shapes in the plan's layout, batch included.
+    dtype : numpy.dtype
+        Of every array; float16 is computed in float32.
+    algorithms : dict
+        Pass ("forward", "backward_input", "backward_weight") to the name of its algorithm.
+    scratch_bytes : int
+        The most scratch one thread allocates in any pass, in bytes; under 32 MiB.
+    flops : int
+        Floating-point operations of one pass (a multiply-add counts as two), padding included.
+    """
+
+    __slots__ = ("_algorithms", "_compute_dtype", "_geometry")
+    _geometry: Geometry
+    _algorithms: dict[str, Algorithm]
+    _compute_dtype: np.dtype[Any]
+
+    def __init__(self, geometry: Geometry, algorithm: str) -> None:
+        made: dict[type[Algorithm], Algorithm] = {}
+        chosen: dict[str, Algorithm] = {}
+        for which in PASSES:
+            kind = choose(geometry, which, algorithm)
+            chosen[which] = made.setdefault(kind, kind(geometry))
+        object.__setattr__(self, "_geometry", geometry)
+        object.__setattr__(self, "_algorithms", chosen)
+        object.__setattr__(self, "_compute_dtype", geometry.compute_dtype)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"a plan can't be changed: {name} stays as it is; make another plan")
+
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError(f"a plan can't be changed: {name} stays")
+
+    @property
+    def input_size(self) -> Size:
+        """Shape of the input, batch included."""
+        return self._geometry.input_size
+
+    @property
+    def weight_size(self) -> Size:
+        """Shape of the weight."""
+        return self._geometry.weight_size
+
+    @property
+    def output_size(self) -> Size:
+        """Shape of the output, batch included."""
+        return self._geometry.output_size
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of every array."""
+        return self._geometry.dtype
+
+    @property
+    def algorithms(self) -> dict[str, str]:
+        """Pass to the name of its algorithm (a new dict: changing it changes nothing)."""
+        return {which: algorithm.name for which, algorithm in self._algorithms.items()}
+
+    @property
+    def scratch_bytes(self) -> int:
+        """The most scratch one thread allocates in any pass, in bytes."""
+        return max(algorithm.scratch_bytes for algorithm in self._algorithms.values())
+
+    @property
+    def flops(self) -> int:
+        """Floating-point operations of one pass; a multiply-add counts as two."""
+        return 2 * self._geometry.multiplications
+
+    def describe(self) -> str:
+        """The plan in words: sizes, steps, algorithms, work and scratch.
+
+        Returns
+        -------
+        str
+            A few lines.
+
+        Examples
+        --------
+        >>> import fastconv
+        >>> plan = fastconv.plan_conv2d((10, 1, 28, 28), (3, 1, 5, 5))
+        >>> print(plan.describe().splitlines()[0])
+        2-D convolution, float32: (10, 1, 28, 28) * (3, 1, 5, 5) -> (10, 3, 24, 24)
+        """
+        g = self._geometry
+        n = g.ndim
+        return "\n".join(
+            [
+                f"{n}-D convolution, {g.dtype}: {self.input_size} * {self.weight_size} -> {self.output_size}",
+                f"{'channels last' if g.channels_last else 'channels first'}, stride {g.stride[-n:]}, "
+                f"padding before {g.padding[-n:]}, dilation {g.dilation[-n:]}, groups {g.groups}",
+                ", ".join(f"{which}: {name}" for which, name in self.algorithms.items()),
+                f"{self.flops / 1e6:,.3f} MFLOP a pass, "
+                f"{self.scratch_bytes / 2**20:,.2f} MiB of scratch a thread at the most",
+            ]
+        )
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {self.describe().splitlines()[0]}>"
+
+    def _taken(self, name: str, value: object, shape: Size) -> Array:
+        """An argument of a call, of the plan's own shape and dtype."""
+        array = float_array(name, value)
+        shaped(name, array, shape)
+        if array.dtype != self.dtype:
+            must_be_said(TypeError, name, f"of the plan's dtype {self.dtype}", f"dtype {array.dtype}")
+        return array
+
+    def _normal(self, array: Array) -> Array:
+        return normal_form(array.astype(self._compute_dtype, copy=False), self._geometry.channels_last)
+
+    def __call__(
+        self, input: Array, weight: Array, bias: Array | None = None, out: Array | None = None
+    ) -> Array:
+        """The forward pass.
+
+        Parameters
+        ----------
+        input, weight : array
+            Of `input_size` and `weight_size`, in the plan's dtype.
+        bias : array (filters,), optional
+        out : array, optional
+            Where to put the result.
+
+        Returns
+        -------
+        array of `output_size`
+            A new C-contiguous array, or ``out``.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an array is of another shape or dtype than the plan's.
+        """
+        input = self._taken("input", input, self.input_size)
+        weight = self._taken("weight", weight, self.weight_size)
+        if bias is not None:
+            bias = self._taken("bias", bias, (self._geometry.filters,))
+        return self.run_forward(input, weight, bias, output_array(out, self.output_size, self.dtype))
+
+    def backward_input(self, grad_output: Array, weight: Array, out: Array | None = None) -> Array:
+        """The gradient with respect to the input.
+
+        Parameters
+        ----------
+        grad_output, weight : array
+            Of `output_size` and `weight_size`, in the plan's dtype.
+        out : array, optional
+            Where to put the result.
+
+        Returns
+        -------
+        array of `input_size`
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an array is of another shape or dtype than the plan's.
+        """
+        grad_output = self._taken("grad_output", grad_output, self.output_size)
+        weight = self._taken("weight", weight, self.weight_size)
+        return self.run_backward_input(grad_output, weight, output_array(out, self.input_size, self.dtype))
+
+    def backward_weight(self, grad_output: Array, input: Array, out: Array | None = None) -> Array:
+        """The gradient with respect to the weight, summed over the batch.
+
+        Parameters
+        ----------
+        grad_output, input : array
+            Of `output_size` and `input_size`, in the plan's dtype.
+        out : array, optional
+            Where to put the result.
+
+        Returns
+        -------
+        array of `weight_size`
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an array is of another shape or dtype than the plan's.
+        """
+        grad_output = self._taken("grad_output", grad_output, self.output_size)
+        input = self._taken("input", input, self.input_size)
+        return self.run_backward_weight(grad_output, input, output_array(out, self.weight_size, self.dtype))
+
+    # The same three for arrays that have been checked.
+
+    def run_forward(self, input: Array, weight: Array, bias: Array | None, out: Array | None) -> Array:
+        """`__call__` without checks."""
+        result = self._result(out, self.output_size, input, weight, bias)
+        if bias is not None:
+            bias = bias.astype(self._compute_dtype, copy=False)
+        self._algorithms["forward"].forward(
+            self._normal(input), self._normal(weight), bias, self._normal(result)
+        )
+        return delivered(result, out, self.dtype)
+
+    def run_backward_input(
+        self, grad_output: Array, weight: Array, out: Array | None, bias: Array | None = None
+    ) -> Array:
+        """`backward_input` without checks; a transposed convolution adds its ``bias`` (channels,) to it."""
+        result = self._result(out, self.input_size, grad_output, weight, bias)
+        normal = self._normal(result)
+        self._algorithms["backward_input"].backward_input(
+            self._normal(grad_output), self._normal(weight), normal
+        )
+        if bias is not None:
+            with np.errstate(all="ignore"):  # infinities and NaN travel without a warning
+                normal += bias.astype(self._compute_dtype, copy=False).reshape(-1, 1, 1, 1)
+        return delivered(result, out, self.dtype)
+
+    def run_backward_weight(self, grad_output: Array, input: Array, out: Array | None) -> Array:
+        """`backward_weight` without checks."""
+        result = self._result(out, self.weight_size, grad_output, input)
+        self._algorithms["backward_weight"].backward_weight(
+            self._normal(grad_output), self._normal(input), self._normal(result)
+        )
+        return delivered(result, out, self.dtype)
+
+    def _result(self, out: Array | None, shape: Size, *sources: Array | None) -> Array:
+        """What the algorithm writes: ``out`` itself where it can, else a new array."""
+        if out is not None and direct_output(out, self._compute_dtype, *sources):
+            return out
+        return np.empty(shape, self._compute_dtype)
+
+
+@lru_cache(CACHED_PLANS)
+def _cached_conv_plan(algorithm: str, *key: Any) -> ConvPlan:
+    return ConvPlan(conv_geometry(*key), algorithm)
+
+
+@lru_cache(CACHED_PLANS)
+def _cached_conv_transpose_plan(algorithm: str, *key: Any) -> ConvPlan:
+    return ConvPlan(conv_transpose_geometry(*key), algorithm)
+
+
+def conv_plan(
+    ndim: int,
+    input_size: Size,
+    weight_size: Size,
+    steps: tuple[Size, str | Pairs, Size, int],
+    dtype: np.dtype[Any],
+    channels_last: bool,
+    algorithm: str,
+    names: tuple[str, str],
+) -> ConvPlan:
+    """The plan of a convolution from the cache; ``names`` are what the caller calls the two sizes."""
+    key = (ndim, input_size, weight_size, *steps, dtype, channels_last)
+    if not isinstance(algorithm, str):
+        must_be_said(TypeError, "algorithm", "the name of an algorithm or 'auto'", repr(algorithm))
+    try:
+        return _cached_conv_plan(algorithm, *key)
+    except (TypeError, ValueError):
+        conv_geometry(*key, names=names)  # the same error in the caller's words
+        raise
+
+
+def conv_transpose_plan(
+    ndim: int,
+    input_size: Size,
+    weight_size: Size,
+    steps: tuple[Size, str | Pairs, Size, int],
+    output_padding: Size,
+    dtype: np.dtype[Any],
+    channels_last: bool,
+    algorithm: str,
+) -> ConvPlan:
+    """The plan whose backward-input pass is a transposed convolution, from the cache."""
+    stride, padding, dilation, groups = steps
+    if not isinstance(algorithm, str):
+        must_be_said(TypeError, "algorithm", "the name of an algorithm or 'auto'", repr(algorithm))
+    return _cached_conv_transpose_plan(
+        algorithm,
+        ndim,
+        input_size,
+        weight_size,
+        stride,
+        padding,
+        output_padding,
+        dilation,
+        groups,
+        dtype,
+        channels_last,
+    )
+
+
+def _plan_conv(
+    ndim: int,
+    input_size: object,
+    weight_size: object,
+    stride: object,
+    padding: object,
+    dilation: object,
+    groups: object,
+    dtype: object,
+    layout: object,
+    algorithm: str,
+) -> ConvPlan:
+    input_shape, weight_shape, float_type = plan_sizes(ndim, input_size, weight_size, dtype)
+    return conv_plan(
+        ndim,
+        input_shape,
+        weight_shape,
+        canonical_steps(stride, padding, dilation, groups, ndim),
+        float_type,
+        layout_is_channels_last(layout, ndim),
+        algorithm,
+        names=("input_size", "weight_size"),
+    )
+
+
+def plan_conv1d(
+    input_size: Any,
+    weight_size: Any,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+    *,
+    dtype: Any = "float32",
+    layout: str = "NCW",
+    algorithm: str = "auto",
+) -> ConvPlan:
+    """Plan a one-dimensional convolution of arrays (N, C, W) and (K, C/G, S); see `plan_conv2d`."""
+    return _plan_conv(1, input_size, weight_size, stride, padding, dilation, groups, dtype, layout, algorithm)
+
+
+def plan_conv2d(
+    input_size: Any,
+    weight_size: Any,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+    *,
+    dtype: Any = "float32",
+    layout: str = "NCHW",
+    algorithm: str = "auto",
+) -> ConvPlan:
+    """Plan a convolution: check its sizes once, choose its algorithms, and call it any number of times.
+
+    Parameters
+    ----------
+    input_size : tuple of int
+        (N, C, H, W), or (N, H, W, C) with ``layout="NHWC"``; the batch is always there.
+    weight_size : tuple of int
+        (K, C/G, R, S), or (K, R, S, C/G).
+    stride, padding, dilation, groups, layout, algorithm
+        As in `conv2d`.
+    dtype : str or numpy.dtype
+        float16, float32 or float64.
+
+    Returns
+    -------
+    ConvPlan
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is wrong; the message names it.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastconv
+    >>> plan = fastconv.plan_conv2d((10, 3, 12, 12), (6, 3, 5, 5))
+    >>> plan.output_size
+    (10, 6, 8, 8)
+    >>> x, w = np.ones((10, 3, 12, 12), "float32"), np.ones((6, 3, 5, 5), "float32")
+    >>> y = plan(x, w)
+    >>> plan.backward_input(y, w).shape, plan.backward_weight(y, x).shape
+    ((10, 3, 12, 12), (6, 3, 5, 5))
+    """
+    return _plan_conv(2, input_size, weight_size, stride, padding, dilation, groups, dtype, layout, algorithm)
+
+
+def plan_conv3d(
+    input_size: Any,
+    weight_size: Any,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+    *,
+    dtype: Any = "float32",
+    layout: str = "NCDHW",
+    algorithm: str = "auto",
+) -> ConvPlan:
+    """Plan a convolution of arrays (N, C, D, H, W) and (K, C/G, T, R, S); see `plan_conv2d`."""
+    return _plan_conv(3, input_size, weight_size, stride, padding, dilation, groups, dtype, layout, algorithm)

@@ -1,0 +1,1100 @@
+"""Pooling and unpooling, forward and backward.
+
+The functions with one spatial dimension take arrays (N, C, W), those with three (N, C, D, H, W); all else
+is as in two dimensions, whose docstrings say it in full.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from fastconv import kernels
+from fastconv.arguments import (
+    Array,
+    Size,
+    addressable,
+    delivered,
+    direct_output,
+    extents,
+    flag,
+    float_array,
+    index_array,
+    must_be,
+    must_be_said,
+    number_array,
+    output_array,
+    padding_pairs,
+    rank,
+    shaped,
+    size,
+    whole_number,
+)
+from fastconv.geometry import (
+    channels_first_size,
+    layout_is_channels_last,
+    layout_size,
+    normal_form,
+    read_only,
+)
+from fastconv.threads import Job, run_jobs
+from fastconv.windows import Windows, adaptive_windows, fixed_windows
+
+# Work is cut into up to this many jobs of at least this many visited cells: a job handed to another
+# thread costs some 30 us, in which a core visits tens of thousands.
+JOBS = 8
+JOB_CELLS = 2**16
+
+
+def _in_parallel(units: int, cells: int, run: Callable[[int, int], int | None]) -> int:
+    """Run ``run(first, stop)`` over ranges of ``units`` that visit ``cells`` cells in all.
+
+    Returns the sum of what the ranges return.
+    """
+    jobs = max(1, min(JOBS, units, cells // JOB_CELLS))
+    bounds = [units * i // jobs for i in range(jobs + 1)]
+    returned = [0] * jobs
+
+    def start_worker() -> Job:
+        def job(i: int) -> None:
+            returned[i] = run(bounds[i], bounds[i + 1]) or 0
+
+        return job
+
+    run_jobs(jobs, start_worker)
+    return sum(returned)
+
+
+class _Planes:
+    """How the arrays of one call are laid out: batched or not, channels second or last."""
+
+    def __init__(self, ndim: int, batched: bool, layout: object) -> None:
+        self.ndim = ndim
+        self.batched = batched
+        self.channels_last = layout_is_channels_last(layout, ndim)
+
+    def normal(self, array: Array) -> Array:
+        """A view with axes (batch, channels, depth, height, width)."""
+        return normal_form(array if self.batched else array[np.newaxis], self.channels_last)
+
+    def leading_and_extent(self, shape: Size) -> tuple[Size, Size]:
+        """(batch, channels) and the spatial extents of an array of this shape."""
+        full = channels_first_size(shape if self.batched else (1, *shape), self.channels_last)
+        return full[:2], full[2:]
+
+    def size(self, leading: Size, extent: Size) -> Size:
+        """The shape of an array in the call's layout."""
+        shape = layout_size((*leading, *extent), self.channels_last)
+        return shape if self.batched else shape[1:]
+
+
+def _planes(ndim: int, name: str, array: Array, layout: object) -> _Planes:
+    rank(name, array, (ndim + 2, ndim + 1), "(batched or not)")
+    planes = _Planes(ndim, array.ndim == ndim + 2, layout)
+    _not_empty(name, planes, array.shape)
+    return planes
+
+
+def _not_empty(name: str, planes: _Planes, shape: Size) -> None:
+    (_, channels), extent = planes.leading_and_extent(shape)
+    if min(channels, *extent) < 1:
+        must_be_said(ValueError, name, "of at least 1 in every extent but the batch", f"shape {shape}")
+
+
+def _sized_planes(ndim: int, input_size: object, layout: object) -> tuple[_Planes, Size]:
+    shape = size("input_size", input_size, (ndim + 2, ndim + 1))
+    planes = _Planes(ndim, len(shape) == ndim + 2, layout)
+    _not_empty("input_size", planes, shape)
+    addressable("input_size", shape, 8)
+    return planes, shape
+
+
+def _compute_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """What pooling runs in: float16 in float32, which holds every float16."""
+    return np.dtype(np.float32) if dtype == np.float16 else dtype
+
+
+def _windows(
+    ndim: int,
+    extent: Size,
+    kernel_size: object,
+    stride: object,
+    padding: object,
+    dilation: object,
+    ceil_mode: object,
+) -> Windows:
+    kernel = extents("kernel_size", kernel_size, ndim, 1)
+    steps = kernel if stride is None else extents("stride", stride, ndim, 1)
+    return fixed_windows(
+        extent,
+        kernel,
+        steps,
+        padding_pairs(padding, ndim),
+        extents("dilation", dilation, ndim, 1),
+        flag("ceil_mode", ceil_mode),
+    )
+
+
+# Max-pooling
+
+
+def _max(
+    x: Array, planes: _Planes, windows: Windows, return_indices: object, out: object
+) -> Array | tuple[Array, Array]:
+    wanted = flag("return_indices", return_indices)
+    leading = planes.leading_and_extent(x.shape)[0]
+    shape = planes.size(leading, windows.output)
+    addressable("the output", shape, 8)
+    target = output_array(out, shape, x.dtype)
+    dtype = _compute_dtype(x.dtype)
+    result = target if target is not None and direct_output(target, dtype, x) else np.empty(shape, dtype)
+    if result.size and any(axis.some_empty for axis in windows.axes):
+        if dtype.kind != "f":
+            must_be(ValueError, "input", "of a float dtype where a window is all padding", x)
+        result[...] = -np.inf
+    indices = np.empty(shape if wanted else (0,) * len(shape), np.int64)
+    _run_max(
+        planes.normal(x.astype(dtype, copy=False)), planes.normal(result), planes.normal(indices), windows
+    )
+    result = delivered(result, target, x.dtype)
+    return (result, indices) if wanted else result
+
+
+def _run_max(x: Array, result: Array, indices: Array, windows: Windows) -> None:
+    x = read_only(x)
+    tables = [axis.table for axis in windows.axes]
+    steps = tuple(axis.step for axis in windows.axes)
+    visited = x.size + prod(result.shape) * 4
+
+    def run(first: int, stop: int) -> None:
+        kernels.max_pool(x, result, indices, first, stop, *tables, steps)
+
+    _in_parallel(prod(result.shape[:4]), visited, run)
+
+
+def _max_pool(
+    ndim: int,
+    input: object,
+    kernel_size: object,
+    stride: object,
+    padding: object,
+    dilation: object,
+    ceil_mode: object,
+    return_indices: object,
+    layout: object,
+    out: object,
+) -> Any:
+    x = number_array("input", input)
+    planes = _planes(ndim, "input", x, layout)
+    extent = planes.leading_and_extent(x.shape)[1]
+    windows = _windows(ndim, extent, kernel_size, stride, padding, dilation, ceil_mode)
+    return _max(x, planes, windows, return_indices, out)
+
+
+def _adaptive_max_pool(
+    ndim: int, input: object, output_size: object, return_indices: object, layout: object
+) -> Any:
+    x = number_array("input", input)
+    planes = _planes(ndim, "input", x, layout)
+    extent = planes.leading_and_extent(x.shape)[1]
+    windows = adaptive_windows(extent, _adaptive_output(ndim, extent, output_size))
+    return _max(x, planes, windows, return_indices, None)
+
+
+def _adaptive_output(ndim: int, extent: Size, output_size: object) -> Size:
+    """The extents wanted; None keeps the input's."""
+    if isinstance(output_size, (tuple, list)) and len(output_size) == ndim:
+        output_size = [n if wanted is None else wanted for n, wanted in zip(extent, output_size, strict=True)]
+    elif output_size is None:
+        output_size = extent
+    output = extents("output_size", output_size, ndim, 1)
+    addressable("output_size", output, 16)
+    return output
+
+
+def _max_pool_backward(
+    ndim: int, grad_output: object, indices: object, input_size: object, layout: object
+) -> Array:
+    dy, index = float_array("grad_output", grad_output), index_array("indices", indices)
+    planes, shape = _sized_planes(ndim, input_size, layout)
+    rank("grad_output", dy, (len(shape),), "(as many as input_size has)")
+    shaped("indices", index, dy.shape)
+    leading = planes.leading_and_extent(shape)[0]
+    shaped("grad_output", dy, planes.size(leading, planes.leading_and_extent(dy.shape)[1]))
+    dtype = _compute_dtype(dy.dtype)
+    dx = np.zeros(shape, dtype)
+    source, where = read_only(planes.normal(dy.astype(dtype, copy=False))), read_only(planes.normal(index))
+    target = planes.normal(dx)
+
+    def run(first: int, stop: int) -> int:
+        return kernels.max_pool_backward(source, where, target, first, stop)
+
+    _all_inside(_in_parallel(prod(leading), dy.size, run), planes, shape)
+    return delivered(dx, None, dy.dtype)
+
+
+def _all_inside(outside: int, planes: _Planes, shape: Size) -> None:
+    if outside:
+        cells = prod(planes.leading_and_extent(shape)[1])
+        must_be_said(ValueError, "indices", f"from 0 to {cells - 1}", f"{outside} outside that")
+
+
+# Unpooling
+
+
+def _max_unpool(
+    ndim: int,
+    input: object,
+    indices: object,
+    kernel_size: object,
+    stride: object,
+    padding: object,
+    output_size: object,
+) -> Array:
+    x, index = number_array("input", input), index_array("indices", indices)
+    planes = _planes(ndim, "input", x, _CHANNELS_FIRST[ndim])
+    shaped("indices", index, x.shape)
+    leading, extent = planes.leading_and_extent(x.shape)
+    kernel = extents("kernel_size", kernel_size, ndim, 1)
+    steps = kernel if stride is None else extents("stride", stride, ndim, 1)
+    pads = extents("padding", padding, ndim, 0)
+    shape = planes.size(leading, _unpooled(extent, kernel, steps, pads, output_size))
+    addressable("output_size", shape, 8)
+    dtype = _compute_dtype(x.dtype)
+    out = np.zeros(shape, dtype)
+    source, where = read_only(planes.normal(x.astype(dtype, copy=False))), read_only(planes.normal(index))
+    target = planes.normal(out)
+
+    def run(first: int, stop: int) -> int:
+        return kernels.max_unpool(source, where, target, first, stop)
+
+    _all_inside(_in_parallel(prod(leading), x.size, run), planes, shape)
+    return delivered(out, None, x.dtype)
+
+
+def _unpooled(extent: Size, kernel: Size, stride: Size, padding: Size, output_size: object) -> Size:
+    """The extents to unpool to: the smallest that pool to ``extent``, or those asked for if they do too."""
+    ndim = len(extent)
+    smallest = tuple(
+        (n - 1) * s - 2 * p + k for n, s, p, k in zip(extent, stride, padding, kernel, strict=True)
+    )
+    if output_size is None:
+        if min(smallest) < 1:
+            must_be_said(ValueError, "padding", "small enough to leave an output", f"{padding}")
+        return smallest
+    whole = size("output_size", output_size, (ndim, ndim + 1, ndim + 2))
+    wanted = whole[len(whole) - ndim :]
+    if not all(max(1, n - s + 1) <= w < n + s for n, s, w in zip(smallest, stride, wanted, strict=True)):
+        must_be_said(
+            ValueError, "output_size", f"less than a stride {stride} away from {smallest}", f"{wanted}"
+        )
+    return wanted
+
+
+def _max_unpool_backward(ndim: int, grad_output: object, indices: object) -> Array:
+    dy, index = float_array("grad_output", grad_output), index_array("indices", indices)
+    planes = _planes(ndim, "grad_output", dy, _CHANNELS_FIRST[ndim])
+    rank("indices", index, (dy.ndim,), "(as many as grad_output has)")
+    leading, extent = planes.leading_and_extent(dy.shape)
+    shaped("indices", index, planes.size(leading, planes.leading_and_extent(index.shape)[1]))
+    cells = prod(extent)
+    outside = int(((index < -1) | (index >= cells)).sum())
+    _all_inside(outside, planes, dy.shape)
+    flat = index.reshape(*leading, prod(planes.leading_and_extent(index.shape)[1]))
+    taken = np.take_along_axis(dy.reshape(*leading, cells), np.maximum(flat, 0), axis=2)
+    return np.where(flat < 0, dy.dtype.type(0), taken).reshape(index.shape)
+
+
+# Average-pooling
+
+
+def _counts(windows: Windows, padded: bool, divisor: int | None) -> list[Array]:
+    """What sums are divided by, as one float64 factor an axis."""
+    if divisor is not None:
+        factors = [np.ones(axis.output) for axis in windows.axes]
+        factors[0] *= divisor
+        return factors
+    return [(axis.padded if padded else axis.valid).astype(np.float64) for axis in windows.axes]
+
+
+def _avg(x: Array, planes: _Planes, windows: Windows, padded: bool, divisor: int | None) -> Array:
+    leading = planes.leading_and_extent(x.shape)[0]
+    shape = planes.size(leading, windows.output)
+    addressable("the output", shape, 8)
+    dtype = _compute_dtype(x.dtype)
+    out = np.empty(shape, dtype)
+    source, target = read_only(planes.normal(x.astype(dtype, copy=False))), planes.normal(out)
+    tables = [axis.table for axis in windows.axes]
+    counts = _counts(windows, padded, divisor)
+
+    def run(first: int, stop: int) -> None:
+        kernels.avg_pool(source, target, first, stop, *tables, *counts)
+
+    _in_parallel(prod(target.shape[:4]), x.size + 4 * out.size, run)
+    return delivered(out, None, x.dtype)
+
+
+def _avg_backward(
+    dy: Array, planes: _Planes, shape: Size, windows: Windows, padded: bool, divisor: int | None
+) -> Array:
+    leading = planes.leading_and_extent(shape)[0]
+    shaped("grad_output", dy, planes.size(leading, windows.output))
+    dtype = _compute_dtype(dy.dtype)
+    dx = np.empty(shape, dtype)
+    source, target = read_only(planes.normal(dy.astype(dtype, copy=False))), planes.normal(dx)
+    covers = [axis.covers for axis in windows.axes]
+    counts = _counts(windows, padded, divisor)
+
+    def run(first: int, stop: int) -> None:
+        kernels.avg_pool_backward(source, target, first, stop, *covers, *counts)
+
+    _in_parallel(prod(target.shape[:4]), dx.size + 4 * dy.size, run)
+    return delivered(dx, None, dy.dtype)
+
+
+def _divisor(value: object) -> int | None:
+    return None if value is None else whole_number("divisor_override", value, 1)
+
+
+def _avg_pool(
+    ndim: int,
+    input: object,
+    kernel_size: object,
+    stride: object,
+    padding: object,
+    ceil_mode: object,
+    count_include_pad: object,
+    divisor_override: object,
+    layout: object,
+) -> Array:
+    x = float_array("input", input)
+    planes = _planes(ndim, "input", x, layout)
+    extent = planes.leading_and_extent(x.shape)[1]
+    windows = _windows(ndim, extent, kernel_size, stride, padding, 1, ceil_mode)
+    return _avg(x, planes, windows, flag("count_include_pad", count_include_pad), _divisor(divisor_override))
+
+
+def _avg_pool_backward(
+    ndim: int,
+    grad_output: object,
+    input_size: object,
+    kernel_size: object,
+    stride: object,
+    padding: object,
+    ceil_mode: object,
+    count_include_pad: object,
+    divisor_override: object,
+    layout: object,
+) -> Array:
+    dy = float_array("grad_output", grad_output)
+    planes, shape = _sized_planes(ndim, input_size, layout)
+    extent = planes.leading_and_extent(shape)[1]
+    windows = _windows(ndim, extent, kernel_size, stride, padding, 1, ceil_mode)
+    padded = flag("count_include_pad", count_include_pad)
+    return _avg_backward(dy, planes, shape, windows, padded, _divisor(divisor_override))
+
+
+def _adaptive_avg_pool(ndim: int, input: object, output_size: object, layout: object) -> Array:
+    x = float_array("input", input)
+    planes = _planes(ndim, "input", x, layout)
+    extent = planes.leading_and_extent(x.shape)[1]
+    windows = adaptive_windows(extent, _adaptive_output(ndim, extent, output_size))
+    return _avg(x, planes, windows, False, None)
+
+
+def _adaptive_avg_pool_backward(ndim: int, grad_output: object, input_size: object, layout: object) -> Array:
+    dy = float_array("grad_output", grad_output)
+    planes, shape = _sized_planes(ndim, input_size, layout)
+    rank("grad_output", dy, (len(shape),), "(as many as input_size has)")
+    _not_empty("grad_output", planes, dy.shape)
+    extent, output = planes.leading_and_extent(shape)[1], planes.leading_and_extent(dy.shape)[1]
+    return _avg_backward(dy, planes, shape, adaptive_windows(extent, output), False, None)
+
+
+_CHANNELS_FIRST = {1: "NCW", 2: "NCHW", 3: "NCDHW"}
+
+
+def max_pool2d(
+    input: Array,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+    *,
+    layout: str = "NCHW",
+    out: Array | None = None,
+) -> Any:
+    """The maximum of every window.
+
+    Parameters
+    ----------
+    input : array (N, C, H, W) or (C, H, W)
+        float16, float32, float64 or any integer dtype.
+    kernel_size : int or tuple of int
+        Extents of a window, in cells.
+    stride : int or tuple of int, optional
+        Distance between windows; the kernel size where not given.
+    padding : int, tuple of int, tuple of pairs (before, after), "valid" or "same"
+        Cells around the input that never are the maximum; at most half the (dilated) kernel.
+    dilation : int or tuple of int
+        Distance between the cells of a window.
+    ceil_mode : bool
+        Also take a last window that overhangs, if it starts inside the input or the padding before it.
+    return_indices : bool
+        Also return where each maximum stood.
+    layout : {"NCHW", "NHWC"}
+    out : array, optional
+        Where to put the maxima.
+
+    Returns
+    -------
+    output : array (N, C, OH, OW)
+        The first NaN of a window is its maximum. A window that is all padding (which takes a dilation)
+        gives -inf.
+    indices : int64 array (N, C, OH, OW), only with ``return_indices``
+        Flat in the unpadded plane, ``h*W + w``: of the first maximum in row-major order; -1 for a
+        window that is all padding.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is wrong; the message names it.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastconv
+    >>> image = np.array([[1.0, 2.0, 5.0, 0.0], [4.0, 3.0, 0.0, 0.0]]).reshape(1, 1, 2, 4)
+    >>> values, indices = fastconv.max_pool2d(image, 2, return_indices=True)
+    >>> values[0, 0], indices[0, 0]
+    (array([[4., 5.]]), array([[4, 2]]))
+    """
+    return _max_pool(2, input, kernel_size, stride, padding, dilation, ceil_mode, return_indices, layout, out)
+
+
+def max_pool2d_backward(
+    grad_output: Array,
+    indices: Array,
+    input_size: Any,
+    *,
+    layout: str = "NCHW",
+) -> Array:
+    """The gradient of `max_pool2d`: each output's gradient goes to the cell its maximum came from.
+
+    Parameters
+    ----------
+    grad_output : float array (N, C, OH, OW) or (C, OH, OW)
+    indices : int64 array of the same shape
+        From `max_pool2d` with ``return_indices=True``.
+    input_size : tuple of int
+        The whole shape of the input.
+    layout : {"NCHW", "NHWC"}
+
+    Returns
+    -------
+    array of shape ``input_size``
+        Gradients of windows that share a maximum add up.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is wrong or an index lies outside the input's plane; the message names it.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastconv
+    >>> gradient, indices = np.array([[[[10.0, 20.0]]]]), np.array([[[[4, 2]]]])
+    >>> fastconv.max_pool2d_backward(gradient, indices, (1, 1, 2, 4))[0, 0]
+    array([[ 0.,  0., 20.,  0.],
+           [10.,  0.,  0.,  0.]])
+    """
+    return _max_pool_backward(2, grad_output, indices, input_size, layout)
+
+
+def max_unpool2d(
+    input: Array,
+    indices: Array,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    output_size: Any = None,
+) -> Array:
+    """Put values back where the maxima of `max_pool2d` stood, with zeros around them.
+
+    Parameters
+    ----------
+    input : array (N, C, H, W) or (C, H, W)
+    indices : int64 array of the same shape
+        From `max_pool2d` with ``return_indices=True``; the last of equal indices stays.
+    kernel_size, stride, padding
+        Of the pooling that is undone (numbers only).
+    output_size : tuple of int, optional
+        The extents of the result (or its whole shape), where several pool to ``input``'s.
+
+    Returns
+    -------
+    array (N, C, OH, OW)
+        ``OH = (H - 1)*stride - 2*padding + kernel_size`` unless ``output_size`` says otherwise.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is wrong or an index lies outside the result; the message names it.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastconv
+    >>> fastconv.max_unpool2d(np.array([[[[4.0, 5.0]]]]), np.array([[[[4, 2]]]]), 2)[0, 0]
+    array([[0., 0., 5., 0.],
+           [4., 0., 0., 0.]])
+    """
+    return _max_unpool(2, input, indices, kernel_size, stride, padding, output_size)
+
+
+def max_unpool2d_backward(
+    grad_output: Array,
+    indices: Array,
+) -> Array:
+    """The gradient of `max_unpool2d`: the gradients at the cells that were filled.
+
+    Parameters
+    ----------
+    grad_output : float array (N, C, OH, OW) or (C, OH, OW)
+    indices : int64 array (N, C, H, W) or (C, H, W)
+        As they were given to `max_unpool2d`, no index twice in a plane.
+
+    Returns
+    -------
+    array of the shape of ``indices``
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is wrong or an index lies outside ``grad_output``'s plane.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastconv
+    >>> fastconv.max_unpool2d_backward(np.arange(8.0).reshape(1, 1, 2, 4), np.array([[[[4, 2]]]]))
+    array([[[[4., 2.]]]])
+    """
+    return _max_unpool_backward(2, grad_output, indices)
+
+
+def avg_pool2d(
+    input: Array,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+    *,
+    layout: str = "NCHW",
+) -> Array:
+    """The average of every window.
+
+    Parameters
+    ----------
+    input : float array (N, C, H, W) or (C, H, W)
+    kernel_size, stride, padding, ceil_mode, layout
+        As in `max_pool2d`; padding counts as zeros.
+    count_include_pad : bool
+        Whether cells of the padding count in the divisor.
+    divisor_override : int, optional
+        What to divide every sum by instead.
+
+    Returns
+    -------
+    array (N, C, OH, OW)
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is wrong; the message names it.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastconv
+    >>> fastconv.avg_pool2d(np.arange(16.0).reshape(1, 1, 4, 4), 2)[0, 0]
+    array([[ 2.5,  4.5],
+           [10.5, 12.5]])
+    """
+    return _avg_pool(
+        2, input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override, layout
+    )
+
+
+def avg_pool2d_backward(
+    grad_output: Array,
+    input_size: Any,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+    *,
+    layout: str = "NCHW",
+) -> Array:
+    """The gradient of `avg_pool2d`.
+
+    Parameters
+    ----------
+    grad_output : float array (N, C, OH, OW) or (C, OH, OW)
+    input_size : tuple of int
+        The whole shape of the input.
+    kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override, layout
+        As they were given to `avg_pool2d`.
+
+    Returns
+    -------
+    array of shape ``input_size``
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is wrong; the message names it.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastconv
+    >>> fastconv.avg_pool2d_backward(np.array([[[[4.0, 8.0]]]]), (1, 1, 2, 4), 2)[0, 0]
+    array([[1., 1., 2., 2.],
+           [1., 1., 2., 2.]])
+    """
+    return _avg_pool_backward(
+        2,
+        grad_output,
+        input_size,
+        kernel_size,
+        stride,
+        padding,
+        ceil_mode,
+        count_include_pad,
+        divisor_override,
+        layout,
+    )
+
+
+def adaptive_avg_pool2d(
+    input: Array,
+    output_size: Any,
+    *,
+    layout: str = "NCHW",
+) -> Array:
+    """The averages of windows that share the input out to an output of a given size.
+
+    Parameters
+    ----------
+    input : float array (N, C, H, W) or (C, H, W)
+    output_size : int or tuple of (int or None)
+        The output's extents; None keeps the input's.
+    layout : {"NCHW", "NHWC"}
+
+    Returns
+    -------
+    array (N, C, OH, OW)
+        Window ``o`` covers rows ``floor(o*H/OH)`` to ``ceil((o + 1)*H/OH)``, as in PyTorch.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is wrong; the message names it.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastconv
+    >>> fastconv.adaptive_avg_pool2d(np.arange(12.0).reshape(1, 1, 3, 4), 1)
+    array([[[[5.5]]]])
+    """
+    return _adaptive_avg_pool(2, input, output_size, layout)
+
+
+def adaptive_avg_pool2d_backward(
+    grad_output: Array,
+    input_size: Any,
+    *,
+    layout: str = "NCHW",
+) -> Array:
+    """The gradient of `adaptive_avg_pool2d`.
+
+    Parameters
+    ----------
+    grad_output : float array (N, C, OH, OW) or (C, OH, OW)
+    input_size : tuple of int
+        The whole shape of the input.
+    layout : {"NCHW", "NHWC"}
+
+    Returns
+    -------
+    array of shape ``input_size``
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is wrong; the message names it.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastconv
+    >>> fastconv.adaptive_avg_pool2d_backward(np.array([[[[6.0]]]]), (1, 1, 2, 3))[0, 0]
+    array([[1., 1., 1.],
+           [1., 1., 1.]])
+    """
+    return _adaptive_avg_pool_backward(2, grad_output, input_size, layout)
+
+
+def adaptive_max_pool2d(
+    input: Array,
+    output_size: Any,
+    return_indices: bool = False,
+    *,
+    layout: str = "NCHW",
+) -> Any:
+    """The maxima of windows that share the input out to an output of a given size.
+
+    Parameters
+    ----------
+    input : array (N, C, H, W) or (C, H, W)
+        float16, float32, float64 or any integer dtype.
+    output_size : int or tuple of (int or None)
+        As in `adaptive_avg_pool2d`.
+    return_indices : bool
+        Also return where each maximum stood, as `max_pool2d` does.
+    layout : {"NCHW", "NHWC"}
+
+    Returns
+    -------
+    output : array (N, C, OH, OW)
+    indices : int64 array (N, C, OH, OW), only with ``return_indices``
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is wrong; the message names it.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastconv
+    >>> fastconv.adaptive_max_pool2d(np.arange(12.0).reshape(1, 1, 3, 4), (1, 2))
+    array([[[[ 9., 11.]]]])
+    """
+    return _adaptive_max_pool(2, input, output_size, return_indices, layout)
+
+
+def adaptive_max_pool2d_backward(
+    grad_output: Array,
+    indices: Array,
+    input_size: Any,
+    *,
+    layout: str = "NCHW",
+) -> Array:
+    """The gradient of `adaptive_max_pool2d`.
+
+    Parameters
+    ----------
+    grad_output : float array (N, C, OH, OW) or (C, OH, OW)
+    indices : int64 array of the same shape
+        From `adaptive_max_pool2d` with ``return_indices=True``.
+    input_size : tuple of int
+        The whole shape of the input.
+    layout : {"NCHW", "NHWC"}
+
+    Returns
+    -------
+    array of shape ``input_size``
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is wrong or an index lies outside the input's plane; the message names it.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastconv
+    >>> gradient, indices = np.array([[[[1.0, 2.0]]]]), np.array([[[[1, 3]]]])
+    >>> fastconv.adaptive_max_pool2d_backward(gradient, indices, (1, 1, 1, 4))[0, 0]
+    array([[0., 1., 0., 2.]])
+    """
+    return _max_pool_backward(2, grad_output, indices, input_size, layout)
+
+
+def max_pool1d(
+    input: Array,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+    *,
+    layout: str = "NCW",
+    out: Array | None = None,
+) -> Any:
+    """`max_pool2d` in one spatial dimension: arrays (N, C, W)."""
+    return _max_pool(1, input, kernel_size, stride, padding, dilation, ceil_mode, return_indices, layout, out)
+
+
+def max_pool1d_backward(
+    grad_output: Array,
+    indices: Array,
+    input_size: Any,
+    *,
+    layout: str = "NCW",
+) -> Array:
+    """`max_pool2d_backward` in one spatial dimension: arrays (N, C, W)."""
+    return _max_pool_backward(1, grad_output, indices, input_size, layout)
+
+
+def max_unpool1d(
+    input: Array,
+    indices: Array,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    output_size: Any = None,
+) -> Array:
+    """`max_unpool2d` in one spatial dimension: arrays (N, C, W)."""
+    return _max_unpool(1, input, indices, kernel_size, stride, padding, output_size)
+
+
+def max_unpool1d_backward(
+    grad_output: Array,
+    indices: Array,
+) -> Array:
+    """`max_unpool2d_backward` in one spatial dimension: arrays (N, C, W)."""
+    return _max_unpool_backward(1, grad_output, indices)
+
+
+def avg_pool1d(
+    input: Array,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+    *,
+    layout: str = "NCW",
+) -> Array:
+    """`avg_pool2d` in one spatial dimension: arrays (N, C, W)."""
+    return _avg_pool(
+        1, input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override, layout
+    )
+
+
+def avg_pool1d_backward(
+    grad_output: Array,
+    input_size: Any,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+    *,
+    layout: str = "NCW",
+) -> Array:
+    """`avg_pool2d_backward` in one spatial dimension: arrays (N, C, W)."""
+    return _avg_pool_backward(
+        1,
+        grad_output,
+        input_size,
+        kernel_size,
+        stride,
+        padding,
+        ceil_mode,
+        count_include_pad,
+        divisor_override,
+        layout,
+    )
+
+
+def adaptive_avg_pool1d(
+    input: Array,
+    output_size: Any,
+    *,
+    layout: str = "NCW",
+) -> Array:
+    """`adaptive_avg_pool2d` in one spatial dimension: arrays (N, C, W)."""
+    return _adaptive_avg_pool(1, input, output_size, layout)
+
+
+def adaptive_avg_pool1d_backward(
+    grad_output: Array,
+    input_size: Any,
+    *,
+    layout: str = "NCW",
+) -> Array:
+    """`adaptive_avg_pool2d_backward` in one spatial dimension: arrays (N, C, W)."""
+    return _adaptive_avg_pool_backward(1, grad_output, input_size, layout)
+
+
+def adaptive_max_pool1d(
+    input: Array,
+    output_size: Any,
+    return_indices: bool = False,
+    *,
+    layout: str = "NCW",
+) -> Any:
+    """`adaptive_max_pool2d` in one spatial dimension: arrays (N, C, W)."""
+    return _adaptive_max_pool(1, input, output_size, return_indices, layout)
+
+
+def adaptive_max_pool1d_backward(
+    grad_output: Array,
+    indices: Array,
+    input_size: Any,
+    *,
+    layout: str = "NCW",
+) -> Array:
+    """`adaptive_max_pool2d_backward` in one spatial dimension: arrays (N, C, W)."""
+    return _max_pool_backward(1, grad_output, indices, input_size, layout)
+
+
+def max_pool3d(
+    input: Array,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+    *,
+    layout: str = "NCDHW",
+    out: Array | None = None,
+) -> Any:
+    """`max_pool2d` in three spatial dimensions: arrays (N, C, D, H, W)."""
+    return _max_pool(3, input, kernel_size, stride, padding, dilation, ceil_mode, return_indices, layout, out)
+
+
+def max_pool3d_backward(
+    grad_output: Array,
+    indices: Array,
+    input_size: Any,
+    *,
+    layout: str = "NCDHW",
+) -> Array:
+    """`max_pool2d_backward` in three spatial dimensions: arrays (N, C, D, H, W)."""
+    return _max_pool_backward(3, grad_output, indices, input_size, layout)
+
+
+def max_unpool3d(
+    input: Array,
+    indices: Array,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    output_size: Any = None,
+) -> Array:
+    """`max_unpool2d` in three spatial dimensions: arrays (N, C, D, H, W)."""
+    return _max_unpool(3, input, indices, kernel_size, stride, padding, output_size)
+
+
+def max_unpool3d_backward(
+    grad_output: Array,
+    indices: Array,
+) -> Array:
+    """`max_unpool2d_backward` in three spatial dimensions: arrays (N, C, D, H, W)."""
+    return _max_unpool_backward(3, grad_output, indices)
+
+
+def avg_pool3d(
+    input: Array,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+    *,
+    layout: str = "NCDHW",
+) -> Array:
+    """`avg_pool2d` in three spatial dimensions: arrays (N, C, D, H, W)."""
+    return _avg_pool(
+        3, input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override, layout
+    )
+
+
+def avg_pool3d_backward(
+    grad_output: Array,
+    input_size: Any,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+    *,
+    layout: str = "NCDHW",
+) -> Array:
+    """`avg_pool2d_backward` in three spatial dimensions: arrays (N, C, D, H, W)."""
+    return _avg_pool_backward(
+        3,
+        grad_output,
+        input_size,
+        kernel_size,
+        stride,
+        padding,
+        ceil_mode,
+        count_include_pad,
+        divisor_override,
+        layout,
+    )
+
+
+def adaptive_avg_pool3d(
+    input: Array,
+    output_size: Any,
+    *,
+    layout: str = "NCDHW",
+) -> Array:
+    """`adaptive_avg_pool2d` in three spatial dimensions: arrays (N, C, D, H, W)."""
+    return _adaptive_avg_pool(3, input, output_size, layout)
+
+
+def adaptive_avg_pool3d_backward(
+    grad_output: Array,
+    input_size: Any,
+    *,
+    layout: str = "NCDHW",
+) -> Array:
+    """`adaptive_avg_pool2d_backward` in three spatial dimensions: arrays (N, C, D, H, W)."""
+    return _adaptive_avg_pool_backward(3, grad_output, input_size, layout)
+
+
+def adaptive_max_pool3d(
+    input: Array,
+    output_size: Any,
+    return_indices: bool = False,
+    *,
+    layout: str = "NCDHW",
+) -> Any:
+    """`adaptive_max_pool2d` in three spatial dimensions: arrays (N, C, D, H, W)."""
+    return _adaptive_max_pool(3, input, output_size, return_indices, layout)
+
+
+def adaptive_max_pool3d_backward(
+    grad_output: Array,
+    indices: Array,
+    input_size: Any,
+    *,
+    layout: str = "NCDHW",
+) -> Array:
+    """`adaptive_max_pool2d_backward` in three spatial dimensions: arrays (N, C, D, H, W)."""
+    return _max_pool_backward(3, grad_output, indices, input_size, layout)

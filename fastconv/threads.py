@@ -1,0 +1,191 @@
+"""How many threads work on a call, and how a call's jobs reach them.
+
+Jobs run on Python threads: the kernels and BLAS release the GIL, so Python threads are enough, and they
+may be entered from several threads, from workers of other pools and after a fork, which Numba's own
+threading layers do not all survive (`workqueue` aborts on concurrent entry, `omp` after a fork).
+
+What a job computes depends on the shape alone, never on the number of threads, and no two jobs write
+the same cell: results are the same whichever thread takes which job.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import numba
+
+from fastconv.arguments import whole_number
+
+Job = Callable[[int], None]
+
+# More threads than this only cost memory; a typing error should not start a million of them.
+_MOST_THREADS = 1024
+
+
+def _default_threads() -> int:
+    """The cores this process may use, fewer where the environment asks for fewer threads."""
+    asked = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    cores = int(numba.config.NUMBA_NUM_THREADS)  # the affinity mask's cores, or the variable of that name
+    return min(cores, int(asked)) if asked.isdigit() and int(asked) > 0 else cores
+
+
+_default = _default_threads()
+_override: ContextVar[int | None] = ContextVar("fastconv_num_threads", default=None)
+
+
+def get_num_threads() -> int:
+    """Threads that a call made here would use at the most.
+
+    Returns
+    -------
+    int
+        What the innermost `num_threads` block says, else what `set_num_threads` said, else the
+        number of usable cores (``OMP_NUM_THREADS`` and ``NUMBA_NUM_THREADS`` are respected).
+
+    Examples
+    --------
+    >>> import fastconv
+    >>> with fastconv.num_threads(1):
+    ...     fastconv.get_num_threads()
+    1
+    """
+    return _override.get() or _default
+
+
+def set_num_threads(n: int) -> None:
+    """Set how many threads calls use from now on, in the whole process.
+
+    The result of a call does not depend on it, to the last bit.
+
+    Parameters
+    ----------
+    n : int
+        At least 1. More threads than cores are allowed and seldom useful.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ``n`` is not a whole number from 1 to 1024.
+
+    Examples
+    --------
+    >>> import fastconv
+    >>> before = fastconv.get_num_threads()
+    >>> fastconv.set_num_threads(1)
+    >>> fastconv.get_num_threads()
+    1
+    >>> fastconv.set_num_threads(before)
+    """
+    global _default
+    _default = whole_number("n", n, 1, _MOST_THREADS)
+
+
+@contextmanager
+def num_threads(n: int) -> Iterator[None]:
+    """Use ``n`` threads inside a ``with`` block, in this thread (or task) only.
+
+    Parameters
+    ----------
+    n : int
+        At least 1.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ``n`` is not a whole number from 1 to 1024.
+
+    Examples
+    --------
+    >>> import fastconv
+    >>> with fastconv.num_threads(2):
+    ...     fastconv.get_num_threads()
+    2
+    """
+    token = _override.set(whole_number("n", n, 1, _MOST_THREADS))
+    try:
+        yield
+    finally:
+        _override.reset(token)
+
+
+class _Pool:
+    """Helper threads shared by all calls, started when first needed."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.helpers = 0
+        self.executor: ThreadPoolExecutor | None = None
+
+    def submit(self, count: int, work: Callable[[], None]) -> list[Future[None]]:
+        """Ask ``count`` helpers to run ``work``."""
+        with self.lock:
+            if self.executor is None or self.helpers < count:
+                # The smaller pool finishes what it has and lets its threads go.
+                if self.executor is not None:
+                    self.executor.shutdown(wait=False)
+                self.executor = ThreadPoolExecutor(count, thread_name_prefix="fastconv")
+                self.helpers = count
+            try:
+                return [self.executor.submit(work) for _ in range(count)]
+            except RuntimeError:  # the interpreter is shutting down: the caller works alone
+                return []
+
+
+_pool = _Pool()
+
+
+def _forget_pool() -> None:
+    global _pool
+    _pool = _Pool()
+
+
+if hasattr(os, "register_at_fork"):  # a forked child has none of its parent's threads
+    os.register_at_fork(after_in_child=_forget_pool)
+
+
+def run_jobs(count: int, start_worker: Callable[[], Job]) -> None:
+    """Run jobs 0 to ``count - 1`` on this thread and as many helpers as the settings allow.
+
+    Parameters
+    ----------
+    count : int
+    start_worker : callable
+        Called once in every thread that takes part; returns the function that does one job, with
+        whatever scratch that thread needs bound to it.
+    """
+    helpers = min(get_num_threads(), count) - 1
+    if helpers < 1:
+        if count:
+            job = start_worker()
+            for i in range(count):
+                job(i)
+        return
+    remaining = itertools.count()  # next() is atomic under the GIL: each job is taken once
+    stopped = threading.Event()
+
+    def work() -> None:
+        try:
+            job = start_worker()
+            while (i := next(remaining)) < count and not stopped.is_set():
+                job(i)
+        except BaseException:
+            stopped.set()
+            raise
+
+    futures = _pool.submit(helpers, work)
+    try:
+        work()
+    finally:
+        # Helpers that never got a thread (a full pool, a call inside a job) are not waited for:
+        # this thread has done their jobs.
+        running = [future for future in futures if not future.cancel()]
+        for future in running:
+            future.exception()
+    for future in running:
+        future.result()

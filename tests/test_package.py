@@ -1,0 +1,111 @@
+"""The package: its public names, what importing it imports, and a checkout that is not installed."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import fastconv
+
+NAMES_PER_DIMENSION = (
+    "conv{}",
+    "conv{}_backward",
+    "conv{}_backward_input",
+    "conv{}_backward_weight",
+    "conv_transpose{}",
+    "conv_transpose{}_backward",
+    "max_pool{}",
+    "max_pool{}_backward",
+    "max_unpool{}",
+    "max_unpool{}_backward",
+    "avg_pool{}",
+    "avg_pool{}_backward",
+    "adaptive_avg_pool{}",
+    "adaptive_avg_pool{}_backward",
+    "adaptive_max_pool{}",
+    "adaptive_max_pool{}_backward",
+    "plan_conv{}",
+)
+NAMES = (
+    *(name.format(f"{n}d") for name in NAMES_PER_DIMENSION for n in (1, 2, 3)),
+    "ConvGrads",
+    "conv_matrix",
+    "im2col",
+    "col2im",
+    "set_num_threads",
+    "get_num_threads",
+    "num_threads",
+    "show_config",
+)
+
+
+def python(code, **options):
+    """Run code in a fresh interpreter."""
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False, **options
+    )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_public_name(name):
+    assert name in fastconv.__all__
+    assert hasattr(fastconv, name)
+
+
+def test_all_is_true():
+    assert len(set(fastconv.__all__)) == len(fastconv.__all__)
+    for name in fastconv.__all__:
+        assert hasattr(fastconv, name)
+
+
+def test_grads_are_a_named_tuple():
+    assert fastconv.ConvGrads._fields == ("input", "weight", "bias")
+
+
+def test_version_is_the_distribution_s():
+    from importlib.metadata import version
+
+    assert fastconv.__version__ == version("fastconv")
+
+
+def test_import_is_light():
+    heavy = ("torch", "sklearn", "matplotlib", "rich")
+    run = python(f"import sys, fastconv; print([m for m in {heavy} if m in sys.modules])")
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.strip() == "[]"
+
+
+def test_kernels_are_importable():
+    run = python("import fastconv.kernels")
+    assert run.returncode == 0, run.stderr
+
+
+def test_show_config(capsys):
+    text = fastconv.show_config()
+    printed = capsys.readouterr().out
+    assert "thread" in (printed + str(text)).lower()
+
+
+def test_a_checkout_that_is_not_installed(tmp_path):
+    source = Path(fastconv.__file__).parent
+    shutil.copytree(source, tmp_path / "fastconv", ignore=shutil.ignore_patterns("kernels", "__pycache__"))
+    # -S leaves out the installed package's import hooks; the dependencies are put back by path
+    site = [p for p in sys.path if p.endswith("site-packages")]
+    code = (
+        f"import sys; sys.path[:] = [{str(tmp_path)!r}] + "
+        f"[p for p in sys.path if p] + {site!r}\nimport fastconv"
+    )
+    run = subprocess.run(
+        [sys.executable, "-S", "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        cwd=tmp_path,
+    )
+    assert run.returncode != 0
+    last = run.stderr.strip().splitlines()[-1]
+    assert last.startswith("ImportError: ") or last.startswith("ModuleNotFoundError: fastconv")
+    assert "pip install" in last

@@ -11,7 +11,7 @@ import reprlib
 import sys
 from collections.abc import Sequence
 from math import prod
-from typing import Any, NoReturn, TypeAlias
+from typing import Any, NoReturn, TypeAlias, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,7 +55,7 @@ def whole_number(name: str, value: object, least: int, most: int = LARGEST_STEP)
             must_be(TypeError, name, expected, value)
         try:
             value = operator.index(value)  # type: ignore[arg-type]
-        except TypeError:
+        except Exception:  # whatever an object's own __index__ raises: it is not a number to us
             must_be(TypeError, name, expected, value)
     if value < least:
         must_be(ValueError, name, expected, value)
@@ -64,7 +64,7 @@ def whole_number(name: str, value: object, least: int, most: int = LARGEST_STEP)
     return value
 
 
-def _is_sequence(value: object) -> bool:
+def _is_sequence(value: object) -> TypeGuard[Sequence[Any]]:
     return isinstance(value, Sequence) and not isinstance(value, (str, bytes))
 
 
@@ -78,9 +78,9 @@ def extents(name: str, value: object, ndim: int, least: int) -> Size:
     value = _listed(value)
     if not _is_sequence(value):
         return (whole_number(name, value, least),) * ndim
-    if len(value) != ndim:  # type: ignore[arg-type]
+    if len(value) != ndim:
         must_be(ValueError, name, f"a whole number or {ndim} of them", value)
-    return tuple(whole_number(name, v, least) for v in value)  # type: ignore[attr-defined]
+    return tuple(whole_number(name, v, least) for v in value)
 
 
 def padding_pairs(value: object, ndim: int) -> str | Pairs:
@@ -90,17 +90,12 @@ def padding_pairs(value: object, ndim: int) -> str | Pairs:
             must_be(ValueError, "padding", f"a number, pairs or one of {', '.join(NAMED_PADDINGS)}", value)
         return value
     value = _listed(value)
-    if _is_sequence(value) and any(_is_sequence(_listed(v)) for v in value):  # type: ignore[attr-defined]
-        expected = f"{ndim} pairs (before, after)"
-        if len(value) != ndim:  # type: ignore[arg-type]
-            must_be(ValueError, "padding", expected, value)
-        pairs = [_listed(v) for v in value]  # type: ignore[attr-defined]
-        if not all(_is_sequence(pair) and len(pair) == 2 for pair in pairs):
-            must_be(ValueError, "padding", expected, value)
-        return tuple(
-            (whole_number("padding", before, 0), whole_number("padding", after, 0)) for before, after in pairs
-        )
-    return tuple((pad, pad) for pad in extents("padding", value, ndim, 0))
+    sides: list[Any] = [_listed(side) for side in value] if _is_sequence(value) else []
+    if not any(_is_sequence(side) for side in sides):
+        return tuple((pad, pad) for pad in extents("padding", value, ndim, 0))
+    if len(sides) != ndim or not all(_is_sequence(side) and len(side) == 2 for side in sides):
+        must_be(ValueError, "padding", f"{ndim} pairs (before, after)", value)
+    return tuple((whole_number("padding", side[0], 0), whole_number("padding", side[1], 0)) for side in sides)
 
 
 def size(name: str, value: object, lengths: Sequence[int]) -> Size:
@@ -109,9 +104,9 @@ def size(name: str, value: object, lengths: Sequence[int]) -> Size:
     expected = f"a sequence of {' or '.join(map(str, lengths))} whole numbers"
     if not _is_sequence(value):
         must_be(TypeError, name, expected, value)
-    if len(value) not in lengths:  # type: ignore[arg-type]
+    if len(value) not in lengths:
         must_be(ValueError, name, expected, value)
-    return tuple(whole_number(name, v, 0, sys.maxsize) for v in value)  # type: ignore[attr-defined]
+    return tuple(whole_number(name, v, 0, sys.maxsize) for v in value)
 
 
 def addressable(name: str, shape: Size, itemsize: int) -> None:

@@ -25,7 +25,7 @@ _SPELLINGS = ("scipy_openblas_{}64_", "scipy_openblas_{}", "openblas_{}64_", "op
 def _library() -> ctypes.CDLL | None:
     """The extension module that holds matmul: symbols are looked up in what it is linked with."""
     try:
-        from numpy._core import _multiarray_umath as module
+        from numpy._core import _multiarray_umath as module  # type: ignore[attr-defined]
     except ImportError:  # NumPy 1
         from numpy.core import _multiarray_umath as module  # type: ignore[no-redef]
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import prod
 from typing import Any
 
@@ -22,15 +23,13 @@ from fastconv.arguments import (
     size,
 )
 from fastconv.geometry import Geometry, canonical_steps, conv_geometry, normal_form, read_only
-from fastconv.threads import Job, run_jobs
+from fastconv.threads import run_ranges
 
 
 def _spatial_dimensions(kernel_size: object) -> int:
     """How many spatial dimensions a kernel size speaks of: a number stands for two equal extents."""
-    if (
-        not isinstance(kernel_size, (tuple, list, np.ndarray))
-        or (isinstance(kernel_size, np.ndarray)
-        and kernel_size.ndim == 0)
+    if not isinstance(kernel_size, (tuple, list, np.ndarray)) or (
+        isinstance(kernel_size, np.ndarray) and kernel_size.ndim == 0
     ):
         return 2
     if not 1 <= len(kernel_size) <= 3:
@@ -60,6 +59,18 @@ def _one_filter_geometry(
     )
     addressable("the columns", (geometry.batch, geometry.taps, geometry.pixels), 8)
     return geometry
+
+
+def _run_rows(g: Geometry, run: Callable[[int, int, int], None]) -> None:
+    """Run ``run(image, first row, stop row)`` over all planes; a plane's rows are never parted."""
+    taps = prod(g.kernel)
+
+    def planes(first: int, stop: int) -> None:
+        for image in range(first // g.channels, (stop - 1) // g.channels + 1):
+            origin = image * g.channels
+            run(image, taps * (max(first, origin) - origin), taps * (min(stop, origin + g.channels) - origin))
+
+    run_ranges(g.batch * g.channels, g.batch * g.taps * g.pixels, planes)
 
 
 def im2col(input: Array, kernel_size: Any, dilation: Any = 1, padding: Any = 0, stride: Any = 1) -> Array:
@@ -108,21 +119,14 @@ def im2col(input: Array, kernel_size: Any, dilation: Any = 1, padding: Any = 0, 
     moved = np.dtype(np.uint16) if x.dtype == np.float16 else x.dtype
     columns = np.empty((g.batch, g.taps, g.pixels), moved)
     source = read_only(normal_form(x.view(moved) if x.dtype == np.float16 else x, False))
-    rows_of_image = g.kernel[0] * g.kernel[1] * g.kernel[2]
 
-    def start_worker() -> Job:
-        def job(i: int) -> None:
-            image, channel = divmod(i, g.channels)
-            first = channel * rows_of_image
-            rows = columns[image, first : first + rows_of_image]
-            kernels.im2col(
-                source, rows[:, np.newaxis], image, first, 0,
-                g.kernel, g.output, g.stride, g.padding, g.dilation,
-            )  # fmt: skip
+    def run(image: int, first: int, stop: int) -> None:
+        rows = columns[image, first:stop, np.newaxis]  # (rows, images, pixels)
+        kernels.im2col(
+            source, rows, image, first, 0, g.kernel, g.output, g.stride, g.padding, g.dilation
+        )  # fmt: skip
 
-        return job
-
-    run_jobs(g.batch * g.channels, start_worker)
+    _run_rows(g, run)
     columns = columns.view(x.dtype)
     return columns if batched else columns[0]
 
@@ -180,18 +184,14 @@ def col2im(
     source = np.ascontiguousarray(values, g.compute_dtype)
     target = normal_form(image, False)
 
-    def start_worker() -> Job:
-        def job(i: int) -> None:
-            n, channel = divmod(i, g.channels)
-            first = channel * taps
-            kernels.col2im_add(
-                source[n, first : first + taps, np.newaxis], target, n, first, 0, 0, g.input[0] * g.input[1],
-                g.kernel, g.output, g.stride, g.padding, g.dilation,
-            )  # fmt: skip
+    def run(n: int, first: int, stop: int) -> None:
+        rows = source[n, first:stop, np.newaxis]  # (rows, images, pixels)
+        kernels.col2im_add(
+            rows, target, n, first, 0, 0, g.input[0] * g.input[1],
+            g.kernel, g.output, g.stride, g.padding, g.dilation,
+        )  # fmt: skip
 
-        return job
-
-    run_jobs(batch * g.channels, start_worker)
+    _run_rows(g, run)
     image = delivered(image, None, values.dtype)
     return image if batched else image[0]
 

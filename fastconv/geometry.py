@@ -64,7 +64,8 @@ def normal_form(array: Array, channels_last: bool) -> Array:
     ndim = array.ndim
     if channels_last:
         array = array.transpose(_TO_CHANNELS_FIRST[ndim])
-    return array if ndim == 5 else array[_EXPAND[ndim]]
+    expanded: Array = array[_EXPAND[ndim]]
+    return expanded
 
 
 def read_only(array: Array) -> Array:

@@ -53,10 +53,11 @@ class ConvPlan:
         Floating-point operations of one pass (a multiply-add counts as two), padding included.
     """
 
-    __slots__ = ("_algorithms", "_compute_dtype", "_geometry")
+    __slots__ = ("_algorithms", "_compute_dtype", "_geometry", "_wanted")
     _geometry: Geometry
     _algorithms: dict[str, Algorithm]
     _compute_dtype: np.dtype[Any]
+    _wanted: str
 
     def __init__(self, geometry: Geometry, algorithm: str) -> None:
         made: dict[type[Algorithm], Algorithm] = {}
@@ -67,6 +68,11 @@ class ConvPlan:
         object.__setattr__(self, "_geometry", geometry)
         object.__setattr__(self, "_algorithms", chosen)
         object.__setattr__(self, "_compute_dtype", geometry.compute_dtype)
+        object.__setattr__(self, "_wanted", algorithm)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copy or a pickle is made anew: the algorithms hold nothing else."""
+        return type(self), (self._geometry, self._wanted)
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"a plan can't be changed: {name} stays as it is; make another plan")

@@ -6,7 +6,6 @@ is as in two dimensions, whose docstrings say it in full.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from math import prod
 from typing import Any
 
@@ -40,32 +39,8 @@ from fastconv.geometry import (
     normal_form,
     read_only,
 )
-from fastconv.threads import Job, run_jobs
+from fastconv.threads import run_ranges
 from fastconv.windows import Windows, adaptive_windows, fixed_windows
-
-# Work is cut into up to this many jobs of at least this many visited cells: a job handed to another
-# thread costs some 30 us, in which a core visits tens of thousands.
-JOBS = 8
-JOB_CELLS = 2**16
-
-
-def _in_parallel(units: int, cells: int, run: Callable[[int, int], int | None]) -> int:
-    """Run ``run(first, stop)`` over ranges of ``units`` that visit ``cells`` cells in all.
-
-    Returns the sum of what the ranges return.
-    """
-    jobs = max(1, min(JOBS, units, cells // JOB_CELLS))
-    bounds = [units * i // jobs for i in range(jobs + 1)]
-    returned = [0] * jobs
-
-    def start_worker() -> Job:
-        def job(i: int) -> None:
-            returned[i] = run(bounds[i], bounds[i + 1]) or 0
-
-        return job
-
-    run_jobs(jobs, start_worker)
-    return sum(returned)
 
 
 class _Planes:
@@ -172,7 +147,7 @@ def _run_max(x: Array, result: Array, indices: Array, windows: Windows) -> None:
     def run(first: int, stop: int) -> None:
         kernels.max_pool(x, result, indices, first, stop, *tables, steps)
 
-    _in_parallel(prod(result.shape[:4]), visited, run)
+    run_ranges(prod(result.shape[:4]), visited, run)
 
 
 def _max_pool(
@@ -232,7 +207,7 @@ def _max_pool_backward(
     def run(first: int, stop: int) -> int:
         return kernels.max_pool_backward(source, where, target, first, stop)
 
-    _all_inside(_in_parallel(prod(leading), dy.size, run), planes, shape)
+    _all_inside(run_ranges(prod(leading), dy.size, run), planes, shape)
     return delivered(dx, None, dy.dtype)
 
 
@@ -271,7 +246,7 @@ def _max_unpool(
     def run(first: int, stop: int) -> int:
         return kernels.max_unpool(source, where, target, first, stop)
 
-    _all_inside(_in_parallel(prod(leading), x.size, run), planes, shape)
+    _all_inside(run_ranges(prod(leading), x.size, run), planes, shape)
     return delivered(out, None, x.dtype)
 
 
@@ -333,7 +308,7 @@ def _avg(x: Array, planes: _Planes, windows: Windows, padded: bool, divisor: int
     def run(first: int, stop: int) -> None:
         kernels.avg_pool(source, target, first, stop, *tables, *counts)
 
-    _in_parallel(prod(target.shape[:4]), x.size + 4 * out.size, run)
+    run_ranges(prod(target.shape[:4]), x.size + 4 * out.size, run)
     return delivered(out, None, x.dtype)
 
 
@@ -351,7 +326,7 @@ def _avg_backward(
     def run(first: int, stop: int) -> None:
         kernels.avg_pool_backward(source, target, first, stop, *covers, *counts)
 
-    _in_parallel(prod(target.shape[:4]), dx.size + 4 * dy.size, run)
+    run_ranges(prod(target.shape[:4]), dx.size + 4 * dy.size, run)
     return delivered(dx, None, dy.dtype)
 
 
@@ -440,7 +415,7 @@ def max_pool2d(
     stride : int or tuple of int, optional
         Distance between windows; the kernel size where not given.
     padding : int, tuple of int, tuple of pairs (before, after), "valid" or "same"
-        Cells around the input that never are the maximum; at most half the (dilated) kernel.
+        Cells around the input that never are the maximum; at most half the kernel.
     dilation : int or tuple of int
         Distance between the cells of a window.
     ceil_mode : bool

@@ -16,6 +16,8 @@ from fastconv.arguments import Array, Pairs, Size, must_be_said
 from fastconv.geometry import effective, resolved_padding
 
 CACHED_WINDOWS = 512
+# Windows of longer axes (all tables together) are made anew, so that the caches stay under some MiB.
+CACHED_EXTENT = 2**12
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,7 +136,6 @@ def _fixed_axis(
     return FixedAxis(n, output, dilation, reach, stride, before, after)
 
 
-@lru_cache(CACHED_WINDOWS)
 def fixed_windows(
     extent: Size, kernel: Size, stride: Size, padding: str | Pairs, dilation: Size, ceil_mode: bool
 ) -> Windows:
@@ -143,13 +144,20 @@ def fixed_windows(
     Raises
     ------
     ValueError
-        If the padding is more than half the (dilated) kernel, or a window does not fit.
+        If the padding is more than half the kernel, or a window does not fit.
     """
+    make = _fixed_windows.__wrapped__ if sum(extent) > CACHED_EXTENT else _fixed_windows
+    return make(extent, kernel, stride, padding, dilation, ceil_mode)
+
+
+@lru_cache(CACHED_WINDOWS)
+def _fixed_windows(
+    extent: Size, kernel: Size, stride: Size, padding: str | Pairs, dilation: Size, ceil_mode: bool
+) -> Windows:
     pairs = resolved_padding(padding, extent, kernel, stride, dilation)
-    for (before, after), k, d in zip(pairs, kernel, dilation, strict=True):
-        half = effective(k, d) // 2
-        if max(before, after) > half:
-            must_be_said(ValueError, "padding", f"at most half the kernel ({half} cells)", f"{padding!r}")
+    for pair, k in zip(pairs, kernel, strict=True):
+        if not isinstance(padding, str) and max(pair) > k // 2:
+            must_be_said(ValueError, "padding", f"at most half the kernel {kernel}", f"{padding!r}")
     axes = []
     for n, k, s, pair, d in zip(extent, kernel, stride, pairs, dilation, strict=True):
         axis = _fixed_axis(n, k, s, pair, d, ceil_mode)
@@ -160,7 +168,12 @@ def fixed_windows(
     return _three_axes(axes)
 
 
-@lru_cache(CACHED_WINDOWS)
 def adaptive_windows(extent: Size, output: Size) -> Windows:
     """The windows of adaptive pooling from the one extents to the other."""
+    make = _adaptive_windows.__wrapped__ if sum(extent + output) > CACHED_EXTENT else _adaptive_windows
+    return make(extent, output)
+
+
+@lru_cache(CACHED_WINDOWS)
+def _adaptive_windows(extent: Size, output: Size) -> Windows:
     return _three_axes([AdaptiveAxis(n, wanted, 1) for n, wanted in zip(extent, output, strict=True)])

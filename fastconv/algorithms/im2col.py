@@ -62,17 +62,28 @@ def blocks(stop: int, step: int, start: int = 0) -> Iterator[Range]:
 
 @dataclass(frozen=True)
 class Block:
-    """How many images, groups, taps of a group and pixels a block of columns has at the most."""
+    """The extents of one product at the most; filters and taps are those of a group."""
 
     images: int
     groups: int
+    filters: int
     taps: int
     pixels: int
 
     @property
-    def elements(self) -> int:
-        """Cells of the block."""
+    def columns(self) -> int:
+        """Cells of the columns."""
         return self.images * self.groups * self.taps * self.pixels
+
+    @property
+    def outputs(self) -> int:
+        """Cells of the output that belong to the columns."""
+        return self.images * self.groups * self.filters * self.pixels
+
+    @property
+    def weights(self) -> int:
+        """Cells of the weight that meet the columns."""
+        return self.groups * self.filters * self.taps
 
 
 @dataclass(frozen=True)
@@ -106,6 +117,8 @@ class Im2col:
         columns = self.batch * g.groups * g.taps * g.pixels
         # A block of the columns that one job has, or of the target where that is less.
         self.budget = min(self.target, ceil_div(columns, self.jobs))
+        # All filters of a group, unless one pixel's output of so many were a block by itself.
+        self.block_filters = min(self.group_filters, self.target)
         self.forward_block = self._forward_block()
         self.weight_block, self.parts = self._weight_block()
         self.input_block, self.input_jobs = self._input_block()
@@ -119,33 +132,25 @@ class Im2col:
     def scratch_bytes(self) -> int:
         """The most that a thread allocates in any pass: columns, gathered gradients, partial products.
 
-        Under 32 MiB unless a group has millions of filters. Copies of the weights (where they are not
-        contiguous) and float32 copies of float16 arrays are not counted.
+        At most three blocks and the partial sums of ``dW``: under 32 MiB. Copies of the weights (where
+        they are not contiguous) and float32 copies of float16 arrays are not counted.
         """
-        forward, weight, back = self.forward_block, self.weight_block, self.input_block
-        split = forward.taps < self.geometry.taps
-        partial_sums = self.parts * self.geometry.filters * self.geometry.taps if self.parts > 1 else 0
+        g, forward, weight, back = self.geometry, self.forward_block, self.weight_block, self.input_block
         elements = max(
-            forward.elements + (self._outputs(forward) if split else 0),
-            weight.elements
-            + self._outputs(weight)
-            + weight.groups * self.group_filters * weight.taps
-            + partial_sums,
-            back.elements + self._outputs(back),
+            forward.columns + (forward.outputs if forward.taps < g.taps else 0),
+            weight.columns + weight.outputs + weight.weights,
+            back.columns + back.outputs,
         )
-        return elements * self.geometry.compute_dtype.itemsize
+        partial_sums = self.parts * g.filters * g.taps if self.parts > 1 else 0
+        return (elements + partial_sums) * g.compute_dtype.itemsize
 
     # Block sizes
-
-    def _outputs(self, block: Block) -> int:
-        """Cells of the output that belong to a block."""
-        return block.images * block.groups * self.group_filters * block.pixels
 
     def _forward_block(self) -> Block:
         """All taps of as many pixels as fit, then as many groups, then as many images."""
         g = self.geometry
         taps = min(g.taps, self.target)
-        width = taps if taps == g.taps else max(taps, self.group_filters)
+        width = taps if taps == g.taps else max(taps, self.block_filters)
         pixels = min(g.pixels, max(1, self.budget // width))
         return self._widened(taps, pixels, width)
 
@@ -153,12 +158,12 @@ class Im2col:
         """More groups, then more images, where a whole image's columns of one group leave room."""
         g = self.geometry
         if (taps, pixels) != (g.taps, g.pixels):
-            return Block(1, 1, taps, pixels)
+            return Block(1, 1, self.block_filters, taps, pixels)
         groups = min(g.groups, max(1, self.budget // (width * pixels)))
         images = 1
         if groups == g.groups:
             images = min(self.batch, max(1, self.budget // (width * pixels * groups)))
-        return Block(images, groups, taps, pixels)
+        return Block(images, groups, self.block_filters, taps, pixels)
 
     def _weight_block(self) -> tuple[Block, int]:
         """The rows that one job owns and one product sums, and the parts that the whole sum is cut into.
@@ -171,24 +176,25 @@ class Im2col:
         whole_weight = g.filters * g.taps * g.compute_dtype.itemsize
         parts = split if split * whole_weight <= PARTS_BYTES else 1
         taps = g.taps if parts == split else ceil_div(g.taps, split)
-        taps = max(1, min(taps, self.target // self.group_filters))
-        width = max(taps, self.group_filters)
+        filters = self.block_filters
+        taps = max(1, min(taps, self.target // filters))
+        width = max(taps, filters)
         cells = self.batch * g.pixels
         length = max(1, min(ceil_div(cells, parts), self.target // width, SUM_LENGTH))
         pixels = min(g.pixels, length)
         images = min(self.batch, length // pixels)
         groups = 1
         if taps == g.taps and images * pixels == cells:
-            fitting = max(1, self.target // (width * cells))
+            fitting = max(1, self.target // max(width * cells, filters * taps))
             groups = min(g.groups, fitting, ceil_div(g.groups, self.jobs))
-        return Block(images, groups, taps, pixels), parts
+        return Block(images, groups, filters, taps, pixels), parts
 
     def _input_block(self) -> tuple[Block, InputJobs]:
         """Columns of one product, and the channels and lines that one job owns."""
         g = self.geometry
         channels = ceil_div(self.group_channels, ceil_div(self.jobs, self.batch * g.groups))
         taps = min(channels * self.kernel_taps, self.target)
-        width = max(taps, self.group_filters)
+        width = max(taps, self.block_filters)
         pixels = min(g.pixels, max(1, self.budget // width))
         block = self._widened(taps, pixels, width)
         owners = (
@@ -217,34 +223,38 @@ class Im2col:
         self, x: Array, scratch: Array, images: Range, groups: Range, taps: Range, pixels: Range
     ) -> Array:
         """Columns (groups, taps, images, pixels) of a block, written to ``scratch``."""
-        shape = (groups[1] - groups[0], taps[1] - taps[0], images[1] - images[0], pixels[1] - pixels[0])
+        shape = tuple(stop - start for start, stop in (groups, taps, images, pixels))
         columns = scratch[: prod(shape)].reshape(shape[0] * shape[1], *shape[2:])
         first_row = groups[0] * self.geometry.taps + taps[0]
         im2col(x, columns, images[0], first_row, pixels[0], *self.steps)
         return columns.reshape(shape)
 
-    def _gradients(self, dy: Array, scratch: Array, images: Range, groups: Range, pixels: Range) -> Array:
-        """``dy`` of a block as (images, groups, K/G, pixels), in rows or columns that BLAS can read.
+    def _gradients(
+        self, dy: Array, scratch: Array, images: Range, groups: Range, filters: Range, pixels: Range
+    ) -> Array:
+        """``dy`` of a block as (images, groups, filters, pixels), in rows or columns that BLAS can read.
 
         A view where ``dy`` is contiguous in either layout; else gathered in ``scratch``: the columns
         of a kernel with one tap are the array itself.
         """
         if _contiguous(dy):
-            return self._matrices(dy)[slice(*images), slice(*groups), :, slice(*pixels)]
-        return self._gather(dy, scratch, images, groups, pixels).transpose(2, 0, 1, 3)
+            return self._matrices(dy)[slice(*images), slice(*groups), slice(*filters), slice(*pixels)]
+        return self._gather(dy, scratch, images, groups, filters, pixels).transpose(2, 0, 1, 3)
 
     def _matrices(self, array: Array) -> Array:
         """A contiguous array as (N, G, channels of a group, cells): a view."""
         groups = self.geometry.groups
         return array.reshape(array.shape[0], groups, array.shape[1] // groups, prod(array.shape[2:]))
 
-    def _gather(self, dy: Array, scratch: Array, images: Range, groups: Range, pixels: Range) -> Array:
-        """``dy`` of a block, copied to axes (groups, K/G, images, pixels)."""
+    def _gather(
+        self, dy: Array, scratch: Array, images: Range, groups: Range, filters: Range, pixels: Range
+    ) -> Array:
+        """``dy`` of a block, copied to axes (groups, filters, images, pixels)."""
         one, none = (1, 1, 1), (0, 0, 0)
-        filters = self.group_filters
-        shape = (groups[1] - groups[0], filters, images[1] - images[0], pixels[1] - pixels[0])
-        rows = scratch[: prod(shape)].reshape(shape[0] * filters, *shape[2:])
-        im2col(dy, rows, images[0], groups[0] * filters, pixels[0], one, self.geometry.output, one, none, one)
+        shape = tuple(stop - start for start, stop in (groups, filters, images, pixels))
+        rows = scratch[: prod(shape)].reshape(shape[0] * shape[1], *shape[2:])
+        first_row = groups[0] * self.group_filters + filters[0]
+        im2col(dy, rows, images[0], first_row, pixels[0], one, self.geometry.output, one, none, one)
         return rows.reshape(shape)
 
     def _empty(self, elements: int) -> Array:
@@ -272,7 +282,7 @@ class Im2col:
         ]
 
         def start_worker() -> Job:
-            scratch = self._empty(block.elements)
+            scratch = self._empty(block.columns)
 
             def job(i: int) -> None:
                 images, groups, pixels = jobs[i]
@@ -283,8 +293,9 @@ class Im2col:
                     # (images, groups, K/G, pixels) = (groups, K/G, taps) @ (images, groups, taps, pixels)
                     if taps[0] == 0:
                         np.matmul(weights, columns, out=target)
-                    else:
-                        target += np.matmul(weights, columns)
+                        continue
+                    for some in blocks(self.group_filters, block.filters):
+                        target[:, :, slice(*some)] += np.matmul(weights[:, slice(*some)], columns)
                 if bias is not None:
                     target += bias[slice(*groups)]
 
@@ -309,23 +320,27 @@ class Im2col:
         result = dw.reshape(g.groups, self.group_filters, g.taps)
         partial = result[np.newaxis] if len(parts) == 1 else np.empty((len(parts), *result.shape), dw.dtype)
         jobs = [
-            (groups, taps, part)
+            (groups, filters, taps, part)
             for groups in blocks(g.groups, block.groups)
+            for filters in blocks(self.group_filters, block.filters)
             for taps in blocks(g.taps, block.taps)
             for part in range(len(parts))
         ]
 
         def start_worker() -> Job:
-            scratch, gathered = self._empty(block.elements), self._empty(self._outputs(block))
-            products = self._empty(block.groups * self.group_filters * block.taps)
+            scratch, gathered = self._empty(block.columns), self._empty(block.outputs)
+            products = self._empty(block.weights)
 
             def job(i: int) -> None:
-                groups, taps, part = jobs[i]
-                target = partial[part, slice(*groups), :, slice(*taps)]
+                groups, filters, taps, part = jobs[i]
+                target = partial[part, slice(*groups), slice(*filters), slice(*taps)]
                 product = products[: target.size].reshape(target.shape)
                 for j in range(*parts[part]):
-                    gradients, columns = self._summands(dy, x, gathered, scratch, groups, taps, *sums[j])
-                    # (groups, K/G, taps) = (groups, K/G, images*pixels) @ (groups, images*pixels, taps)
+                    gradients, columns = self._summands(
+                        dy, x, gathered, scratch, groups, filters, taps, *sums[j]
+                    )
+                    # (groups, filters, taps) = (groups, filters, sum) @ (groups, sum, taps), sum over
+                    # images and pixels
                     if j == parts[part][0]:
                         np.matmul(gradients, columns, out=target)
                     else:
@@ -347,16 +362,17 @@ class Im2col:
         gathered: Array,
         scratch: Array,
         groups: Range,
+        filters: Range,
         taps: Range,
         images: Range,
         pixels: Range,
     ) -> tuple[Array, Array]:
-        """``dY`` (groups, K/G, images*pixels) and ``col(X)^T`` (groups, images*pixels, taps) of a block."""
+        """``dY`` (groups, filters, images*pixels), ``col(X)^T`` (groups, images*pixels, taps) of a block."""
         if images[1] - images[0] == 1:  # no need to bring pixels of several images together
-            gradients = self._gradients(dy, gathered, images, groups, pixels)[0]
+            gradients = self._gradients(dy, gathered, images, groups, filters, pixels)[0]
             columns = self._columns(x, scratch, images, groups, taps, pixels)[0]
             return gradients, columns.transpose(0, 2, 1)
-        gradients = self._gather(dy, gathered, images, groups, pixels)
+        gradients = self._gather(dy, gathered, images, groups, filters, pixels)
         columns = self._fill_columns(x, scratch, images, groups, taps, pixels)
         length = (images[1] - images[0]) * (pixels[1] - pixels[0])
         gradients = gradients.reshape(*gradients.shape[:2], length)
@@ -376,7 +392,7 @@ class Im2col:
         ]
 
         def start_worker() -> Job:
-            scratch, gathered = self._empty(block.elements), self._empty(self._outputs(block))
+            scratch, gathered = self._empty(block.columns), self._empty(block.outputs)
 
             def job(i: int) -> None:
                 images, groups, channels, band = jobs[i]
@@ -384,9 +400,13 @@ class Im2col:
                 first_pixel, stop_pixel = self._pixels_that_reach(band)
                 first_tap, stop_tap = channels[0] * self.kernel_taps, channels[1] * self.kernel_taps
                 for pixels in blocks(stop_pixel, block.pixels, first_pixel):
-                    gradients = self._gradients(dy, gathered, images, groups, pixels)
-                    for taps in blocks(stop_tap, block.taps, first_tap):
-                        self._add_back(scratch, w, gradients, dx, images, groups, taps, pixels, band)
+                    for filters in blocks(self.group_filters, block.filters):
+                        gradients = self._gradients(dy, gathered, images, groups, filters, pixels)
+                        weights = w[slice(*groups), :, slice(*filters)]
+                        for taps in blocks(stop_tap, block.taps, first_tap):
+                            self._add_back(
+                                scratch, weights, gradients, dx, images, groups, taps, pixels, band
+                            )
 
             return job
 
@@ -395,9 +415,8 @@ class Im2col:
     def _clear(self, dx: Array, images: Range, groups: Range, channels: Range, band: Range) -> None:
         first = groups[0] * self.group_channels + channels[0]
         stop = (groups[1] - 1) * self.group_channels + channels[1]
-        lines = slice(*band)
-        cells = (lines,) if self.input_jobs.axis == 0 else (slice(None), lines)
-        dx[(slice(*images), slice(first, stop), *cells)] = 0
+        d, h = (slice(*band), slice(None)) if self.input_jobs.axis == 0 else (slice(None), slice(*band))
+        dx[slice(*images), slice(first, stop), d, h] = 0
 
     def _pixels_that_reach(self, band: Range) -> Range:
         """The output cells, a flat range, with a tap in the band of input lines."""
@@ -422,14 +441,14 @@ class Im2col:
     ) -> None:
         """``dx += col2im(W^T @ dY)`` for a block."""
         g = self.geometry
-        weights = w[slice(*groups), slice(*taps)]
-        if self.pointwise and _contiguous(dx):
+        weights = w[:, slice(*taps)]
+        if self.pointwise and self.block_filters == self.group_filters and _contiguous(dx):
             target = self._matrices(dx)[slice(*images), slice(*groups), slice(*taps), slice(*pixels)]
             np.matmul(weights, gradients, out=target)
             return
-        shape = (groups[1] - groups[0], taps[1] - taps[0], images[1] - images[0], pixels[1] - pixels[0])
+        shape = tuple(stop - start for start, stop in (groups, taps, images, pixels))
         columns = scratch[: prod(shape)].reshape(shape)
-        # (images, groups, taps, pixels) = (groups, taps, K/G) @ (images, groups, K/G, pixels)
+        # (images, groups, taps, pixels) = (groups, taps, filters) @ (images, groups, filters, pixels)
         np.matmul(weights, gradients, out=columns.transpose(2, 0, 1, 3))
         lines_in_step = g.input[1] if self.input_jobs.axis == 0 else 1
         col2im_add(

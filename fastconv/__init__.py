@@ -9,6 +9,7 @@ except ImportError as error:
         "this fastconv is a source checkout that is not installed: run `python -m pip install -e .` in it"
     ) from None
 
+from fastconv import nn
 from fastconv.columns import (
     col2im,
     conv_matrix,
@@ -141,6 +142,7 @@ __all__ = [
     "max_unpool2d_backward",
     "max_unpool3d",
     "max_unpool3d_backward",
+    "nn",
     "num_threads",
     "plan_conv1d",
     "plan_conv2d",

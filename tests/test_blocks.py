@@ -35,7 +35,7 @@ def tiny_blocks(cells, parts, sum_length):
             plan._cached_conv_plan.cache_clear()
 
 
-splits = st.tuples(st.integers(2, 40), st.sampled_from([0, 2**20]), st.sampled_from([3, 2**12]))
+splits = st.tuples(st.sampled_from([1, 2, 3, 5, 9, 17, 40]), st.sampled_from([0, 2**20]), st.sampled_from([3, 2**12]))
 
 
 @given(conv_problems(), splits)

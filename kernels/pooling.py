@@ -40,20 +40,24 @@ def max_pool(
         nc, od = divmod(ncd, out_depth)
         n, c = divmod(nc, channels)
         plane = x[n, c]
+        start_d, stop_d = depth_windows[od, 0], depth_windows[od, 1]
+        start_h, stop_h = height_windows[oh, 0], height_windows[oh, 1]
         for ow in range(out_width):
-            start_w = width_windows[ow, 0]
-            stop_w = width_windows[ow, 1]
+            start_w, stop_w = width_windows[ow, 0], width_windows[ow, 1]
             best_index = -1
             best = out[n, c, od, oh, ow]
-            for d in range(depth_windows[od, 0], depth_windows[od, 1], steps[0]):
-                for h in range(height_windows[oh, 0], height_windows[oh, 1], steps[1]):
-                    for w in range(start_w, stop_w, steps[2]):
-                        value = plane[d, h, w]
-                        # value != value: a NaN, which only the first one replaces.
-                        if best_index < 0 or value > best or (value != value and best == best):
-                            best = value
-                            best_index = (d * height + h) * width + w
-            if best_index >= 0:
+            if start_d < stop_d and start_h < stop_h and start_w < stop_w:
+                best = plane[start_d, start_h, start_w]
+                best_index = (start_d * height + start_h) * width + start_w
+                for d in range(start_d, stop_d, steps[0]):
+                    for h in range(start_h, stop_h, steps[1]):
+                        for w in range(start_w, stop_w, steps[2]):
+                            value = plane[d, h, w]
+                            # Larger, or the first NaN (no comparison with a NaN is true). Two selects
+                            # without a branch, which random data would mispredict.
+                            take = (best == best) & (not value <= best)
+                            best = value if take else best
+                            best_index = (d * height + h) * width + w if take else best_index
                 out[n, c, od, oh, ow] = best
             if indices.size > 0:
                 indices[n, c, od, oh, ow] = best_index

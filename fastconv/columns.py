@@ -181,7 +181,7 @@ def col2im(
     g = _one_filter_geometry(image_size, kernel, dilation, padding, stride, "output_size", values.dtype)
     shaped("columns", values, (batch, g.taps, g.pixels))
     image = np.zeros(image_size, g.compute_dtype)
-    source = np.ascontiguousarray(values, g.compute_dtype)
+    source = read_only(values.astype(g.compute_dtype, copy=False))
     target = normal_form(image, False)
 
     def run(n: int, first: int, stop: int) -> None:

@@ -41,7 +41,7 @@ def im2col(
     Parameters
     ----------
     x : float array (N, C, D, H, W)
-    columns : float array (rows, images, pixels), C-contiguous
+    columns : float array (rows, images, pixels)
         Written: its extents say how many images, rows and output cells are wanted.
     first_image, first_row, first_pixel : int
         The rectangle's corner; a row is (c * T*R*S + tap), a pixel a flat index of output cells.
@@ -102,7 +102,7 @@ def col2im_add(
 
     Parameters
     ----------
-    columns : float array (rows, images, pixels), C-contiguous
+    columns : float array (rows, images, pixels)
     x : float array (N, C, D, H, W)
         Added to.
     first_image, first_row, first_pixel : int

@@ -1,0 +1,156 @@
+"""The command line: ``fastconv demo``, ``fastconv info``, ``fastconv warmup``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NoReturn
+
+_DEMO_NEEDS = {"sklearn": "scikit-learn", "matplotlib": "matplotlib", "rich": "rich"}
+_NETS = ("s000", "s002", "s003", "s004")
+_WRONG_USE = 2
+_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line on stderr, without the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(_WRONG_USE, f"{self.prog}: error: {' '.join(message.split())}\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        The arguments; those of the process where it is not given.
+
+    Returns
+    -------
+    int
+        The exit code: 0, 2 for a wrong option or file, 130 after Ctrl-C.
+
+    Examples
+    --------
+    >>> from fastconv.cli import main
+    >>> main(["warmup", "--help"])  # doctest: +ELLIPSIS
+    usage: fastconv warmup [-h]
+    ...
+    0
+    """
+    try:
+        options = _parser().parse_args(argv)
+        command: Callable[[argparse.Namespace], None] = options.command
+        command(options)
+    except SystemExit as leaving:
+        return leaving.code if isinstance(leaving.code, int) else 0
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="fastconv", description="Convolution for NumPy, on the CPU.")
+    commands = parser.add_subparsers(metavar="command", required=True)
+    _add_demo(commands)
+    _add_command(commands, "info", _info, "show the CPU, BLAS, threads and cache that fastconv uses")
+    _add_command(commands, "warmup", _warmup, "compile everything ahead, into the cache")
+    return parser
+
+
+def _add_command(
+    commands: argparse._SubParsersAction[_Parser],
+    name: str,
+    command: Callable[[argparse.Namespace], None],
+    about: str,
+) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=about, description=f"{about[0].upper()}{about[1:]}.")
+    parser.set_defaults(command=command, parser=parser)
+    return parser
+
+
+def _add_demo(commands: argparse._SubParsersAction[_Parser]) -> None:
+    about = "train a small network on real images, and race it against plain NumPy"
+    add = _add_command(commands, "demo", _demo, about).add_argument
+    add("--net", choices=_NETS, default="s000", help="which network (default: %(default)s)")
+    add("--data", metavar="FOLDER", help="MNIST's four IDX files (default: scikit-learn's digits)")
+    add("--epochs", type=_at_least(1), metavar="N", help="how often to see all images (default: by network)")
+    add("--batch", type=_at_least(1), metavar="N", default=10, help="images a step (default: %(default)s)")
+    add("--seed", type=_at_least(0), metavar="N", default=0, help="of weights and order (default: 0)")
+    add("--threads", type=_at_least(1), metavar="N", help="for fastconv and for NumPy (default: all cores)")
+    add("--picture", type=Path, metavar="FILE", help="where to draw (default: fastconv-demo-NET.png)")
+    add("--save", type=Path, metavar="FILE.npz", help="write the trained network")
+    add(
+        "--load",
+        type=Path,
+        metavar="FILE.npz",
+        help="begin with a saved network; it is trained on only if --epochs is given",
+    )
+
+
+def _at_least(least: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = least - 1
+        if value < least:
+            raise argparse.ArgumentTypeError(f"must be a whole number of at least {least}, got {text!r}")
+        return value
+
+    return number
+
+
+def _demo(options: argparse.Namespace) -> None:
+    if any(find_spec(module) is None for module in _DEMO_NEEDS):
+        *most, last = _DEMO_NEEDS.values()
+        options.parser.error(f'the demo needs {", ".join(most)} and {last}: pip install "fastconv[demo]"')
+    from fastconv.demo.data import DemoError
+    from fastconv.demo.run import Options, run
+
+    wanted = {name: getattr(options, name) for name in Options.__dataclass_fields__}
+    try:
+        run(Options(**wanted))
+    except DemoError as error:
+        options.parser.error(str(error))
+
+
+def _info(options: argparse.Namespace) -> None:
+    import fastconv
+
+    fastconv.show_config()
+
+
+def _warmup(options: argparse.Namespace) -> None:
+    from fastconv import warmup
+
+    steps = warmup.steps()
+    if find_spec("rich") is None:
+        for number, (label, compile_one) in enumerate(steps, 1):
+            print(f"{number}/{len(steps)} {label}", file=sys.stderr, flush=True)
+            compile_one()
+    else:
+        _run_with_bar(steps)
+    print(f"compiled: {len(steps)} steps")
+
+
+def _run_with_bar(steps: Sequence[tuple[str, Callable[[], object]]]) -> None:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task("", total=len(steps))
+        for label, compile_one in steps:
+            progress.update(task, description=label)
+            compile_one()
+            progress.advance(task)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

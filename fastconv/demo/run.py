@@ -1,0 +1,133 @@
+"""The demo from options to report: train, test, race, draw, save."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import fastconv
+from fastconv import nn
+from fastconv.demo import data as demo_data
+from fastconv.demo.data import DemoError, Images
+from fastconv.demo.networks import RECIPES, Recipe
+from fastconv.demo.picture import check_format, draw
+from fastconv.demo.training import History, Trainer, accuracy, progress_bar, race, restore, save, train
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user asked for; None means the recipe's own choice."""
+
+    net: str = "s000"
+    data: str | None = None
+    epochs: int | None = None
+    batch: int = 10
+    seed: int = 0
+    threads: int | None = None
+    picture: Path | None = None
+    save: Path | None = None
+    load: Path | None = None
+
+
+def run(options: Options) -> None:
+    """Do what ``options`` say and report it line by line.
+
+    Raises
+    ------
+    DemoError
+        For whatever the user can put right; nothing has been trained yet where that could be known.
+    """
+    recipe = RECIPES[options.net]
+    picture = options.picture or Path(f"fastconv-demo-{recipe.name}.png")
+    check_format(picture)
+    for path in (picture, options.save):
+        _check_folder(path)
+    with ExitStack() as stack:
+        if options.threads is not None:
+            _hold_threads(stack, options.threads)
+        _run(recipe, options, picture)
+
+
+def _check_folder(path: Path | None) -> None:
+    if path is not None and path.is_dir():
+        raise DemoError(f"{path}: is a folder")
+    if path is not None and not path.parent.is_dir():
+        raise DemoError(f"{path}: the folder {path.parent} does not exist")
+
+
+def _hold_threads(stack: ExitStack, threads: int) -> None:
+    """Hold fastconv, and the BLAS that NumPy calls, to the same number of threads."""
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped, unused-ignore]
+
+    try:
+        stack.enter_context(fastconv.num_threads(threads))
+    except ValueError as error:
+        raise DemoError(f"argument --threads: {error}") from None
+    stack.enter_context(threadpool_limits(threads, user_api="blas"))
+
+
+def _run(recipe: Recipe, options: Options, picture: Path) -> None:
+    images = demo_data.load(options.data)
+    _check_batch(options.batch, images)
+    print(f"network: {recipe.name}, {recipe.about}")
+    counts = f"{len(images.train_images)} for training, {len(images.test_images)} for testing"
+    print(f"images: {images.name}, {counts}")
+    runs = _train_all(recipe, images, options)
+    for trainer, history in runs:
+        _say_result(trainer, history, images)
+    trainer, histories = runs[-1][0], [history for _, history in runs]
+    if options.save is not None:
+        save(options.save, recipe.name, trainer.network)
+        print(f"saved: {options.save}")
+    timed = race(recipe, images, batch=options.batch, seed=options.seed)
+    print(
+        f"a training step of {options.batch} images: fastconv {timed.fastconv:.3f} ms, "
+        f"plain NumPy {timed.plain:.3f} ms; ratio {timed.ratio:.2f}"
+    )
+    draw(picture, recipe, trainer.network, images, histories, timed)
+    print(f"picture: {picture}")
+
+
+def _check_batch(batch: int, images: Images) -> None:
+    most = len(images.train_images)
+    if batch > most:
+        raise DemoError(f"argument --batch: must be at most the {most} images there are, got {batch}")
+
+
+def _train_all(recipe: Recipe, images: Images, options: Options) -> list[tuple[Trainer, History]]:
+    """Train the network, after its twin with frozen filters where the recipe has one.
+
+    A network from a file is trained on only where the user says for how many epochs.
+    """
+    epochs = options.epochs
+    if epochs is None:
+        epochs = 0 if options.load else max(1, round(recipe.images / len(images.train_images)))
+    variants = {"trained": False}
+    if not epochs:
+        variants = {"loaded": False}
+    elif recipe.frozen_twin:
+        variants = {"frozen filters": True, "trained filters": False}
+    runs = []
+    with progress_bar() as progress:
+        for label, freeze in variants.items():
+            trainer = Trainer(recipe, nn, options.seed, freeze)
+            if options.load is not None:
+                restore(options.load, recipe.name, trainer.network)
+            history = train(
+                trainer,
+                images,
+                epochs=epochs,
+                batch=options.batch,
+                seed=options.seed,
+                label=label,
+                progress=progress,
+            )
+            runs.append((trainer, history))
+    return runs
+
+
+def _say_result(trainer: Trainer, history: History, images: Images) -> None:
+    reached = accuracy(trainer.network, images.test_images, images.test_labels)
+    how = f"{len(history.accuracies)} epochs in {history.seconds:.1f} s" if history.losses else "not trained"
+    print(f"{history.label}: {how}, test accuracy {reached:.1%}")

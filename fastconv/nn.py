@@ -304,7 +304,7 @@ class _ConvBase(_Weighted):
         """The gradient of the last input (None without ``needs_input``); keeps those of the parameters."""
         if self._input is None:
             _no_forward()
-        needs = ("input",) if needs_input else ()
+        needs: tuple[str, ...] = ("input",) if needs_input else ()
         if not self._frozen:
             needs += ("weight",) if self.bias is None else ("weight", "bias")
         elif not needs_input:
@@ -576,7 +576,7 @@ class MaxPool2d(Layer):
         layout: str = "NCHW",
     ) -> None:
         super().__init__()
-        self._arguments: tuple[Any, ...] = (kernel_size, stride, padding, dilation, ceil_mode)
+        self._arguments: tuple[Any, Any, Any, Any, bool] = (kernel_size, stride, padding, dilation, ceil_mode)
         self.layout = layout
         self._indices: Array | None = None
         self._input_size: Size = ()

@@ -60,14 +60,14 @@ def draw(
     figure = Figure(figsize=(12, 9), facecolor="white")
     FigureCanvasAgg(figure)
     figure.suptitle(_title(recipe, network, data, race), x=0.05, ha="left", fontsize=13, color=_INK)
-    upper, lower = figure.add_gridspec(
+    grid = figure.add_gridspec(
         2, 1, height_ratios=(1, 1.6), hspace=0.26, left=0.05, right=0.97, top=0.875, bottom=0.04
     )
-    losses, accuracies, filters = upper.subgridspec(1, 3, width_ratios=(1, 1, 1.1), wspace=0.25)
-    _draw_losses(figure.add_subplot(losses), histories)
-    _draw_accuracies(figure.add_subplot(accuracies), histories)
-    _draw_filters(figure, filters, _convolutions(network)[0].weight)
-    _draw_maps(figure, lower, network, data)
+    top = grid[0].subgridspec(1, 3, width_ratios=(1, 1, 1.1), wspace=0.25)
+    _draw_losses(figure.add_subplot(top[0]), histories)
+    _draw_accuracies(figure.add_subplot(top[1]), histories)
+    _draw_filters(figure, top[2], _convolutions(network)[0].weight)
+    _draw_maps(figure, grid[1], network, data)
     try:
         figure.savefig(path, dpi=130)
     except OSError as error:
@@ -164,8 +164,9 @@ def _draw_maps(figure: Figure, place: Any, network: nn.Sequential, data: Images)
     stages, scores = _stages(network, images)
     shown = [images] + [stage[:, :_MOST_MAPS] for stage in stages]
     titles = ["image"] + [f"maps {i}: {stage.shape[2]}x{stage.shape[3]}" for i, stage in enumerate(stages, 1)]
-    # A narrow empty column after each stage sets the stages apart.
+    # A narrow empty column after each stage sets the stages apart; what few maps leave over stays empty.
     widths = [width for stage in shown for width in [1.0] * stage.shape[1] + [0.35]] + [2.0]
+    widths.append(max(13 - sum(widths), 0.01))
     grid = place.subgridspec(len(images), len(widths), width_ratios=widths, wspace=0.06, hspace=0.06)
     column = 0
     for title, stage in zip(titles, shown, strict=True):

@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import median
 from time import perf_counter
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -182,7 +183,8 @@ def save(path: Path, name: str, network: nn.Layer) -> None:
     """
     try:
         with path.open("wb") as file:
-            np.savez(file, net=np.array(name), **network.state())
+            arrays: dict[str, Any] = {"net": np.array(name), **network.state()}
+            np.savez(file, **arrays)
     except OSError as error:
         raise DemoError(f"{path}: {_reason(error)}") from None
 

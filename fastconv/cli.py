@@ -1,4 +1,4 @@
-"""The command line: ``fastconv demo``, ``fastconv info``, ``fastconv warmup``."""
+"""The command line: ``fastconv demo``, ``bench``, ``info`` and ``warmup``."""
 
 from __future__ import annotations
 
@@ -58,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="fastconv", description="Convolution for NumPy, on the CPU.")
     commands = parser.add_subparsers(metavar="command", required=True)
     _add_demo(commands)
+    _add_bench(commands)
     _add_command(commands, "info", _info, "show the CPU, BLAS, threads and cache that fastconv uses")
     _add_command(commands, "warmup", _warmup, "compile everything ahead, into the cache")
     return parser
@@ -93,6 +94,42 @@ def _add_demo(commands: argparse._SubParsersAction[_Parser]) -> None:
     )
 
 
+def _add_bench(commands: argparse._SubParsersAction[_Parser]) -> None:
+    about = "time layers beside whichever peers are installed"
+    parser = _add_command(commands, "bench", _bench, about)
+    add = parser.add_argument
+    add(
+        "what",
+        nargs="*",
+        default=["resnet50"],
+        metavar="WHAT",
+        help="suites (resnet50, vgg16, alexnet, mobilenet_v1_depthwise, seeds, irregular), a JSON file of "
+        "one, a layer such as 8x64x56x56-64k3x3s1p1d1g1, 'pooling', 'steps' (training steps of the seed "
+        "networks) or 'start' (import and first call) (default: resnet50)",
+    )
+    add("--against", type=_names, metavar="PEER,...", help="which peers (default: all that are installed)")
+    add("--ours", type=_names, metavar="NAME,...", default=("fastconv",), help="fastconv, plan, kernel, ...")
+    add(
+        "--passes",
+        type=_names,
+        metavar="PASS,...",
+        default=("forward", "input", "weight"),
+        help="which passes",
+    )
+    add("--dtype", choices=("float32", "float64"), default="float32", help="(default: %(default)s)")
+    add("--layout", choices=("NCHW", "NHWC"), default="NCHW", help="(default: %(default)s)")
+    add("--threads", type=_at_least(1), metavar="N", default=1, help="for everybody (default: %(default)s)")
+    add(
+        "--rounds", type=_at_least(2), metavar="N", default=7, help="interleaved turns (default: %(default)s)"
+    )
+    add("--json", type=Path, metavar="FILE", help="write all results")
+    add("--plot", type=Path, metavar="FILE", help="draw a roofline and the ratios")
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
 def _at_least(least: int) -> Callable[[str], int]:
     def number(text: str) -> int:
         try:
@@ -117,6 +154,20 @@ def _demo(options: argparse.Namespace) -> None:
     try:
         run(Options(**wanted))
     except DemoError as error:
+        options.parser.error(str(error))
+
+
+def _bench(options: argparse.Namespace) -> None:
+    needed = ("rich", "matplotlib") if options.plot else ("rich",)
+    if any(find_spec(module) is None for module in needed):
+        options.parser.error(f'the bench needs {" and ".join(needed)}: pip install "fastconv[bench]"')
+    from fastconv.bench.cases import BenchError
+    from fastconv.bench.command import Options, run
+
+    wanted = {name: getattr(options, name) for name in Options.__dataclass_fields__}
+    try:
+        run(Options(**wanted))
+    except BenchError as error:
         options.parser.error(str(error))
 
 

@@ -134,7 +134,9 @@ def test_use_fork_use(problem):
     context = multiprocessing.get_context("fork")
     queue = context.SimpleQueue()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of fork beside threads
+        warnings.simplefilter(
+            "ignore"
+        )  # Python 3.12, and JAX where it is loaded, warn of fork beside threads
         child = context.Process(target=in_child, args=(queue, problem))
         child.start()
     child.join(120)
@@ -151,7 +153,7 @@ def test_use_fork_use(problem):
 def test_a_forked_pool(problem):
     x, w, y = problem
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore")
         with multiprocessing.get_context("fork").Pool(2) as pool:
             results = [pool.apply_async(fastconv.conv2d, (x, w), {"padding": 1}) for _ in range(4)]
             for result in results:

@@ -1,0 +1,206 @@
+"""The yardstick: all implementations agree, words on the command line mean what they say, a short run runs.
+
+Nothing here looks at a time.
+"""
+
+import json
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from fastconv import cli
+from fastconv.bench.cases import (
+    OPERATIONS,
+    PASSES,
+    POOLING,
+    STEPS,
+    BenchError,
+    Case,
+    Layer,
+    load_suite,
+    parse_layer,
+    suite_names,
+)
+from fastconv.bench.implementations import TABLE, Absent
+from fastconv.bench.runner import Result, Timing
+
+pytest.importorskip("rich")
+report = pytest.importorskip("fastconv.bench.report")
+
+LAYERS = [
+    Layer("plain", 2, 3, 7, 6, 4, 3, 2),
+    Layer("padded and strided", 2, 4, 9, 8, 6, 3, 3, stride=2, pad=1),
+    Layer("dilated", 1, 2, 9, 9, 3, 3, 3, pad=2, dilation=2),
+    Layer("grouped", 2, 6, 8, 8, 4, 3, 3, pad=1, groups=2),
+    Layer("depthwise", 2, 4, 8, 8, 4, 3, 3, pad=1, groups=4),
+]
+POOLS = [Layer("2", 2, 3, 8, 8, 3, 2, 2, stride=2), Layer("3", 2, 3, 9, 9, 3, 3, 3, stride=2, pad=1)]
+
+
+def agreement(case):
+    """Everybody's result for a case: all close to the first one's."""
+    results = {}
+    for name, make in TABLE[case.operation].items():
+        try:
+            results[name] = make(case)()
+        except Absent:
+            continue
+    first, *others = [value if isinstance(value, tuple) else (value,) for value in results.values()]
+    tolerance = {"float32": 1e-4, "float64": 1e-11}[case.dtype]
+    for other in others:
+        for a, b in zip(first, other, strict=True):
+            assert a.shape == b.shape
+            np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
+    return results
+
+
+@pytest.mark.filterwarnings("ignore")  # peers warn of all sorts of things while they are imported
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize("layer", LAYERS, ids=lambda layer: layer.name)
+@pytest.mark.parametrize("operation", PASSES)
+def test_all_implementations_of_a_pass_agree(operation, layer, layout, dtype):
+    results = agreement(Case(operation, layer, dtype, layout))
+    assert {"fastconv", "plan", "kernel", "fastconv:im2col"} <= set(results)
+    assert ("numpy" in results) == (layout == "NCHW")
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize("layer", POOLS, ids=lambda layer: layer.name)
+@pytest.mark.parametrize("operation", POOLING)
+def test_all_implementations_of_pooling_agree(operation, layer, layout):
+    assert "fastconv" in agreement(Case(operation, layer, "float32", layout))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("net", ["s000", "s002", "s003", "s004"])
+def test_training_steps_agree(net):
+    case = Case("step", Layer(net, 4, 1, 28, 28, 10, 1, 1))
+    calls = {}
+    for name, make in TABLE["step"].items():
+        try:
+            calls[name] = make(case)
+        except Absent:
+            continue
+    for _ in range(3):
+        losses = {name: call() for name, call in calls.items()}
+        assert all(math.isclose(loss, losses["fastconv"], rel_tol=1e-3) for loss in losses.values())
+
+
+def test_every_operation_is_in_the_table():
+    assert set(TABLE) == {*PASSES, *POOLING, *STEPS} <= set(OPERATIONS)
+
+
+def test_the_suites_come_with_the_package():
+    names = suite_names()
+    assert names == ["alexnet", "irregular", "mobilenet_v1_depthwise", "resnet50", "seeds", "vgg16"]
+    assert [len(load_suite(name)) for name in names] == [5, 8, 9, 20, 9, 9]
+
+
+def test_a_layer_written_on_the_command_line():
+    expected = Layer("8x64x56x57-32k3x1s2p1d3g4", 8, 64, 56, 57, 32, 3, 1, 2, 1, 3, 4)
+    assert parse_layer(expected.name) == expected
+    assert parse_layer("1x1x4x4-1k3x3").flops == 2 * 4 * 9
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("8x64x56", "write NxCxHxW"),
+        ("1x3x4x4-4k3x3g2", "groups=2 must divide c=3"),
+        ("1x1x2x2-1k3x3", "larger than the padded input"),
+        ("0x1x4x4-1k3x3", "n must be a whole number, got 0"),
+    ],
+)
+def test_a_layer_written_wrong(text, message):
+    with pytest.raises(BenchError, match=message):
+        parse_layer(text)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "not JSON"),
+        ("[]", "not a list of layers"),
+        ('[{"n": 1}]', r"missing \['c'"),
+        ('[{"n": 1, "c": 1, "h": 4, "w": 4, "k": 1, "r": 1, "s": 1, "x": 2}]', r"unknown \['x'\]"),
+        (
+            '[{"n": true, "c": 1, "h": 4, "w": 4, "k": 1, "r": 1, "s": 1}]',
+            "n must be a whole number, got True",
+        ),
+    ],
+)
+def test_a_suite_file_written_wrong(tmp_path, content, message):
+    path = tmp_path / "suite.json"
+    path.write_text(content)
+    with pytest.raises(BenchError, match=message):
+        load_suite(str(path))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere"], "suite 'nowhere': neither a file nor one of alexnet"),
+        (["seeds", "--against", "caffe"], "--against: 'caffe' is none of torch"),
+        (["seeds", "--ours", "torch"], "--ours: 'torch' is none of fastconv"),
+        (["seeds", "--passes", "sideways"], "--passes: 'sideways' is none of forward, input, weight"),
+        (["seeds", "--json", "no/such/folder.json"], "the folder no/such does not exist"),
+        (["pooling", "--plot", "x.png"], "nothing to draw"),
+        (["seeds", "--rounds", "1"], "must be a whole number of at least 2"),
+    ],
+)
+def test_wrong_options_are_one_line(arguments, message, capsys):
+    assert cli.main(["bench", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("fastconv bench: error: ")
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_a_short_run_from_end_to_end(tmp_path):
+    pytest.importorskip("matplotlib")
+    found, picture = tmp_path / "results.json", tmp_path / "results.png"
+    command = [sys.executable, "-m", "fastconv.cli", "bench", "2x2x8x8-3k3x3p1", "--against", "numpy"]
+    options = ["--rounds", "2", "--json", str(found), "--plot", str(picture)]
+    done = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "against numpy: geometric mean" in done.stdout
+    assert picture.stat().st_size > 10_000
+    content = json.loads(found.read_text())
+    assert [row["case"]["operation"] for row in content["results"]] == list(PASSES)
+    assert all(set(row["seconds"]) == {"fastconv", "numpy"} for row in content["results"])
+
+
+def results(times):
+    """Results of two layers with these seconds a call, by implementation."""
+    return [
+        Result(
+            Case("forward", Layer(f"layer {i}", 1, 1, 9, 9, 1, 3, 3)),
+            {name: Timing([seconds] * 5) for name, seconds in row.items()},
+            {},
+            100.0,
+        )
+        for i, row in enumerate(times)
+    ]
+
+
+def test_the_sums_under_a_table():
+    rows = results(
+        [{"fastconv": 1.0, "torch": 2.0, "numpy": 8.0}, {"fastconv": 2.0, "torch": 1.0, "numpy": 4.0}]
+    )
+    assert [report.ratio(row).value for row in rows] == [2.0, 0.5]
+    assert report.summary(rows) == [
+        "against the best peer of each layer: geometric mean 1.00, worst 0.50 (layer 1, torch)",
+        "against torch: geometric mean 1.00, worst 0.50 (layer 1)",
+        "against numpy: geometric mean 4.00, worst 2.00 (layer 1)",
+    ]
+
+
+def test_medians_and_spread():
+    timing = Timing([1.0, 2.0, 3.0, 4.0, 100.0])
+    assert timing.median == 3.0
+    assert timing.spread > 0

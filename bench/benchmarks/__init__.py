@@ -1,0 +1,5 @@
+"""The asv suites.
+
+They time what `fastconv.bench.implementations.TABLE` holds, so that asv, the command line and the tests
+speak of the same calls.
+"""

@@ -1,0 +1,32 @@
+"""Peak memory of a pass beside that of its arrays alone, and the scratch that a plan states."""
+
+import fastconv
+
+from .common import arrays, find_layer
+
+MEMORY_LAYERS = ["r50_56_64-64_3", "r50_224_3-64_7s2", "r50_7_512-512_3"]
+
+
+class PeakMemory:
+    params = MEMORY_LAYERS
+    param_names = ("layer",)
+
+    def setup(self, layer):
+        data, sizes = arrays(layer, "float32"), find_layer(layer)
+        self.x, self.w, self.dy = data["x"], data["w"], data["dy"]
+        self.steps = (sizes.stride, sizes.pad, sizes.dilation, sizes.groups)
+
+    def peakmem_reference(self, layer):
+        """The arrays, and one more of each result's size."""
+        return self.x.copy(), self.w.copy(), self.dy.copy()
+
+    def peakmem_forward(self, layer):
+        return fastconv.conv2d(self.x, self.w, None, *self.steps)
+
+    def peakmem_backward(self, layer):
+        return fastconv.conv2d_backward(self.dy, self.x, self.w, *self.steps)
+
+    def track_scratch(self, layer):
+        return fastconv.plan_conv2d(self.x.shape, self.w.shape, *self.steps).scratch_bytes
+
+    track_scratch.unit = "bytes a thread"

@@ -4,6 +4,8 @@ import doctest
 import importlib
 import inspect
 import pkgutil
+import re
+from pathlib import Path
 
 import pytest
 
@@ -45,3 +47,16 @@ def test_function_has_an_example(name):
     doc = inspect.getdoc(getattr(fastconv, name))
     assert "Examples" in doc
     assert ">>>" in doc
+
+
+def test_the_examples_of_the_readme_run():
+    """All Python blocks of README.md, one after the other; where a comment says a shape, it is that."""
+    readme = Path(__file__).parent.parent / "README.md"
+    blocks = re.findall(r"```python\n(.*?)```", readme.read_text(encoding="utf-8"), re.DOTALL)
+    assert len(blocks) >= 3
+    names = {}
+    for line_block in blocks:
+        exec(compile(line_block, "README.md", "exec"), names)
+        for expression, said in re.findall(r"^(\S.*\S)\s+# (\([\d, ]+\)|True)$", line_block, re.MULTILINE):
+            value = eval(expression.split(" = ")[0], names)
+            assert (value if said == "True" or isinstance(value, tuple) else value.shape) == eval(said)

@@ -77,8 +77,10 @@ def _roofline(axes: Axes, rows: Sequence[Result], gbytes: float) -> None:
                 if row.case.operation == operation and name in row.timings
             ]
             if points:
+                xs, ys = zip(*points, strict=True)
                 axes.scatter(
-                    *zip(*points, strict=True),
+                    xs,
+                    ys,
                     marker=mark,
                     s=34 if name in OURS else 22,
                     color=colour,
@@ -111,7 +113,8 @@ def _ratios(axes: Axes, rows: Sequence[Result]) -> None:
         ]
         if points:
             colour = _COLOURS[shift]
-            axes.scatter(*zip(*points, strict=True), marker=mark, color=colour, s=30, label=operation)
+            xs, ys = zip(*points, strict=True)
+            axes.scatter(xs, ys, marker=mark, color=colour, s=30, label=operation)
     axes.axvline(1, color="black", linewidth=1.2)
     axes.set_xscale("log")
     axes.set_yticks(range(len(layers)), layers, fontsize=8)

@@ -1,0 +1,35 @@
+"""Checks that only the network needs: of numbers, of generators, of the order of the passes."""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+import numpy as np
+
+from fastconv.arguments import must_be, must_be_said
+
+
+def no_forward() -> NoReturn:
+    """Refuse a backward pass that no forward pass came before."""
+    must_be_said(ValueError, "backward", "called after forward", "no forward pass")
+
+
+def generator(rng: object) -> np.random.Generator:
+    """The generator that was given; one seeded by the number, or by the system for None."""
+    if isinstance(rng, np.random.Generator):
+        return rng
+    if rng is None:
+        return np.random.default_rng()
+    if isinstance(rng, (int, np.integer)) and not isinstance(rng, bool) and rng >= 0:
+        return np.random.default_rng(int(rng))
+    must_be(TypeError, "rng", "a numpy.random.Generator, a seed of at least 0 or None", rng)
+
+
+def number(name: str, value: object, least: float, below: float = float("inf")) -> float:
+    """``value`` as a float in [least, below)."""
+    expected = f"a number of at least {least:g}" + (f" and below {below:g}" if below < float("inf") else "")
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
+        must_be(TypeError, name, expected, value)
+    if not least <= value < below:
+        must_be(ValueError, name, expected, value)
+    return float(value)

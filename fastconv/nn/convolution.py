@@ -1,0 +1,292 @@
+"""Convolution and transposed convolution as layers, with a weight and a bias of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from fastconv.arguments import Array, Size, extents, must_be, one_of, whole_number
+from fastconv.conv import (
+    conv1d,
+    conv1d_backward,
+    conv2d,
+    conv2d_backward,
+    conv3d,
+    conv3d_backward,
+    conv_transpose2d,
+    conv_transpose2d_backward,
+)
+from fastconv.nn.checks import no_forward
+from fastconv.nn.layer import Weighted
+
+
+def _grouped(name: str, value: object, groups: int) -> int:
+    channels = whole_number(name, value, 1)
+    if channels % groups:
+        must_be(ValueError, name, f"divisible by groups, {groups}", channels)
+    return channels
+
+
+class _ConvBase(Weighted):
+    """What `Conv1d`, `Conv2d`, `Conv3d` and `ConvTranspose2d` share: the calls and who needs what."""
+
+    _layouts: tuple[str, str]
+    _arguments: tuple[Any, ...]
+
+    # The functions of fastconv.conv, as static methods.
+    _convolve: Callable[..., Array]
+    _differentiate: Callable[..., Any]
+
+    def _set_up(
+        self, in_channels: object, out_channels: object, kernel_size: object, groups: object, layout: object
+    ) -> tuple[int, int, int]:
+        """Channels, filters and groups as checked numbers; keeps the kernel's size and the layout."""
+        self.kernel_size = extents("kernel_size", kernel_size, len(self._layouts[0]) - 2, 1)
+        self.layout = one_of("layout", layout, self._layouts)
+        parts = whole_number("groups", groups, 1)
+        return (
+            _grouped("in_channels", in_channels, parts),
+            _grouped("out_channels", out_channels, parts),
+            parts,
+        )
+
+    def _weight_shape(self, outer: int, inner: int) -> Size:
+        if self.layout == self._layouts[1]:
+            return (outer, *self.kernel_size, inner)
+        return (outer, inner, *self.kernel_size)
+
+    def forward(self, x: Array) -> Array:
+        """The layer's output for the batch ``x``."""
+        self._input = x
+        return self._convolve(x, self.weight, self.bias, *self._arguments, layout=self.layout)
+
+    def backward(self, grad: Array, needs_input: bool = True) -> Array | None:
+        """The gradient of the last input (None without ``needs_input``); keeps those of the parameters."""
+        if self._input is None:
+            no_forward()
+        needs: tuple[str, ...] = ("input",) if needs_input else ()
+        if not self._frozen:
+            needs += ("weight",) if self.bias is None else ("weight", "bias")
+        if not needs:
+            return None
+        grad_input, grad_weight, grad_bias = self._differentiate(
+            grad, self._input, self.weight, *self._arguments, layout=self.layout, needs=needs
+        )
+        if not self._frozen:
+            self.grad_weight, self.grad_bias = grad_weight, grad_bias
+        return grad_input
+
+
+class _Conv(_ConvBase):
+    """What `Conv1d`, `Conv2d` and `Conv3d` share: the arguments."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | Sequence[int],
+        stride: int | Sequence[int] = 1,
+        padding: Any = 0,
+        dilation: int | Sequence[int] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        *,
+        dtype: DTypeLike = "float32",
+        rng: np.random.Generator | int | None = None,
+        layout: str | None = None,
+    ) -> None:
+        super().__init__()
+        layout = self._layouts[0] if layout is None else layout
+        channels, filters, groups = self._set_up(in_channels, out_channels, kernel_size, groups, layout)
+        self._arguments = (stride, padding, dilation, groups)
+        self._initialise(self._weight_shape(filters, channels // groups), filters, bias, dtype, rng)
+
+
+class Conv1d(_Conv):
+    """Convolution of signals, `fastconv.conv1d` with a weight and a bias of its own.
+
+    Parameters
+    ----------
+    in_channels, out_channels : int
+        C and K; both divisible by ``groups``.
+    kernel_size, stride, padding, dilation, groups
+        As `fastconv.conv1d` takes them.
+    bias : bool
+        Whether to add one number a filter.
+    dtype : dtype
+        Of the weight and the bias.
+    rng : numpy.random.Generator, int or None
+        Where the initial weights come from: a generator, a seed, or the system's entropy.
+    layout : {"NCW", "NWC"}
+        "NCW" where it is not given.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For a wrong argument; strides and the like are checked by the first forward pass.
+
+    Notes
+    -----
+    Input (N, C, W), weight (K, C/G, S), output (N, K, OW). Initial weights as in PyTorch.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastconv import nn
+    >>> nn.Conv1d(2, 4, 3, rng=0)(np.zeros((1, 2, 10), np.float32)).shape
+    (1, 4, 8)
+    """
+
+    _layouts = ("NCW", "NWC")
+    _convolve = staticmethod(conv1d)
+    _differentiate = staticmethod(conv1d_backward)
+
+
+class Conv2d(_Conv):
+    """Convolution of images, `fastconv.conv2d` with a weight and a bias of its own.
+
+    Parameters
+    ----------
+    in_channels, out_channels : int
+        C and K; both divisible by ``groups``.
+    kernel_size, stride, padding, dilation, groups
+        As `fastconv.conv2d` takes them.
+    bias : bool
+        Whether to add one number a filter.
+    dtype : dtype
+        Of the weight and the bias.
+    rng : numpy.random.Generator, int or None
+        Where the initial weights come from: a generator, a seed, or the system's entropy.
+    layout : {"NCHW", "NHWC"}
+        "NCHW" where it is not given.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For a wrong argument; strides and the like are checked by the first forward pass.
+
+    Notes
+    -----
+    Input (N, C, H, W), weight (K, C/G, R, S), output (N, K, OH, OW). Initial weights as in PyTorch.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastconv import nn
+    >>> layer = nn.Conv2d(1, 3, 5, rng=0)
+    >>> layer(np.zeros((10, 1, 28, 28), np.float32)).shape
+    (10, 3, 24, 24)
+    >>> [array.shape for array in layer.parameters()]
+    [(3, 1, 5, 5), (3,)]
+    """
+
+    _layouts = ("NCHW", "NHWC")
+    _convolve = staticmethod(conv2d)
+    _differentiate = staticmethod(conv2d_backward)
+
+
+class Conv3d(_Conv):
+    """Convolution of volumes, `fastconv.conv3d` with a weight and a bias of its own.
+
+    Parameters
+    ----------
+    in_channels, out_channels : int
+        C and K; both divisible by ``groups``.
+    kernel_size, stride, padding, dilation, groups
+        As `fastconv.conv3d` takes them.
+    bias : bool
+        Whether to add one number a filter.
+    dtype : dtype
+        Of the weight and the bias.
+    rng : numpy.random.Generator, int or None
+        Where the initial weights come from: a generator, a seed, or the system's entropy.
+    layout : {"NCDHW", "NDHWC"}
+        "NCDHW" where it is not given.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For a wrong argument; strides and the like are checked by the first forward pass.
+
+    Notes
+    -----
+    Input (N, C, D, H, W), weight (K, C/G, T, R, S), output (N, K, OD, OH, OW). Initial weights as in
+    PyTorch.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastconv import nn
+    >>> nn.Conv3d(1, 2, 3, padding=1, rng=0)(np.zeros((1, 1, 4, 5, 6), np.float32)).shape
+    (1, 2, 4, 5, 6)
+    """
+
+    _layouts = ("NCDHW", "NDHWC")
+    _convolve = staticmethod(conv3d)
+    _differentiate = staticmethod(conv3d_backward)
+
+
+class ConvTranspose2d(_ConvBase):
+    """Transposed convolution of images, `fastconv.conv_transpose2d` with a weight of its own.
+
+    Parameters
+    ----------
+    in_channels, out_channels : int
+        C and K; both divisible by ``groups``.
+    kernel_size, stride, padding, output_padding, groups, dilation
+        As `fastconv.conv_transpose2d` takes them.
+    bias : bool
+        Whether to add one number an output channel.
+    dtype : dtype
+        Of the weight and the bias.
+    rng : numpy.random.Generator, int or None
+        Where the initial weights come from: a generator, a seed, or the system's entropy.
+    layout : {"NCHW", "NHWC"}
+        Layout of the input, the weight and the output.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For a wrong argument; strides and the like are checked by the first forward pass.
+
+    Notes
+    -----
+    Input (N, C, H, W), weight (C, K/G, R, S), output (N, K, OH, OW). Initial weights as in PyTorch, whose
+    fan-in here is K/G * R * S (torch/nn/init.py, ``_calculate_fan_in_and_fan_out``, takes the weight's
+    second axis).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastconv import nn
+    >>> nn.ConvTranspose2d(3, 1, 2, stride=2, rng=0)(np.zeros((1, 3, 12, 12), np.float32)).shape
+    (1, 1, 24, 24)
+    """
+
+    _layouts = ("NCHW", "NHWC")
+    _convolve = staticmethod(conv_transpose2d)
+    _differentiate = staticmethod(conv_transpose2d_backward)
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | Sequence[int],
+        stride: int | Sequence[int] = 1,
+        padding: Any = 0,
+        output_padding: int | Sequence[int] = 0,
+        groups: int = 1,
+        bias: bool = True,
+        dilation: int | Sequence[int] = 1,
+        *,
+        dtype: DTypeLike = "float32",
+        rng: np.random.Generator | int | None = None,
+        layout: str = "NCHW",
+    ) -> None:
+        super().__init__()
+        channels, filters, groups = self._set_up(in_channels, out_channels, kernel_size, groups, layout)
+        self._arguments = (stride, padding, output_padding, groups, dilation)
+        self._initialise(self._weight_shape(channels, filters // groups), filters, bias, dtype, rng)

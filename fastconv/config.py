@@ -12,20 +12,8 @@ import numpy as np
 import scipy
 
 from fastconv import blas, kernels
+from fastconv.kernels.vectors import VECTOR_BITS
 from fastconv.threads import get_num_threads
-
-# Vector bits by the LLVM name of the feature that has them, widest first.
-_VECTORS = (("avx512f", 512), ("avx2", 256), ("avx", 256), ("neon", 128), ("sse2", 128))
-
-
-def vector_bits() -> int:
-    """Bits of the widest vectors that kernels are compiled for (Numba's own settings respected)."""
-    features = numba.config.CPU_FEATURES
-    if features is None:
-        present = {name for name, there in llvm.get_host_cpu_features().items() if there}
-    else:
-        present = {feature[1:] for feature in features.split(",") if feature.startswith("+")}
-    return next((bits for name, bits in _VECTORS if name in present), 64)
 
 
 def cpu_name() -> str:
@@ -71,7 +59,7 @@ def show_config() -> str:
         ("NumPy, SciPy", f"{np.__version__}, {scipy.__version__}"),
         ("Numba, llvmlite", f"{numba.__version__}, {llvmlite.__version__}"),
         ("CPU", f"{cpu_name()} ({name}), {os.cpu_count()} cores"),
-        ("vectors", f"{vector_bits()} bits"),
+        ("vectors", f"{VECTOR_BITS} bits"),
         ("BLAS", blas.description()),
         ("threads", f"{get_num_threads()}, Python threads that run kernels without the GIL"),
         ("kernel cache", cache_folder()),

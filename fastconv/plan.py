@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fastconv.algorithms import PASSES, Algorithm, choose
+from fastconv.algorithms import PASSES, Algorithm, Pass, choose
 from fastconv.arguments import (
     Array,
     Pairs,
@@ -46,7 +46,8 @@ class ConvPlan:
     dtype : numpy.dtype
         Of every array; float16 is computed in float32.
     algorithms : dict
-        Pass ("forward", "backward_input", "backward_weight") to the name of its algorithm.
+        Pass ("forward", "backward_input", "backward_weight") to the name of its algorithm; without the
+        passes that an algorithm asked for by name can't serve.
     scratch_bytes : int
         The most scratch one thread allocates in any pass, in bytes; under 32 MiB.
     flops : int
@@ -64,7 +65,11 @@ class ConvPlan:
         chosen: dict[str, Algorithm] = {}
         for which in PASSES:
             kind = choose(geometry, which, algorithm)
-            chosen[which] = made.setdefault(kind, kind(geometry))
+            if isinstance(kind, str):  # asked for by name: an error when this pass is called
+                continue
+            if kind not in made:
+                made[kind] = kind(geometry)
+            chosen[which] = made[kind]
         object.__setattr__(self, "_geometry", geometry)
         object.__setattr__(self, "_algorithms", chosen)
         object.__setattr__(self, "_compute_dtype", geometry.compute_dtype)
@@ -232,6 +237,15 @@ class ConvPlan:
         input = self._taken("input", input, self.input_size)
         return self.run_backward_weight(grad_output, input, output_array(out, self.weight_size, self.dtype))
 
+    def _algorithm(self, which: Pass) -> Algorithm:
+        """The algorithm of a pass; an error that says why the one asked for can't serve it."""
+        found = self._algorithms.get(which)
+        if found is None:
+            reason = choose(self._geometry, which, self._wanted)
+            expected = f"able to compute the {which.replace('_', '-')} pass"
+            must_be_said(ValueError, "algorithm", expected, f"{self._wanted!r}: {reason}")
+        return found
+
     # The same three for arrays that have been checked.
 
     def run_forward(self, input: Array, weight: Array, bias: Array | None, out: Array | None) -> Array:
@@ -239,7 +253,7 @@ class ConvPlan:
         result = self._result(out, self.output_size, input, weight, bias)
         if bias is not None:
             bias = bias.astype(self._compute_dtype, copy=False)
-        self._algorithms["forward"].forward(
+        self._algorithm("forward").forward(
             self._normal(input), self._normal(weight), bias, self._normal(result)
         )
         return delivered(result, out, self.dtype)
@@ -250,7 +264,7 @@ class ConvPlan:
         """`backward_input` without checks; a transposed convolution adds its ``bias`` (channels,) to it."""
         result = self._result(out, self.input_size, grad_output, weight, bias)
         normal = self._normal(result)
-        self._algorithms["backward_input"].backward_input(
+        self._algorithm("backward_input").backward_input(
             self._normal(grad_output), self._normal(weight), normal
         )
         if bias is not None:
@@ -261,7 +275,7 @@ class ConvPlan:
     def run_backward_weight(self, grad_output: Array, input: Array, out: Array | None) -> Array:
         """`backward_weight` without checks."""
         result = self._result(out, self.weight_size, grad_output, input)
-        self._algorithms["backward_weight"].backward_weight(
+        self._algorithm("backward_weight").backward_weight(
             self._normal(grad_output), self._normal(input), self._normal(result)
         )
         return delivered(result, out, self.dtype)

@@ -45,8 +45,9 @@ splits = st.tuples(
 @examples(300)
 def test_every_split_gives_the_same(p, split):
     x, w, dy = (p.dressed(to_layout(a, p.layout)) for a in (p.x, p.w, p.dy))
+    arguments = {**p.arguments, "algorithm": "im2col"}
     with tiny_blocks(p.x.dtype, *split):
-        y = function("conv{}", p.ndim)(x, w, **p.arguments)
+        y = function("conv{}", p.ndim)(x, w, **arguments)
         dx = function("conv{}_backward_input", p.ndim)(
             dy, w, layout_shape(p.x.shape, p.layout), **p.arguments
         )
@@ -60,7 +61,7 @@ def test_every_split_gives_the_same(p, split):
 
 def test_a_tall_plane_of_one_channel_is_cut_into_bands():
     """One image with one channel: only bands of lines give several threads something to do."""
-    made = fastconv.plan_conv2d((1, 1, 400, 300), (16, 1, 3, 3), padding=1)
+    made = fastconv.plan_conv2d((1, 1, 400, 300), (16, 1, 3, 3), padding=1, algorithm="im2col")
     algorithm = made._algorithms["backward_input"]
     assert algorithm.input_jobs.band < 400
     rng = np.random.default_rng(0)

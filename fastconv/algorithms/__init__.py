@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal, Protocol, TypeAlias, get_args
 
 from fastconv.algorithms.im2col import Im2col
-from fastconv.arguments import Array, must_be, must_be_said
+from fastconv.algorithms.virtual import Virtual
+from fastconv.arguments import Array, must_be
 from fastconv.geometry import Geometry
 
 Pass: TypeAlias = Literal["forward", "backward_input", "backward_weight"]
@@ -27,6 +27,10 @@ class Algorithm(Protocol):
     def why_not(geometry: Geometry, which: Pass) -> str | None:
         """The reason it can't serve this pass of this geometry; None where it can."""
 
+    @staticmethod
+    def why_slow(geometry: Geometry, which: Pass) -> str | None:
+        """The reason why "auto" passes it over although it could serve: a later one was measured faster."""
+
     @property
     def scratch_bytes(self) -> int:
         """The most scratch a thread allocates in any pass."""
@@ -41,27 +45,26 @@ class Algorithm(Protocol):
         """Write the whole of ``dw``."""
 
 
-ALGORITHMS: tuple[type[Algorithm], ...] = (Im2col,)
+ALGORITHMS: tuple[type[Algorithm], ...] = (Virtual, Im2col)
 
 
-def choose(geometry: Geometry, which: Pass, wanted: str) -> type[Algorithm]:
-    """The first algorithm that serves one pass, or the one wanted by name.
+def choose(geometry: Geometry, which: Pass, wanted: str) -> type[Algorithm] | str:
+    """The first algorithm that serves one pass; or the one wanted by name, or the reason why it can't.
 
     Raises
     ------
-    ValueError
-        If there is none of that name, or if it can't serve this geometry: the message says why.
+    TypeError, ValueError
+        If there is none of that name.
     """
-    names: Sequence[str] = ["auto", *(algorithm.name for algorithm in ALGORITHMS)]
-    if wanted not in names:
-        kind = ValueError if isinstance(wanted, str) else TypeError
-        must_be(kind, "algorithm", f"one of {', '.join(map(repr, names))}", wanted)
+    if wanted == "auto":
+        return next(
+            algorithm
+            for algorithm in ALGORITHMS
+            if algorithm.why_not(geometry, which) is None and algorithm.why_slow(geometry, which) is None
+        )
     for algorithm in ALGORITHMS:
-        reason = algorithm.why_not(geometry, which)
-        if wanted == "auto" and reason is None:
-            return algorithm
-        if wanted == algorithm.name:
-            if reason is not None:
-                must_be_said(ValueError, "algorithm", "able to serve the call", f"{wanted!r}: {reason}")
-            return algorithm
-    raise AssertionError("the explicit column matrix serves every geometry")
+        if algorithm.name == wanted:
+            return algorithm.why_not(geometry, which) or algorithm
+    names = ["auto", *(algorithm.name for algorithm in ALGORITHMS)]
+    kind = ValueError if isinstance(wanted, str) else TypeError
+    must_be(kind, "algorithm", f"one of {', '.join(map(repr, names))}", wanted)

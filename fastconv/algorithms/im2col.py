@@ -128,6 +128,11 @@ class Im2col:
         """None: the explicit column matrix serves every geometry."""
         return None
 
+    @staticmethod
+    def why_slow(geometry: Geometry, which: Pass) -> str | None:
+        """None: it is the last one asked."""
+        return None
+
     @property
     def scratch_bytes(self) -> int:
         """The most that a thread allocates in any pass: columns, gathered gradients, partial products.

@@ -8,6 +8,7 @@ from typing import Any
 
 import fastconv
 from fastconv import blas, config
+from fastconv.kernels.vectors import VECTOR_BITS
 
 _PACKAGES = ("numpy", "numba", "scipy", "torch", "onnxruntime", "openvino", "jax")
 
@@ -22,7 +23,7 @@ def versions() -> dict[str, Any]:
             continue
     return {
         "cpu": config.cpu_name(),
-        "vector_bits": config.vector_bits(),
+        "vector_bits": VECTOR_BITS,
         "blas": blas.description(),
         "python": platform.python_version(),
         "versions": {"fastconv": fastconv.__version__, **found},

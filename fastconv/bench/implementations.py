@@ -81,6 +81,9 @@ def _fastconv_pass(algorithm: str) -> Make:
         data = Data(case)
         x, w, dy = data["x"], data["w"], data["dy"]
         options: dict[str, Any] = {**_steps(case.layer), "layout": case.layout, "algorithm": algorithm}
+        plan = fastconv.plan_conv2d(x.shape, w.shape, dtype=case.dtype, **options)
+        if case.operation not in plan.algorithms:
+            raise Absent(f"{algorithm} can't serve {case.operation} of {case.layer.name}")
         calls: dict[str, Call] = {
             "forward": lambda: fastconv.conv2d(x, w, None, **options),
             "backward_input": lambda: fastconv.conv2d_backward_input(dy, w, x.shape, **options),

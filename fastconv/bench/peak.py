@@ -18,7 +18,7 @@ from numba import float32, float64, int64, njit
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from fastconv.config import vector_bits
+from fastconv.kernels.vectors import VECTOR_BITS
 
 # Independent chains: enough to cover the latency of two FMA units (4 or 5 cycles each on x86), few
 # enough for 16 vector registers.
@@ -72,7 +72,7 @@ def _chains(element: Any, lanes: int) -> Any:
 def _fma_kernel(dtype: str) -> tuple[Callable[[int, Any], Any], int]:
     """The compiled loop for a dtype, and the operations of one round."""
     element = float32 if dtype == "float32" else float64
-    lanes = max(1, vector_bits() // (element.bitwidth))
+    lanes = max(1, VECTOR_BITS // (element.bitwidth))
     chains = _chains(element, lanes)
 
     @njit(nogil=True)  # type: ignore[untyped-decorator]

@@ -1,0 +1,342 @@
+"""Virtual columns: the matrix products of the explicit algorithm, with columns that are never made.
+
+The row (c, t, r, s) of the column matrix is the image shifted by a constant, so a table of offsets replaces
+it (`fastconv.kernels.virtual`). What remains to be copied is the image itself, once, with its padding around
+it and split into the phases of the stride; for a kernel of one tap at stride 1 not even that.
+
+    forward          one correlation of the image with the filters
+    backward-input   one correlation of the output's gradient for each phase of the stride, with the taps that
+                     reach it, rotated, and filters and channels exchanged
+
+Vectors run along pixels, so the images must have their channels first. A job owns images, groups, lines and
+filters of what it writes; jobs follow from the shape alone.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fastconv.algorithms.im2col import JOB_MULTIPLICATIONS, JOBS, Range, blocks, ceil_div
+from fastconv.arguments import Array
+from fastconv.geometry import Geometry, read_only
+from fastconv.kernels import virtual as kernels
+from fastconv.kernels.vectors import FILTERS, VECTOR_BYTES, VECTORS
+from fastconv.threads import Job, run_jobs
+
+if TYPE_CHECKING:
+    from fastconv.algorithms import Pass
+
+# A grid of this size stays in a core's L2 between the copy that fills it and the filters that read it.
+GRID_BYTES = 2**20
+# What one chunk of pixels reads of all channels, before the next chunk's turn.
+CHUNK_BYTES = 192 * 2**10
+# A single line of output may need a larger one; beyond this the explicit algorithm takes over.
+MOST_GRID_BYTES = 6 * 2**20
+
+Three = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One axis of a correlation: output cell o reads the source at ``o*stride + shift`` for every tap."""
+
+    source: int  # extent of what is read
+    output: int  # extent of what is written
+    stride: int
+    shifts: tuple[int, ...]  # one for each tap along this axis
+    taps: tuple[int, ...]  # which taps of the kernel these are
+
+    @property
+    def lowest(self) -> int:
+        """The smallest shift: where the grid begins."""
+        return min(self.shifts)
+
+    def grid(self, output: int) -> int:
+        """Cells of one phase that ``output`` cells need."""
+        reach = (output - 1) * self.stride + max(self.shifts) - self.lowest + 1
+        return ceil_div(reach, self.stride)
+
+
+class Correlation:
+    """Filters over a source: ``out[k, o] = sum of w[k, c, tap] * source[c, o*stride + shift[tap]]``.
+
+    Parameters
+    ----------
+    axes : three Axis
+    groups, channels, filters : int
+        Channels and filters are those of a group.
+    batch : int
+    kernel : tuple of three int
+        Extents of the whole kernel, of which the axes name the taps.
+    itemsize : int
+    """
+
+    def __init__(
+        self,
+        axes: tuple[Axis, Axis, Axis],
+        batch: int,
+        groups: int,
+        channels: int,
+        filters: int,
+        kernel: Three,
+        itemsize: int,
+    ) -> None:
+        self.axes = axes
+        self.batch, self.groups, self.channels, self.filters = batch, groups, channels, filters
+        self.stride: Three = (axes[0].stride, axes[1].stride, axes[2].stride)
+        self.extent: Three = (axes[0].output, axes[1].output, axes[2].output)
+        products = list(itertools.product(*(axis.taps for axis in axes)))
+        self.taps = np.array([(t * kernel[1] + r) * kernel[2] + s for t, r, s in products], np.int64)
+        self.plain = all(
+            axis.source == axis.output and axis.stride == 1 and axis.shifts == (0,) for axis in axes
+        )
+        # Bands of lines along depth, or along height where the depth is 1.
+        self.axis = 0 if axes[0].output > 1 else 1
+        self.itemsize = itemsize
+        self.phases = self._phases()
+        self.band = self._band()
+        self.grid_shape = (channels, len(self.phases), *self._grid(self.band))
+        self.plain_offsets = np.arange(channels) * prod(self.extent)
+        self.offsets = self._offsets()
+        self.jobs = self._jobs()
+        tile = VECTORS * VECTOR_BYTES // itemsize
+        self.chunk = max(1, CHUNK_BYTES // (channels * itemsize * tile)) * tile
+
+    def _grid(self, band: int) -> Three:
+        extent = [band if i == self.axis else axis.output for i, axis in enumerate(self.axes)]
+        d, h, w = (axis.grid(n) for axis, n in zip(self.axes, extent, strict=True))
+        return d, h, w
+
+    def _band(self) -> int:
+        """As many lines as a grid has room for, in bands of equal size."""
+        lines = self.axes[self.axis].output
+        per_cell = self.channels * len(self.phases) * self.itemsize
+        band = lines
+        while band > 1 and prod(self._grid(band)) * per_cell > GRID_BYTES:
+            band = ceil_div(band, 2)
+        return ceil_div(lines, ceil_div(lines, band))
+
+    @property
+    def grid_bytes(self) -> int:
+        """Scratch of one job."""
+        return 0 if self.plain else prod(self.grid_shape) * self.itemsize
+
+    def _deltas(self) -> list[tuple[Three, Three]]:
+        """For each tap its distance from the grid's beginning: whole strides, and the phase that is left."""
+        found = []
+        for shift in itertools.product(*(axis.shifts for axis in self.axes)):
+            d, h, w = (divmod(s - axis.lowest, axis.stride) for s, axis in zip(shift, self.axes, strict=True))
+            found.append(((d[0], h[0], w[0]), (d[1], h[1], w[1])))
+        return found
+
+    def _phases(self) -> Array:
+        """The phases that some tap reads, int64 (phases, 3)."""
+        return np.array(sorted({phase for _, phase in self._deltas()}), np.int64)
+
+    def _offsets(self) -> Array:
+        """Where in the grid each row (channel, tap) of the virtual columns begins."""
+        _, phases, depth, height, width = self.grid_shape
+        order = {tuple(phase): n for n, phase in enumerate(self.phases.tolist())}
+        rows = [((order[phase] * depth + d) * height + h) * width + w for (d, h, w), phase in self._deltas()]
+        channel = np.arange(self.channels)[:, np.newaxis] * (phases * depth * height * width)
+        return (channel + np.array(rows)).ravel()
+
+    def _jobs(self) -> list[tuple[Range, Range, Range]]:
+        """(units, band, filters): a unit is one group of one image."""
+        units = self.batch * self.groups
+        work = units * self.filters * len(self.offsets) * prod(self.extent)
+        wanted = max(1, min(JOBS, work // JOB_MULTIPLICATIONS))
+        bands = list(blocks(self.axes[self.axis].output, self.band))
+        if self.plain:
+            bands = [(0, self.axes[self.axis].output)]
+        unit_step = max(1, units * len(bands) // wanted)
+        owners = max(1, ceil_div(units, unit_step) * len(bands))
+        # Filters are parted only where there are too few images, groups and bands.
+        filter_step = ceil_div(ceil_div(self.filters, ceil_div(wanted, owners)), FILTERS) * FILTERS
+        return [
+            (unit, band, filters)
+            for unit in blocks(units, unit_step)
+            for band in bands
+            for filters in blocks(self.filters, filter_step)
+        ]
+
+    def run(self, source: Array, weights: Array, bias: Array, out: Array) -> None:
+        """Write all of ``out`` (a view of its cells, any strides).
+
+        ``weights`` is (groups, filters, channels, taps of the kernel).
+        """
+        packed = np.empty(
+            (self.groups, ceil_div(self.filters, FILTERS), len(self.offsets), FILTERS), out.dtype
+        )
+        kernels.pack_weights(weights, self.taps, packed)
+        source = read_only(source)
+        if self.plain and source.flags.c_contiguous:
+            self._run_plain(source, packed, bias, out)
+        else:
+            self._run_grids(source, packed, bias, out)
+
+    def _run_plain(self, source: Array, packed: Array, bias: Array, out: Array) -> None:
+        flat, extent = source.reshape(-1), self.extent
+        if out.flags.c_contiguous:  # one long line: no pixel ends one
+            extent = (1, 1, prod(extent))
+            out = out.reshape(*out.shape[:2], *extent)
+
+        def start_worker() -> Job:
+            def job(i: int) -> None:
+                units, _, filters = self.jobs[i]
+                kernels.convolve_images(
+                    flat, packed, bias, out, self.plain_offsets, extent, units, filters, self.chunk
+                )
+
+            return job
+
+        run_jobs(len(self.jobs), start_worker)
+
+    def _run_grids(self, source: Array, packed: Array, bias: Array, out: Array) -> None:
+        def start_worker() -> Job:
+            grid = np.empty(self.grid_shape, out.dtype)
+
+            def job(i: int) -> None:
+                units, band, filters = self.jobs[i]
+                for first, stop in blocks(band[1], self.band, band[0]):
+                    extent, corner = list(self.extent), [0, 0, 0]
+                    extent[self.axis], corner[self.axis] = stop - first, first
+                    start = [corner[a] * axis.stride + axis.lowest for a, axis in enumerate(self.axes)]
+                    kernels.convolve_grids(
+                        source, packed, bias, out, grid, self.phases, self.offsets, tuple(start), self.stride,
+                        tuple(corner), tuple(extent), units, filters, self.chunk,
+                    )  # fmt: skip
+
+            return job
+
+        run_jobs(len(self.jobs), start_worker)
+
+
+def _forward_axis(g: Geometry, a: int) -> Axis:
+    taps = tuple(range(g.kernel[a]))
+    shifts = tuple(tap * g.dilation[a] - g.padding[a] for tap in taps)
+    return Axis(g.input[a], g.output[a], g.stride[a], shifts, taps)
+
+
+def _backward_axes(g: Geometry, a: int) -> list[tuple[int, Axis | None]]:
+    """For each phase of the stride: its first input cell, and the correlation that makes its cells.
+
+    Input cell i is met by output cell o through tap t where i = o*stride + t*dilation - padding: with
+    i + padding = j*stride + remainder, the taps with (t*dilation - remainder) divisible by the stride read
+    the gradient at j - (t*dilation - remainder) / stride. A phase that no tap reaches is zero (None).
+    """
+    phases: list[tuple[int, Axis | None]] = []
+    stride = g.stride[a]
+    for first in range(min(stride, g.input[a])):
+        cell, remainder = divmod(first + g.padding[a], stride)
+        taps = tuple(t for t in range(g.kernel[a]) if (t * g.dilation[a] - remainder) % stride == 0)
+        shifts = tuple(cell - (t * g.dilation[a] - remainder) // stride for t in taps)
+        cells = ceil_div(g.input[a] - first, stride)
+        phases.append((first, Axis(g.output[a], cells, 1, shifts, taps) if taps else None))
+    return phases
+
+
+class Virtual:
+    """Virtual columns on vector micro-kernels, for forward and backward-input with the channels first."""
+
+    name = "virtual"
+
+    def __init__(self, geometry: Geometry) -> None:
+        g = geometry
+        self.geometry = g
+        self.group_filters, self.group_channels = g.filters // g.groups, g.channels // g.groups
+        self.forward_correlation = self._correlation(
+            (_forward_axis(g, 0), _forward_axis(g, 1), _forward_axis(g, 2)),
+            self.group_channels,
+            self.group_filters,
+        )
+        # Phase to what makes it: the first cell along each axis, and None where it is zero.
+        self.phases: list[tuple[Three, Correlation | None]] = []
+        for d, h, w in itertools.product(*(_backward_axes(g, a) for a in range(3))):
+            first = (d[0], h[0], w[0])
+            if d[1] is None or h[1] is None or w[1] is None:
+                self.phases.append((first, None))
+            else:
+                made = self._correlation((d[1], h[1], w[1]), self.group_filters, self.group_channels)
+                self.phases.append((first, made))
+
+    def _correlation(self, axes: tuple[Axis, Axis, Axis], channels: int, filters: int) -> Correlation:
+        g = self.geometry
+        return Correlation(axes, g.batch, g.groups, channels, filters, g.kernel, g.compute_dtype.itemsize)
+
+    @staticmethod
+    def why_not(geometry: Geometry, which: Pass) -> str | None:
+        """Channels last, backward-weight, and lines of output that need more scratch than there may be."""
+        if which == "backward_weight":
+            return "backward-weight sums along pixels, which has no micro-kernel yet"
+        if geometry.channels_last:
+            return "vectors run along pixels, which are not contiguous with the channels last"
+        largest = _largest_grid(geometry, which)
+        if largest > MOST_GRID_BYTES:
+            return f"one line of output needs {largest} bytes of scratch, more than {MOST_GRID_BYTES}"
+        return None
+
+    @staticmethod
+    def why_slow(geometry: Geometry, which: Pass) -> str | None:
+        """Where BLAS on explicit columns is faster, float32 on AVX-512, GF/s of this and of that.
+
+        Kernels of one tap: 114 and 141 forward, 57 and 102 backward-input (64x56 -> 256). Backward-input
+        with a stride to few channels, where each phase is a small correlation: 34 and 85 (3x227, 11x11 s4).
+        """
+        g = geometry
+        if prod(g.kernel) == 1:
+            return "a kernel of one tap is a plain matrix product, which BLAS does faster"
+        channels = g.channels // g.groups
+        if which == "backward_input" and max(g.stride) > 1 and channels < FILTERS < g.filters // g.groups:
+            return "each phase of the stride would be a small correlation"
+        return None
+
+    @property
+    def scratch_bytes(self) -> int:
+        """The largest grid; packed weights are not counted."""
+        made = [self.forward_correlation, *(made for _, made in self.phases if made is not None)]
+        return max(correlation.grid_bytes for correlation in made)
+
+    def forward(self, x: Array, w: Array, bias: Array | None, y: Array) -> None:
+        """One correlation."""
+        added = read_only(np.empty(0, y.dtype) if bias is None else bias)
+        self.forward_correlation.run(x, self._weights(w), added, y)
+
+    def backward_input(self, dy: Array, w: Array, dx: Array) -> None:
+        """A correlation for each phase of the stride."""
+        weights = self._weights(w).transpose(0, 2, 1, 3)  # (G, C/G, K/G, taps)
+        none, s = read_only(np.empty(0, dx.dtype)), self.geometry.stride
+        if any(correlation is None for _, correlation in self.phases):
+            dx[...] = 0
+        for first, correlation in self.phases:
+            if correlation is not None:
+                cells = dx[:, :, first[0] :: s[0], first[1] :: s[1], first[2] :: s[2]]
+                correlation.run(dy, weights, none, cells)
+
+    def backward_weight(self, dy: Array, x: Array, dw: Array) -> None:
+        """Not served: see `why_not`."""
+        raise NotImplementedError(self.why_not(self.geometry, "backward_weight"))
+
+    def _weights(self, w: Array) -> Array:
+        """(G, K/G, C/G, taps): a view, or a copy where the weights are not contiguous."""
+        return w.reshape(self.geometry.groups, self.group_filters, self.group_channels, -1)
+
+
+def _largest_grid(geometry: Geometry, which: Pass) -> int:
+    """Bytes of the grid for one line of output of a pass, by arithmetic alone."""
+    g = geometry
+    # The grid of one line spans the kernel along the banded axis, and the whole of those behind it.
+    source = g.input if which == "forward" else g.output
+    axis = 0 if max(g.output[0], g.input[0]) > 1 else 1
+    cells = 1
+    for a in range(3):
+        reach = g.dilation[a] * (g.kernel[a] - 1) + 1
+        span = reach if a == axis else max(source[a], g.output[a], g.input[a]) + 2 * reach
+        cells *= span + g.stride[a]
+    channels = (g.channels if which == "forward" else g.filters) // g.groups
+    return channels * cells * g.compute_dtype.itemsize

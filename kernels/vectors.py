@@ -172,3 +172,113 @@ def _multiply_tile_code(filters: int, vectors: int, masked: int) -> Any:
         return context.get_dummy_value()
 
     return codegen
+
+
+# Filters and taps of a full tile of a sum along pixels: a step loads their vectors and multiplies all pairs.
+SUM_FILTERS = 6 if VECTOR_BITS == 512 else 3
+SUM_TAPS = 4
+
+
+@intrinsic(prefer_literal=True)
+def sum_tile(typingctx, dy, first_dy, dy_stride, x, first_x, offsets, first_tap, pixels, tile, filters, taps):
+    """Sums of products along pixels.
+
+    ``tile[m, t] += sum over p < pixels of dy[first_dy + m*dy_stride + p] * x[first_x + offset + p]`` with the
+    offset ``offsets[first_tap + t]``. Vectors run along the pixels; the lanes of a sum are added up at the
+    end, in a fixed order.
+
+    Parameters
+    ----------
+    dy, x : 1-D float array
+    offsets : 1-D int64 array
+        In elements, one for each tap.
+    pixels : int
+        At least 1. The last vector is masked.
+    tile : 1-D float array
+        Added to: ``filters`` rows of ``taps`` sums.
+    filters, taps : literal int
+        The tile's sizes.
+    """
+    sizes = [argument.literal_value for argument in (filters, taps)]
+    whole = types.int64
+    signature = types.void(
+        dy, whole, whole, x, whole, offsets, whole, whole, tile, filters, taps
+    )  # fmt: skip
+    return signature, _sum_tile_code(*sizes)
+
+
+def _sum_tile_code(filters: int, taps: int) -> Any:
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        dy, first_dy, dy_stride, x, first_x, offsets, first_tap, pixels, tile = arguments[:9]
+        dy_type, x_type, offsets_type, tile_type = (signature.args[i] for i in (0, 3, 5, 8))
+        size = x_type.dtype.bitwidth // 8
+        lanes = VECTOR_BYTES // size
+        element = ir.FloatType() if size == 4 else ir.DoubleType()
+        vector, index = ir.VectorType(element, lanes), ir.IntType(64)
+
+        def number(value: int) -> Any:
+            return ir.Constant(index, value)
+
+        output = _pointer(context, builder, tile_type, tile, number(0))
+        gradient = _pointer(context, builder, dy_type, dy, first_dy)
+        gradients = [builder.gep(gradient, [builder.mul(number(m), dy_stride)]) for m in range(filters)]
+        table = _pointer(context, builder, offsets_type, offsets, first_tap)
+        image = _pointer(context, builder, x_type, x, first_x)
+        images = [builder.gep(image, [builder.load(builder.gep(table, [number(t)]))]) for t in range(taps)]
+
+        def step(p: Any, sums: list[list[Any]], mask: Any) -> list[list[Any]]:
+            """All products of one vector of pixels."""
+            rows = [_vector_load(builder, builder.gep(a, [p]), vector, size, mask) for a in gradients]
+            columns = [_vector_load(builder, builder.gep(a, [p]), vector, size, mask) for a in images]
+            return [
+                [_fma(builder, vector, size, rows[m], columns[t], sums[m][t]) for t in range(taps)]
+                for m in range(filters)
+            ]
+
+        zero = ir.Constant(vector, [0.0] * lanes)
+        # Whole vectors in a loop; the last one, whole or not, after it, masked.
+        whole = builder.mul(builder.sdiv(builder.sub(pixels, number(1)), number(lanes)), number(lanes))
+        before = builder.block
+        loop, last = builder.append_basic_block("pixels"), builder.append_basic_block("last")
+        builder.cbranch(builder.icmp_signed(">", whole, number(0)), loop, last)
+        builder.position_at_end(loop)
+        p = builder.phi(index)
+        sums = [[builder.phi(vector) for _ in range(taps)] for _ in range(filters)]
+        added = step(p, sums, None)
+        following = builder.add(p, number(lanes))
+        builder.cbranch(builder.icmp_signed("<", following, whole), loop, last)
+        p.add_incoming(number(0), before)
+        p.add_incoming(following, loop)
+        for m in range(filters):
+            for t in range(taps):
+                sums[m][t].add_incoming(zero, before)
+                sums[m][t].add_incoming(added[m][t], loop)
+
+        builder.position_at_end(last)
+        so_far = [[builder.phi(vector) for _ in range(taps)] for _ in range(filters)]
+        for m in range(filters):
+            for t in range(taps):
+                so_far[m][t].add_incoming(zero, before)
+                so_far[m][t].add_incoming(added[m][t], loop)
+        (mask,) = _masks(builder, builder.sub(pixels, whole), lanes, 1)
+        total = step(whole, so_far, mask)
+        for m in range(filters):
+            for t in range(taps):
+                place = builder.gep(output, [number(m * taps + t)])
+                lane_sum = _lane_sum(builder, total[m][t], lanes)
+                builder.store(builder.fadd(builder.load(place), lane_sum), place)
+        return context.get_dummy_value()
+
+    return codegen
+
+
+def _lane_sum(builder: Any, value: Any, lanes: int) -> Any:
+    """The lanes of a vector added up, halves onto halves."""
+    undefined = ir.Constant(value.type, ir.Undefined)
+    integer = ir.IntType(32)
+    while lanes > 1:
+        lanes //= 2
+        order = [lanes + i if i < lanes else 0 for i in range(value.type.count)]
+        mask = ir.Constant(ir.VectorType(integer, value.type.count), order)
+        value = builder.fadd(value, builder.shuffle_vector(value, undefined, mask))
+    return builder.extract_element(value, ir.Constant(integer, 0))

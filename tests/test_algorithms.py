@@ -106,6 +106,28 @@ def test_several_bands_and_parted_filters(name):
             np.testing.assert_array_equal(dx, reference.backward_input(dy, w))
 
 
+@pytest.mark.parametrize("value", [np.inf, np.nan])
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_not_finite_spreads_as_in_the_loops(name, value):
+    """A cell at the end of a line, and a weight, that must not leak beyond the sums they belong to."""
+    rng = np.random.default_rng(0)
+    x, w = rng.random((2, 3, 9, 8)), rng.random((4, 3, 3, 3))
+    dy = rng.random((2, 4, 7, 6))
+    broken_x, broken_w = x.copy(), w.copy()
+    broken_x[1, 2, 4, 7] = value  # only taps at the right edge meet it
+    broken_w[1, 2, 0, 0] = value
+    plan = fastconv.plan_conv2d(x.shape, w.shape, dtype="float64", algorithm=name)
+    steps = ((1, 1), ((0, 0), (0, 0)), (1, 1), 1)
+    with np.errstate(invalid="ignore"):  # NumPy's matmul in the oracles warns of infinities
+        y = ref_conv(broken_x, w, *steps)
+        dx = ref_conv_backward_input(dy, broken_w, (9, 8), *steps)
+        dw = ref_conv_backward_weight(dy, broken_x, (3, 3), *steps)
+    assert 0 < np.isfinite(dw).sum() < dw.size
+    np.testing.assert_allclose(plan(broken_x, w), y)
+    np.testing.assert_allclose(plan.backward_input(dy, broken_w), dx)
+    np.testing.assert_allclose(plan.backward_weight(dy, broken_x), dw)
+
+
 def test_what_virtual_columns_do_not_serve_says_why():
     last = fastconv.plan_conv2d((1, 8, 8, 4), (4, 3, 3, 4), layout="NHWC", algorithm="virtual")
     assert last.algorithms == {}

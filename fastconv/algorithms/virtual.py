@@ -7,6 +7,7 @@ it and split into the phases of the stride; for a kernel of one tap at stride 1 
     forward          one correlation of the image with the filters
     backward-input   one correlation of the output's gradient for each phase of the stride, with the taps that
                      reach it, rotated, and filters and channels exchanged
+    backward-weight  for each filter and row of the columns one sum along the pixels of both grids
 
 Vectors run along pixels, so the images must have their channels first. A job owns images, groups, lines and
 filters of what it writes; jobs follow from the shape alone.
@@ -17,15 +18,23 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastconv.algorithms.im2col import JOB_MULTIPLICATIONS, JOBS, Range, blocks, ceil_div
-from fastconv.arguments import Array
+from fastconv.algorithms.im2col import (
+    JOB_MULTIPLICATIONS,
+    JOBS,
+    PARTS_BYTES,
+    Im2col,
+    Range,
+    blocks,
+    ceil_div,
+)
+from fastconv.arguments import Array, Size
 from fastconv.geometry import Geometry, read_only
 from fastconv.kernels import virtual as kernels
-from fastconv.kernels.vectors import FILTERS, VECTOR_BYTES, VECTORS
+from fastconv.kernels.vectors import FILTERS, SUM_FILTERS, VECTOR_BYTES, VECTORS
 from fastconv.threads import Job, run_jobs
 
 if TYPE_CHECKING:
@@ -35,6 +44,8 @@ if TYPE_CHECKING:
 GRID_BYTES = 2**20
 # What one chunk of pixels reads of all channels, before the next chunk's turn.
 CHUNK_BYTES = 192 * 2**10
+# Pixels that backward-weight sums for all filters and taps at a time: six rows of them stay in L1.
+SUM_CHUNK = 1024
 # A single line of output may need a larger one; beyond this the explicit algorithm takes over.
 MOST_GRID_BYTES = 6 * 2**20
 
@@ -100,14 +111,15 @@ class Correlation:
         self.itemsize = itemsize
         self.phases = self._phases()
         self.band = self._band()
-        self.grid_shape = (channels, len(self.phases), *self._grid(self.band))
+        self.grid_shape = (channels, len(self.phases), *self.grid_of(self.band))
         self.plain_offsets = np.arange(channels) * prod(self.extent)
-        self.offsets = self._offsets()
+        self.offsets = self.offsets_in(self.grid_shape)
         self.jobs = self._jobs()
         tile = VECTORS * VECTOR_BYTES // itemsize
         self.chunk = max(1, CHUNK_BYTES // (channels * itemsize * tile)) * tile
 
-    def _grid(self, band: int) -> Three:
+    def grid_of(self, band: int) -> Three:
+        """Extents of one phase of the grid for a band of so many lines."""
         extent = [band if i == self.axis else axis.output for i, axis in enumerate(self.axes)]
         d, h, w = (axis.grid(n) for axis, n in zip(self.axes, extent, strict=True))
         return d, h, w
@@ -117,7 +129,7 @@ class Correlation:
         lines = self.axes[self.axis].output
         per_cell = self.channels * len(self.phases) * self.itemsize
         band = lines
-        while band > 1 and prod(self._grid(band)) * per_cell > GRID_BYTES:
+        while band > 1 and prod(self.grid_of(band)) * per_cell > GRID_BYTES:
             band = ceil_div(band, 2)
         return ceil_div(lines, ceil_div(lines, band))
 
@@ -138,13 +150,24 @@ class Correlation:
         """The phases that some tap reads, int64 (phases, 3)."""
         return np.array(sorted({phase for _, phase in self._deltas()}), np.int64)
 
-    def _offsets(self) -> Array:
-        """Where in the grid each row (channel, tap) of the virtual columns begins."""
-        _, phases, depth, height, width = self.grid_shape
+    def offsets_in(self, grid_shape: Size) -> Array:
+        """Where in a grid of this shape each row (channel, tap) of the virtual columns begins."""
+        _, phases, depth, height, width = grid_shape
         order = {tuple(phase): n for n, phase in enumerate(self.phases.tolist())}
         rows = [((order[phase] * depth + d) * height + h) * width + w for (d, h, w), phase in self._deltas()]
         channel = np.arange(self.channels)[:, np.newaxis] * (phases * depth * height * width)
         return (channel + np.array(rows)).ravel()
+
+    def band_of(self, band: Range) -> tuple[Three, Three, Three]:
+        """Extents and corner of a band of output lines, and where the grid for it begins in the source."""
+        extent, corner = list(self.extent), [0, 0, 0]
+        extent[self.axis], corner[self.axis] = band[1] - band[0], band[0]
+        start = [corner[a] * axis.stride + axis.lowest for a, axis in enumerate(self.axes)]
+        return (
+            (extent[0], extent[1], extent[2]),
+            (corner[0], corner[1], corner[2]),
+            (start[0], start[1], start[2]),
+        )
 
     def _jobs(self) -> list[tuple[Range, Range, Range]]:
         """(units, band, filters): a unit is one group of one image."""
@@ -204,17 +227,142 @@ class Correlation:
             def job(i: int) -> None:
                 units, band, filters = self.jobs[i]
                 for first, stop in blocks(band[1], self.band, band[0]):
-                    extent, corner = list(self.extent), [0, 0, 0]
-                    extent[self.axis], corner[self.axis] = stop - first, first
-                    start = [corner[a] * axis.stride + axis.lowest for a, axis in enumerate(self.axes)]
+                    extent, corner, start = self.band_of((first, stop))
                     kernels.convolve_grids(
-                        source, packed, bias, out, grid, self.phases, self.offsets, tuple(start), self.stride,
-                        tuple(corner), tuple(extent), units, filters, self.chunk,
+                        source, packed, bias, out, grid, self.phases, self.offsets, start, self.stride,
+                        corner, extent, units, filters, self.chunk,
                     )  # fmt: skip
 
             return job
 
         run_jobs(len(self.jobs), start_worker)
+
+
+class WeightSums:
+    """Backward-weight over the grids of a forward correlation: ``dW[k, q] = sum of dY[k, p] * col(X)[q, p]``.
+
+    The gradient of the output gets a grid with the lines of the image's, zero where those end, so that both
+    are read cell by cell. Small images are summed several at a time, one behind the other.
+    """
+
+    def __init__(self, correlation: Correlation) -> None:
+        c = self.correlation = correlation
+        self.lanes = VECTOR_BYTES // c.itemsize
+        self.band = self._band()
+        self.images = self._images()
+        depth, height, width = c.grid_of(self.band)
+        self.grid_shape = (c.channels, len(c.phases), depth * self.images, height, width)
+        self.offsets = c.offsets_in(self.grid_shape)
+        # Images and bands in the order in which they are added.
+        self.units = [
+            (images, band)
+            for images in blocks(c.batch, self.images)
+            for band in blocks(c.extent[c.axis], self.band)
+        ]
+        work = c.batch * c.groups * c.filters * len(c.offsets) * prod(c.extent)
+        wanted = max(1, min(JOBS, work // JOB_MULTIPLICATIONS))
+        weight_bytes = c.groups * c.filters * len(c.offsets) * c.itemsize
+        # Parts of the sum, each with a gradient of its own, while these are small; else parts of the result.
+        parts = max(1, min(wanted, len(self.units))) if wanted * weight_bytes <= PARTS_BYTES else 1
+        self.parts = list(blocks(len(self.units), max(1, ceil_div(len(self.units), parts))))
+        group_step = max(1, ceil_div(c.groups * parts, wanted))
+        owners = parts * ceil_div(c.groups, group_step)
+        filters = ceil_div(ceil_div(c.filters, ceil_div(wanted, owners)), SUM_FILTERS) * SUM_FILTERS
+        self.filter_step = min(c.filters, filters, self._most_filters())
+        self.jobs = [
+            (part, groups, some)
+            for part in range(len(self.parts))
+            for groups in blocks(c.groups, group_step)
+            for some in blocks(c.filters, self.filter_step)
+        ]
+
+    def _gradient_cells(self, band: int) -> int:
+        """Cells of one filter and one image in the gradient's grid."""
+        c = self.correlation
+        _, height, width = c.grid_of(band)
+        return (band if c.axis == 0 else c.extent[0]) * height * width
+
+    def _cells(self, band: int) -> int:
+        """Cells of both grids for one image and up to 64 filters."""
+        c = self.correlation
+        image = c.channels * len(c.phases) * prod(c.grid_of(band))
+        return image + min(c.filters, 64) * self._gradient_cells(band)
+
+    def _band(self) -> int:
+        """As many lines as leave room for both grids, in bands of equal size."""
+        c = self.correlation
+        lines = band = c.extent[c.axis]
+        while band > 1 and self._cells(band) * c.itemsize > GRID_BYTES:
+            band = ceil_div(band, 2)
+        return ceil_div(lines, ceil_div(lines, band))
+
+    def _images(self) -> int:
+        """How many images are summed at a time: several only where they are whole and flat."""
+        c = self.correlation
+        flat = c.extent[0] == 1 and c.grid_of(self.band)[0] == 1 and c.axis == 1
+        if not flat or self.band < c.extent[1]:
+            return 1
+        return max(1, min(c.batch, GRID_BYTES // (self._cells(self.band) * c.itemsize)))
+
+    def _row(self) -> int:
+        """Cells from one filter's gradients to the next one's: whole vectors."""
+        return ceil_div(self._gradient_cells(self.band) * self.images, self.lanes) * self.lanes
+
+    def _most_filters(self) -> int:
+        """Filters whose gradients fit beside the image's grid."""
+        fitting = GRID_BYTES // (self._row() * self.correlation.itemsize)
+        return max(SUM_FILTERS, fitting // SUM_FILTERS * SUM_FILTERS)
+
+    @property
+    def scratch_bytes(self) -> int:
+        """Both grids, and the partial sums."""
+        c = self.correlation
+        grids = prod(self.grid_shape) + self.filter_step * self._row() + self.lanes
+        partial = len(self.parts) * c.groups * c.filters * len(c.offsets) if len(self.parts) > 1 else 0
+        return (grids + partial) * c.itemsize
+
+    def _gradient_grid(self, dtype: np.dtype[Any]) -> tuple[Array, Array]:
+        """The gradient's grid (filters, 1, depth, height, width) and its memory, aligned to vectors."""
+        height, width = self.grid_shape[3:]
+        row, size = self._row(), dtype.itemsize
+        memory = np.empty(self.filter_step * row + self.lanes, dtype)
+        first = -(memory.ctypes.data // size) % self.lanes
+        flat = memory[first : first + self.filter_step * row]
+        depth = self._gradient_cells(self.band) * self.images // (height * width)
+        rows = flat.reshape(self.filter_step, row)[:, : depth * height * width]
+        return rows.reshape(self.filter_step, 1, depth, height, width), flat
+
+    def run(self, dy: Array, x: Array, result: Array) -> None:
+        """Write ``result`` (groups, filters, taps)."""
+        c = self.correlation
+        if not self.units:
+            result[...] = 0
+            return
+        dy, x, row = read_only(dy), read_only(x), self._row()
+        several = len(self.parts) > 1
+        partial = np.empty((len(self.parts), *result.shape), x.dtype) if several else result[np.newaxis]
+
+        def start_worker() -> Job:
+            x_grid = np.empty(self.grid_shape, x.dtype)
+            dy_grid, dy_flat = self._gradient_grid(x.dtype)
+
+            def job(i: int) -> None:
+                part, groups, filters = self.jobs[i]
+                for group in range(*groups):
+                    sums = partial[part, group, slice(*filters)]
+                    sums[...] = 0
+                    for images, band in self.units[slice(*self.parts[part])]:
+                        extent, corner, start = c.band_of(band)
+                        kernels.sum_grids(
+                            dy, x, sums, dy_grid, dy_flat, row, x_grid, c.phases, self.offsets, start,
+                            c.stride, corner, extent, images, group, filters, SUM_CHUNK,
+                        )  # fmt: skip
+
+            return job
+
+        run_jobs(len(self.jobs), start_worker)
+        if several:
+            np.add.reduce(partial, axis=0, out=result)
 
 
 def _forward_axis(g: Geometry, a: int) -> Axis:
@@ -242,7 +390,7 @@ def _backward_axes(g: Geometry, a: int) -> list[tuple[int, Axis | None]]:
 
 
 class Virtual:
-    """Virtual columns on vector micro-kernels, for forward and backward-input with the channels first."""
+    """Virtual columns on vector micro-kernels, for arrays with the channels first."""
 
     name = "virtual"
 
@@ -255,6 +403,7 @@ class Virtual:
             self.group_channels,
             self.group_filters,
         )
+        self.weight_sums = WeightSums(self.forward_correlation)
         # Phase to what makes it: the first cell along each axis, and None where it is zero.
         self.phases: list[tuple[Three, Correlation | None]] = []
         for d, h, w in itertools.product(*(_backward_axes(g, a) for a in range(3))):
@@ -272,8 +421,6 @@ class Virtual:
     @staticmethod
     def why_not(geometry: Geometry, which: Pass) -> str | None:
         """Channels last, backward-weight, and lines of output that need more scratch than there may be."""
-        if which == "backward_weight":
-            return "backward-weight sums along pixels, which has no micro-kernel yet"
         if geometry.channels_last:
             return "vectors run along pixels, which are not contiguous with the channels last"
         largest = _largest_grid(geometry, which)
@@ -286,9 +433,14 @@ class Virtual:
         """Where BLAS on explicit columns is faster, float32 on AVX-512, GF/s of this and of that.
 
         Kernels of one tap: 114 and 141 forward, 57 and 102 backward-input (64x56 -> 256). Backward-input
-        with a stride to few channels, where each phase is a small correlation: 34 and 85 (3x227, 11x11 s4).
+        with a stride to few channels, where each phase is a small correlation: 40 and 90 (3x227, 11x11 s4).
+        Backward-weight of many channels: 84 and 101 (256x14), 59 and 116 (512x7), 87 and 118 (256x28
+        dilated), but 107 and 97 (128x28), 104 and 83 (64x56).
         """
         g = geometry
+        many = g.channels // g.groups
+        if which == "backward_weight" and (many >= 256 or (many >= 64 and g.pixels < 400)):
+            return "BLAS sums the products of many channels faster"
         if prod(g.kernel) == 1:
             return "a kernel of one tap is a plain matrix product, which BLAS does faster"
         channels = g.channels // g.groups
@@ -300,7 +452,7 @@ class Virtual:
     def scratch_bytes(self) -> int:
         """The largest grid; packed weights are not counted."""
         made = [self.forward_correlation, *(made for _, made in self.phases if made is not None)]
-        return max(correlation.grid_bytes for correlation in made)
+        return max(self.weight_sums.scratch_bytes, *(correlation.grid_bytes for correlation in made))
 
     def forward(self, x: Array, w: Array, bias: Array | None, y: Array) -> None:
         """One correlation."""
@@ -309,6 +461,9 @@ class Virtual:
 
     def backward_input(self, dy: Array, w: Array, dx: Array) -> None:
         """A correlation for each phase of the stride."""
+        if not _finite(w):  # padding is multiplied here, and zero times infinity is not zero
+            Im2col(self.geometry).backward_input(dy, w, dx)
+            return
         weights = self._weights(w).transpose(0, 2, 1, 3)  # (G, C/G, K/G, taps)
         none, s = read_only(np.empty(0, dx.dtype)), self.geometry.stride
         if any(correlation is None for _, correlation in self.phases):
@@ -319,12 +474,24 @@ class Virtual:
                 correlation.run(dy, weights, none, cells)
 
     def backward_weight(self, dy: Array, x: Array, dw: Array) -> None:
-        """Not served: see `why_not`."""
-        raise NotImplementedError(self.why_not(self.geometry, "backward_weight"))
+        """Sums along pixels, in parts that are added in order."""
+        result = dw.reshape(self.geometry.groups, self.group_filters, -1)
+        self.weight_sums.run(dy, x, result)
+        if not _finite(result):  # cells between the lines are multiplied with zero, which infinities survive
+            Im2col(self.geometry).backward_weight(dy, x, dw)
+            return
+        if not np.may_share_memory(result, dw):
+            dw[...] = result.reshape(dw.shape)
 
     def _weights(self, w: Array) -> Array:
         """(G, K/G, C/G, taps): a view, or a copy where the weights are not contiguous."""
         return w.reshape(self.geometry.groups, self.group_filters, self.group_channels, -1)
+
+
+def _finite(array: Array) -> bool:
+    """Whether all cells are finite (or, seldom, False where only their sum is not)."""
+    with np.errstate(all="ignore"):
+        return bool(np.isfinite(array.sum()))
 
 
 def _largest_grid(geometry: Geometry, which: Pass) -> int:

@@ -182,7 +182,7 @@ def store_tile(
 @jit
 def correlate(
     x, first_cell, offsets, lines, columns, packed, bias, out, image, first_filter, filters, extent, corner,
-    chunk,
+    chunk, tile,
 ):  # fmt: skip
     """Filters over a grid: ``out = sum over q of weights[q] * x[first_cell + offsets[q] + p]``, plus bias.
 
@@ -209,9 +209,9 @@ def correlate(
         Where in ``out`` they begin.
     chunk : int
         So many pixels meet all filters before the next ones do: what they read should stay in a near cache.
+    tile : 1-D float array
+        Scratch, `FILTERS` rows of `VECTORS` vectors.
     """
-    vector = VECTOR_BYTES // x.itemsize
-    tile = np.empty(FILTERS * VECTORS * vector, x.dtype)
     weights = packed.reshape(packed.size)
     cells = ((extent[0] - 1) * lines + extent[1] - 1) * columns + extent[2]
     for first_pixel in range(0, cells, chunk):
@@ -263,12 +263,13 @@ def convolve_grids(
     group_channels = grid.shape[0]
     group_filters = out.shape[1] // groups
     flat = grid.reshape(grid.size)
+    tile = np.empty(FILTERS * VECTORS * (VECTOR_BYTES // grid.itemsize), grid.dtype)
     for unit in range(units[0], units[1]):
         image, group = divmod(unit, groups)
         fill_grid(x, image, group * group_channels, start, stride, phases, grid)
         correlate(
             flat, 0, offsets, grid.shape[3], grid.shape[4], packed[group, filters[0] // FILTERS :], bias, out,
-            image, group * group_filters + filters[0], filters[1] - filters[0], extent, corner, chunk,
+            image, group * group_filters + filters[0], filters[1] - filters[0], extent, corner, chunk, tile,
         )  # fmt: skip
 
 
@@ -287,6 +288,7 @@ def convolve_images(x, packed, bias, out, offsets, extent, units, filters, chunk
     extent : tuple of three int
     """
     groups = packed.shape[0]
+    tile = np.empty(FILTERS * VECTORS * (VECTOR_BYTES // x.itemsize), x.dtype)
     image_cells = len(offsets) * extent[0] * extent[1] * extent[2]
     group_filters = out.shape[1] // groups
     for unit in range(units[0], units[1]):
@@ -294,7 +296,7 @@ def convolve_images(x, packed, bias, out, offsets, extent, units, filters, chunk
         correlate(
             x, unit * image_cells, offsets, extent[1], extent[2], packed[group, filters[0] // FILTERS :],
             bias, out, image, group * group_filters + filters[0], filters[1] - filters[0], extent, (0, 0, 0),
-            chunk,
+            chunk, tile,
         )  # fmt: skip
 
 

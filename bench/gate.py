@@ -106,10 +106,12 @@ def main() -> int:
         workers = []
         for tree, side in zip(trees, ("new", "old"), strict=True):
             path = package_of(tree, folder / side)
-            env = environment(
-                options.threads, PYTHONPATH=str(path), NUMBA_CACHE_DIR=str(folder / f"cache-{side}")
-            )
-            workers.append(Worker("fastconv", options.threads, env))
+            env = environment(options.threads, NUMBA_CACHE_DIR=str(folder / f"cache-{side}"))
+            worker = Worker("fastconv", options.threads, env, path)
+            found = worker.ask("where")
+            if found != {"folder": str(path.resolve() / "fastconv")}:
+                sys.exit(f"gate: error: the {side} tree is not what is timed: {found}")
+            workers.append(worker)
         for case in cases():
             found = confirmed(workers, case, options.rounds, options.factor)
             too_slow = found is not None and found > options.factor

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
 
@@ -79,7 +80,13 @@ def environment(threads: int, **extra: str) -> dict[str, str]:
 class Worker:
     """A process that times one implementation; see `fastconv.bench.worker`."""
 
-    def __init__(self, implementation: str, threads: int, env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        implementation: str,
+        threads: int,
+        env: dict[str, str] | None = None,
+        folder: Path | None = None,
+    ) -> None:
         self.implementation = implementation
         command = [sys.executable, "-m", "fastconv.bench.worker", implementation, str(threads)]
         self.process = subprocess.Popen(
@@ -89,6 +96,7 @@ class Worker:
             stderr=None if os.environ.get("FASTCONV_BENCH_DEBUG") else subprocess.DEVNULL,
             text=True,
             env=env or environment(threads),
+            cwd=folder,  # where Python looks first for the package that is timed
         )
 
     def ask(self, do: str, **arguments: Any) -> dict[str, Any]:

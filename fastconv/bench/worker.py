@@ -72,6 +72,12 @@ class _Server:
 
         return {"gbytes": memory_gbytes(threads)}
 
+    def where(self) -> dict[str, Any]:
+        """The folder of the package that is timed."""
+        import fastconv
+
+        return {"folder": os.path.dirname(os.path.abspath(fastconv.__file__))}
+
     def about(self) -> dict[str, Any]:
         """What this process runs on."""
         from fastconv.bench.about import versions

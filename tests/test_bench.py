@@ -25,7 +25,7 @@ from fastconv.bench.cases import (
     suite_names,
 )
 from fastconv.bench.implementations import TABLE, Absent
-from fastconv.bench.runner import Result, Timing
+from fastconv.bench.runner import Bench, Result, Timing
 
 pytest.importorskip("rich")
 report = pytest.importorskip("fastconv.bench.report")
@@ -204,3 +204,10 @@ def test_medians_and_spread():
     timing = Timing([1.0, 2.0, 3.0, 4.0, 100.0])
     assert timing.median == 3.0
     assert timing.spread > 0
+
+
+def test_a_case_that_nobody_has():
+    with Bench(["scipy"], threads=1, rounds=2) as bench:
+        result = bench.time(Case("max_pool", POOLS[0]))
+    assert result.timings == {}
+    assert result.absent == {"scipy": "scipy has no max_pool"}

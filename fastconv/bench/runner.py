@@ -122,6 +122,9 @@ class Worker:
             self.process.wait(5)
         except subprocess.TimeoutExpired:
             self.process.kill()
+            self.process.wait()
+        if self.process.stdout is not None:
+            self.process.stdout.close()
 
 
 class Bench:
@@ -175,8 +178,8 @@ class Bench:
                 continue
             result.timings[name] = Timing()
             repeats[name] = max(1, min(_MOST_REPEATS, round(TURN_SECONDS / max(answer["seconds"], 1e-7))))
-        for turn in range(self.rounds):
-            names = list(repeats)
+        names = list(repeats)
+        for turn in range(self.rounds if names else 0):
             for name in names[turn % len(names) :] + names[: turn % len(names)]:
                 answer = self.workers[name].ask("run", repeats=repeats[name])
                 if "error" in answer:

@@ -11,8 +11,6 @@ from typing import IO
 
 import numpy as np
 from scipy.ndimage import zoom
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 
 from fastconv.arguments import Array
 
@@ -59,6 +57,10 @@ def digits() -> Images:
     >>> data.train_images.shape, data.test_images.shape
     ((1437, 1, 28, 28), (360, 1, 28, 28))
     """
+    # Here, so that training steps on other images (the bench) need no scikit-learn.
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
     small, labels = load_digits(return_X_y=True)
     small = small.reshape(-1, 8, 8).astype(np.float32) / 16
     large = np.clip(zoom(small, (1, EDGE / 8, EDGE / 8), order=1), 0, 1)[:, None]

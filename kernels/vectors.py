@@ -44,15 +44,15 @@ FILTERS = 8 if VECTOR_BITS == 512 else 4
 VECTORS = 3
 
 
-def _pointer(context: Any, builder: Any, array_type: Any, array: Any, start: Any) -> Any:
+def pointer(context: Any, builder: Any, array_type: Any, array: Any, start: Any) -> Any:
     """The address of element ``start`` of a one-dimensional contiguous array."""
     data = cgutils.create_struct_proxy(array_type)(context, builder, value=array).data
     return builder.gep(data, [start])
 
 
-def _vector_load(builder: Any, pointer: Any, vector: Any, size: int, mask: Any) -> Any:
+def vector_load(builder: Any, place: Any, vector: Any, size: int, mask: Any) -> Any:
     """A load that need not be aligned; with a mask, lanes that are off read nothing and give zero."""
-    address = builder.bitcast(pointer, vector.as_pointer())
+    address = builder.bitcast(place, vector.as_pointer())
     if mask is None:
         load = builder.load(address)
         load.align = size
@@ -65,25 +65,38 @@ def _vector_load(builder: Any, pointer: Any, vector: Any, size: int, mask: Any) 
     return builder.call(function, [address, ir.Constant(ir.IntType(32), size), mask, zero])
 
 
-def _masks(builder: Any, pixels: Any, lanes: int, vectors: int) -> list[Any]:
+def vector_store(builder: Any, value: Any, place: Any, vector: Any, size: int, mask: Any) -> None:
+    """A store that need not be aligned; with a mask, lanes that are off write nothing."""
+    address = builder.bitcast(place, vector.as_pointer())
+    if mask is None:
+        builder.store(value, address).align = size
+        return
+    name = f"llvm.masked.store.v{vector.count}f{size * 8}.p0"
+    kinds = [vector, vector.as_pointer(), ir.IntType(32), mask.type]
+    function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(ir.VoidType(), kinds), name)
+    builder.call(function, [value, address, ir.Constant(ir.IntType(32), size), mask])
+
+
+def masks_before(builder: Any, pixels: Any, lanes: int, vectors: int) -> list[Any]:
     """For each vector which of its lanes lie before ``pixels``."""
     integer = ir.VectorType(ir.IntType(64), lanes)
-    limit = _splat(builder, pixels, integer)
+    limit = splat(builder, pixels, integer)
     return [
         builder.icmp_signed("<", ir.Constant(integer, list(range(v * lanes, (v + 1) * lanes))), limit)
         for v in range(vectors)
     ]
 
 
-def _splat(builder: Any, value: Any, vector: Any) -> Any:
+def splat(builder: Any, value: Any, vector: Any) -> Any:
+    """A scalar in every lane."""
     undefined = ir.Constant(vector, ir.Undefined)
     one = builder.insert_element(undefined, value, ir.Constant(ir.IntType(32), 0))
     zeros = ir.Constant(ir.VectorType(ir.IntType(32), vector.count), [0] * vector.count)
     return builder.shuffle_vector(one, undefined, zeros)
 
 
-def _fma(builder: Any, vector: Any, size: int, a: Any, b: Any, c: Any) -> Any:
-    # Fused where the CPU can; two roundings where it can't, instead of a library call a lane.
+def fma(builder: Any, vector: Any, size: int, a: Any, b: Any, c: Any) -> Any:
+    """``a*b + c``, fused where the CPU can; elsewhere two roundings instead of a library call a lane."""
     name = f"llvm.fmuladd.v{vector.count}f{size * 8}"
     function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(vector, [vector] * 3), name)
     return builder.call(function, [a, b, c])
@@ -126,11 +139,11 @@ def _multiply_tile_code(filters: int, vectors: int, masked: int) -> Any:
         lanes = VECTOR_BITS // (8 * size)
         element = ir.FloatType() if size == 4 else ir.DoubleType()
         vector, index = ir.VectorType(element, lanes), ir.IntType(64)
-        weight = _pointer(context, builder, weights_type, weights, first_weight)
-        pixel = _pointer(context, builder, x_type, x, first_pixel)
-        table = _pointer(context, builder, offsets_type, offsets, ir.Constant(index, 0))
-        output = _pointer(context, builder, tile_type, tile, ir.Constant(index, 0))
-        masks = _masks(builder, pixels, lanes, vectors) if masked else [None] * vectors
+        weight = pointer(context, builder, weights_type, weights, first_weight)
+        pixel = pointer(context, builder, x_type, x, first_pixel)
+        table = pointer(context, builder, offsets_type, offsets, ir.Constant(index, 0))
+        output = pointer(context, builder, tile_type, tile, ir.Constant(index, 0))
+        masks = masks_before(builder, pixels, lanes, vectors) if masked else [None] * vectors
 
         before = builder.block
         loop = builder.append_basic_block("taps")
@@ -143,7 +156,7 @@ def _multiply_tile_code(filters: int, vectors: int, masked: int) -> Any:
         sums = [[builder.phi(vector) for _ in range(vectors)] for _ in range(filters)]
         shifted = builder.gep(pixel, [builder.load(builder.gep(table, [q]))])
         loaded = [
-            _vector_load(
+            vector_load(
                 builder, builder.gep(shifted, [ir.Constant(index, v * lanes)]), vector, size, masks[v]
             )
             for v in range(vectors)
@@ -151,9 +164,9 @@ def _multiply_tile_code(filters: int, vectors: int, masked: int) -> Any:
         row = builder.gep(weight, [builder.mul(q, ir.Constant(index, FILTERS))])
         products = []
         for m in range(filters):
-            factor = _splat(builder, builder.load(builder.gep(row, [ir.Constant(index, m)])), vector)
+            factor = splat(builder, builder.load(builder.gep(row, [ir.Constant(index, m)])), vector)
             products.append(
-                [_fma(builder, vector, size, factor, loaded[v], sums[m][v]) for v in range(vectors)]
+                [fma(builder, vector, size, factor, loaded[v], sums[m][v]) for v in range(vectors)]
             )
         following = builder.add(q, ir.Constant(index, 1))
         for m in range(filters):
@@ -219,19 +232,19 @@ def _sum_tile_code(filters: int, taps: int) -> Any:
         def number(value: int) -> Any:
             return ir.Constant(index, value)
 
-        output = _pointer(context, builder, tile_type, tile, number(0))
-        gradient = _pointer(context, builder, dy_type, dy, first_dy)
+        output = pointer(context, builder, tile_type, tile, number(0))
+        gradient = pointer(context, builder, dy_type, dy, first_dy)
         gradients = [builder.gep(gradient, [builder.mul(number(m), dy_stride)]) for m in range(filters)]
-        table = _pointer(context, builder, offsets_type, offsets, first_tap)
-        image = _pointer(context, builder, x_type, x, first_x)
+        table = pointer(context, builder, offsets_type, offsets, first_tap)
+        image = pointer(context, builder, x_type, x, first_x)
         images = [builder.gep(image, [builder.load(builder.gep(table, [number(t)]))]) for t in range(taps)]
 
         def step(p: Any, sums: list[list[Any]], mask: Any) -> list[list[Any]]:
             """All products of one vector of pixels."""
-            rows = [_vector_load(builder, builder.gep(a, [p]), vector, size, mask) for a in gradients]
-            columns = [_vector_load(builder, builder.gep(a, [p]), vector, size, mask) for a in images]
+            rows = [vector_load(builder, builder.gep(a, [p]), vector, size, mask) for a in gradients]
+            columns = [vector_load(builder, builder.gep(a, [p]), vector, size, mask) for a in images]
             return [
-                [_fma(builder, vector, size, rows[m], columns[t], sums[m][t]) for t in range(taps)]
+                [fma(builder, vector, size, rows[m], columns[t], sums[m][t]) for t in range(taps)]
                 for m in range(filters)
             ]
 
@@ -260,7 +273,7 @@ def _sum_tile_code(filters: int, taps: int) -> Any:
             for t in range(taps):
                 so_far[m][t].add_incoming(zero, before)
                 so_far[m][t].add_incoming(added[m][t], loop)
-        (mask,) = _masks(builder, builder.sub(pixels, whole), lanes, 1)
+        (mask,) = masks_before(builder, builder.sub(pixels, whole), lanes, 1)
         total = step(whole, so_far, mask)
         for m in range(filters):
             for t in range(taps):

@@ -68,6 +68,19 @@ def load(typingctx, x, first):
 
 
 @intrinsic
+def load_some(typingctx, x, first, count):
+    """As `load`, but at most the first ``count`` lanes: the others read nothing and are zero."""
+
+    def codegen(context: Any, builder: Any, sig: Any, arguments: Any) -> Any:
+        kind = sig.return_type
+        place = pointer(context, builder, sig.args[0], *arguments[:2])
+        (mask,) = masks_before(builder, arguments[2], kind.lanes, 1)
+        return vector_load(builder, place, kind.llvm, kind.size, mask)
+
+    return Vector(x.dtype)(x, types.int64, types.int64), codegen
+
+
+@intrinsic
 def store(typingctx, x, first, vector):
     """Write a vector to elements ``first``, ``first + 1`` ... of a one-dimensional contiguous array."""
 

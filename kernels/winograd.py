@@ -23,9 +23,10 @@ way into a *band*, the padded lines that a chunk of patches reads, and results o
 
 import numpy as np
 
+from fastconv.kernels.bands import empty_band, fill_band
 from fastconv.kernels.jit import jit
 from fastconv.kernels.lanes import load, multiply_add, spread, store, store_some, transpose_square
-from fastconv.kernels.panels import PANEL, ROWS, multiply_rows
+from fastconv.kernels.panels import PANEL, ROWS, multiply_panels, multiply_rows, place_rows, whole_tiles
 from fastconv.kernels.vectors import VECTOR_BYTES
 
 POINTS = 16
@@ -42,19 +43,6 @@ def point_step(elements, itemsize):
     """
     line = 64 // itemsize
     return ((elements + line - 1) // line | 1) * line
-
-
-@jit
-def whole_tiles(rows):
-    """So many rows have the tiles that cover ``rows``."""
-    return (rows + ROWS - 1) // ROWS * ROWS
-
-
-@jit
-def place_rows(rows, count, step):
-    """Where each of ``count`` rows begins; further ones repeat the last."""
-    for i in range(rows.size):
-        rows[i] = min(i, count - 1) * step
 
 
 @jit
@@ -108,89 +96,6 @@ def store_four(out, first, step, four):
     store(out, first + step, four[1])
     store(out, first + 2 * step, four[2])
     store(out, first + 3 * step, four[3])
-
-
-@jit
-def fill_band(x, first, plane, cell, height, width, channels, start, band, row, rows, columns, pitch, square):
-    """Copy lines of one image to a band with its channels last and zeros where the image ends.
-
-    Parameters
-    ----------
-    x : 1-D float array
-    first : int
-        Where the image's first channel begins.
-    plane, cell : int
-        From one channel to the next, and from one cell to the next: one of them is 1.
-    height, width, channels : int
-        Of the image.
-    start : tuple of two int
-        The image's line and column where the band begins; may lie outside.
-    band : 1-D float array (rows, columns, pitch)
-        Written, ``rows`` of it from ``row`` on, but for what lies behind the last channel.
-    row, rows, columns, pitch : int
-        ``pitch`` is ``channels`` rounded up to whole vectors.
-    square : 1-D float array
-        Scratch of lanes by lanes.
-    """
-    lanes = VECTOR_BYTES // x.itemsize
-    zero = spread(x.dtype.type(0))
-    top, bottom = min(rows, max(0, -start[0])), min(rows, height - start[0])
-    left, right = min(columns, max(0, -start[1])), min(columns, width - start[1])
-    whole = channels // lanes * lanes
-    for r in range(rows):
-        line = (row + r) * columns * pitch
-        if r < top or r >= bottom or left >= right:
-            for i in range(line, line + columns * pitch, lanes):
-                store(band, i, zero)
-            continue
-        for i in range(line, line + left * pitch, lanes):
-            store(band, i, zero)
-        for i in range(line + right * pitch, line + columns * pitch, lanes):
-            store(band, i, zero)
-        if plane != 1:
-            continue
-        source = first + ((start[0] + r) * width + start[1] + left) * cell
-        target = line + left * pitch
-        for k in range(right - left):
-            for c in range(0, whole, lanes):
-                store(band, target + k * pitch + c, load(x, source + k * cell + c))
-            if whole < channels:
-                store(band, target + k * pitch + whole, zero)
-            for c in range(whole, channels):
-                band[max(0, target + k * pitch + c)] = x[max(0, source + k * cell + c)]
-    if plane == 1:
-        return
-    # A vector of channels at a time: sixteen streams through memory, which the prefetchers can follow.
-    for c in range(0, channels, lanes):
-        for r in range(top, bottom):
-            source = first + c * plane + (start[0] + r) * width + start[1] + left
-            target = ((row + r) * columns + left) * pitch + c
-            for k in range(0, right - left, lanes):
-                some = min(lanes, right - left - k)
-                transpose_square(x, source + k, plane, min(lanes, channels - c), some, square, 0)
-                for j in range(some):
-                    store(band, target + (k + j) * pitch, load(square, j * lanes))
-
-
-@jit
-def empty_band(band, row, cells, pitch, y, place, plane, cell, channels, square):
-    """Copy the first ``cells`` cells of a band, from ``row`` cells on, to an image: `fill_band` turned round.
-
-    ``place`` is where the first of them belongs in ``y``; they lie there one behind the other.
-    """
-    lanes = VECTOR_BYTES // y.itemsize
-    first = row * pitch
-    if plane == 1:
-        for k in range(cells):
-            for c in range(0, channels, lanes):
-                store_some(y, place + k * cell + c, load(band, first + k * pitch + c), channels - c)
-    else:
-        for c in range(0, channels, lanes):
-            for k in range(0, cells, lanes):
-                some = min(lanes, cells - k)
-                transpose_square(band, first + k * pitch + c, pitch, some, lanes, square, 0)
-                for i in range(min(lanes, channels - c)):
-                    store_some(y, place + (c + i) * plane + k, load(square, i * lanes), some)
 
 
 @jit
@@ -445,9 +350,9 @@ def convolve_patches(
     ----------
     x, y : 1-D float array
         Images and outputs.
-    image, output : tuple of six int
+    image, output : tuple of seven int
         Where the first image's first channel of this group begins, then from one image, channel and cell to
-        the next (of channel and cell one is 1), then height and width.
+        the next (of channel and cell one is 1), then height and width, and from one line to the next.
     weights : 1-D float array
         From `transform_filters`.
     bias : 1-D float array
@@ -513,14 +418,14 @@ def convolve_patches(
                     for t in range(0, patches, ROWS):
                         ahead = b + ((first + some_channels) * width + t // ROWS * lanes * some_channels)
                         if first == 0:
-                            multiply_rows(
-                                here, a_rows, t, a_run, 1, weights, b, b_run, width, 1, some_channels, ahead,
-                                zeros, no_rows, products, c, c_rows, min(PANEL, left),
+                            multiply_panels(
+                                here, a_rows, t, a_run, weights, b, b_run, 1, some_channels, ahead,
+                                zeros, no_rows, products, c, c_rows, min(PANEL, left), ROWS,
                             )  # fmt: skip
                         else:
-                            multiply_rows(
-                                here, a_rows, t, a_run, 1, weights, b, b_run, width, 1, some_channels, ahead,
-                                products[c:], c_rows, products, c, c_rows, min(PANEL, left),
+                            multiply_panels(
+                                here, a_rows, t, a_run, weights, b, b_run, 1, some_channels, ahead,
+                                products[c:], c_rows, products, c, c_rows, min(PANEL, left), ROWS,
                             )  # fmt: skip
         for n in range(count):
             rows = min(2 * high, output[4] - 2 * first_line)
@@ -599,5 +504,5 @@ def sum_patches(
                 for r in range(0, channels, ROWS):
                     multiply_rows(
                         here, a_rows, r, run, pitch, gradient_points_, b, run, width, 1, patches, b, sums[c:],
-                        c_rows, sums, c, c_rows, min(PANEL, left),
+                        c_rows, sums, c, c_rows, min(PANEL, left), ROWS,
                     )  # fmt: skip

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Literal, Protocol, TypeAlias, get_args
 
+from fastconv.algorithms.direct import Direct
 from fastconv.algorithms.im2col import Im2col
+from fastconv.algorithms.pointwise import Pointwise
 from fastconv.algorithms.virtual import Virtual
 from fastconv.algorithms.winograd import Winograd
 from fastconv.arguments import Array, must_be
@@ -46,7 +48,7 @@ class Algorithm(Protocol):
         """Write the whole of ``dw``."""
 
 
-ALGORITHMS: tuple[type[Algorithm], ...] = (Winograd, Virtual, Im2col)
+ALGORITHMS: tuple[type[Algorithm], ...] = (Pointwise, Winograd, Virtual, Direct, Im2col)
 
 
 def choose(geometry: Geometry, which: Pass, wanted: str) -> type[Algorithm] | str:

@@ -365,13 +365,14 @@ class WeightSums:
             np.add.reduce(partial, axis=0, out=result)
 
 
-def _forward_axis(g: Geometry, a: int) -> Axis:
+def forward_axis(g: Geometry, a: int) -> Axis:
+    """What the forward pass reads along an axis."""
     taps = tuple(range(g.kernel[a]))
     shifts = tuple(tap * g.dilation[a] - g.padding[a] for tap in taps)
     return Axis(g.input[a], g.output[a], g.stride[a], shifts, taps)
 
 
-def _backward_axes(g: Geometry, a: int) -> list[tuple[int, Axis | None]]:
+def backward_axes(g: Geometry, a: int) -> list[tuple[int, Axis | None]]:
     """For each phase of the stride: its first input cell, and the correlation that makes its cells.
 
     Input cell i is met by output cell o through tap t where i = o*stride + t*dilation - padding: with
@@ -399,14 +400,14 @@ class Virtual:
         self.geometry = g
         self.group_filters, self.group_channels = g.filters // g.groups, g.channels // g.groups
         self.forward_correlation = self._correlation(
-            (_forward_axis(g, 0), _forward_axis(g, 1), _forward_axis(g, 2)),
+            (forward_axis(g, 0), forward_axis(g, 1), forward_axis(g, 2)),
             self.group_channels,
             self.group_filters,
         )
         self.weight_sums = WeightSums(self.forward_correlation)
         # Phase to what makes it: the first cell along each axis, and None where it is zero.
         self.phases: list[tuple[Three, Correlation | None]] = []
-        for d, h, w in itertools.product(*(_backward_axes(g, a) for a in range(3))):
+        for d, h, w in itertools.product(*(backward_axes(g, a) for a in range(3))):
             first = (d[0], h[0], w[0])
             if d[1] is None or h[1] is None or w[1] is None:
                 self.phases.append((first, None))
@@ -439,6 +440,10 @@ class Virtual:
         """
         g = geometry
         many = g.channels // g.groups
+        if g.input[0] == g.output[0] == g.kernel[0] == 1 and g.padding[0] == 0:
+            least = min(g.channels, g.filters) // g.groups
+            if least >= (16 if which == "backward_weight" else 32):
+                return "vectors along filters are faster where there are many"
         if which == "backward_weight" and (many >= 256 or (many >= 64 and g.pixels < 400)):
             return "BLAS sums the products of many channels faster"
         if prod(g.kernel) == 1:
@@ -461,7 +466,7 @@ class Virtual:
 
     def backward_input(self, dy: Array, w: Array, dx: Array) -> None:
         """A correlation for each phase of the stride."""
-        if not _finite(w):  # padding is multiplied here, and zero times infinity is not zero
+        if not finite(w):  # padding is multiplied here, and zero times infinity is not zero
             Im2col(self.geometry).backward_input(dy, w, dx)
             return
         weights = self._weights(w).transpose(0, 2, 1, 3)  # (G, C/G, K/G, taps)
@@ -477,7 +482,7 @@ class Virtual:
         """Sums along pixels, in parts that are added in order."""
         result = dw.reshape(self.geometry.groups, self.group_filters, -1)
         self.weight_sums.run(dy, x, result)
-        if not _finite(result):  # cells between the lines are multiplied with zero, which infinities survive
+        if not finite(result):  # cells between the lines are multiplied with zero, which infinities survive
             Im2col(self.geometry).backward_weight(dy, x, dw)
             return
         if not np.may_share_memory(result, dw):
@@ -488,7 +493,7 @@ class Virtual:
         return w.reshape(self.geometry.groups, self.group_filters, self.group_channels, -1)
 
 
-def _finite(array: Array) -> bool:
+def finite(array: Array) -> bool:
     """Whether all cells are finite (or, seldom, False where only their sum is not)."""
     with np.errstate(all="ignore"):
         return bool(np.isfinite(array.sum()))

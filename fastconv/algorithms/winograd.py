@@ -39,7 +39,7 @@ POINT_BYTES = 6 * 2**20
 # Filters of one job at the least, where filters are parted: each part transforms the patches again.
 PART_PANELS = 4
 
-Image = tuple[int, int, int, int, int, int]
+Image = tuple[int, int, int, int, int, int, int]
 
 
 def point_step(elements: int, itemsize: int) -> int:
@@ -65,21 +65,35 @@ class Images:
     cell: int
 
     @staticmethod
-    def of(array: Array) -> Images | None:
-        """None where the array is contiguous in neither layout."""
+    def of(array: Array, channels_last: bool) -> Images | None:
+        """None where the array is not contiguous in its layout."""
         channels, cells = array.shape[1], array.shape[2] * array.shape[3] * array.shape[4]
-        if array.flags.c_contiguous:
-            return Images(array.reshape(-1), array, cells, 1)
-        last = array.transpose(0, 2, 3, 4, 1)
-        if last.flags.c_contiguous:
-            return Images(last.reshape(-1), array, 1, channels)
-        return None
+        ordered = array.transpose(0, 2, 3, 4, 1) if channels_last else array
+        if not ordered.flags.c_contiguous:
+            return None
+        plane, cell = (1, channels) if channels_last else (cells, 1)
+        return Images(ordered.reshape(-1), array, plane, cell)
 
     def steps(self, first_channel: int) -> Image:
-        """Where a channel begins, from image to image, channel to channel, cell to cell, and the extents."""
+        """Where a channel begins; the next image, channel and cell; the extents; the next line."""
         _, channels, _, height, width = self.array.shape
         image = channels * height * width
-        return first_channel * self.plane, image, self.plane, self.cell, height, width
+        return (
+            first_channel * self.plane, image, self.plane, self.cell, height, width, width * self.cell,
+        )  # fmt: skip
+
+    def phase(self, first_channel: int, first: tuple[int, int], stride: tuple[int, int]) -> Image:
+        """As `steps`, of the cells that begin at ``first`` and lie ``stride`` apart."""
+        begin, image, plane, cell, height, width, line = self.steps(first_channel)
+        return (
+            begin + first[0] * line + first[1] * cell, image, plane, cell * stride[1],
+            -(-(height - first[0]) // stride[0]), -(-(width - first[1]) // stride[1]), line * stride[0],
+        )  # fmt: skip
+
+
+def one_plane(g: Geometry) -> bool:
+    """Whether the depth has one cell, in which the kernel begins and ends."""
+    return g.input[0] == g.output[0] == g.kernel[0] == 1 and g.padding[0] == 0
 
 
 class Patches:
@@ -210,7 +224,7 @@ class Winograd:
     def why_not(geometry: Geometry, which: Pass) -> str | None:
         """All but planes of 3x3 taps at stride 1."""
         g = geometry
-        if g.kernel != (1, 3, 3) or g.input[0] != 1 or g.output[0] != 1:
+        if g.kernel != (1, 3, 3) or not one_plane(g):
             return "the kernel is not 3x3 in one plane"
         if g.stride != (1, 1, 1) or g.dilation != (1, 1, 1):
             return "the stride or the dilation is not 1"
@@ -232,7 +246,7 @@ class Winograd:
 
     @property
     def scratch_bytes(self) -> int:
-        """Points, products and lines of a chunk, or what the other algorithms need; no transformed filters."""
+        """What a chunk needs, or the other algorithms do; transformed filters are not counted."""
         return max(
             *(self._other(which).scratch_bytes for which in ("forward", "backward_input", "backward_weight")),
             self.forward_patches.scratch_bytes,
@@ -258,7 +272,7 @@ class Winograd:
         """Sums of products of patches."""
         g = self.geometry
         shape = (g.groups, self.group_filters, self.group_channels * 9)
-        gradient, image = Images.of(dy), Images.of(x)
+        gradient, image = Images.of(dy, g.channels_last), Images.of(x, g.channels_last)
         if gradient is not None and image is not None:
             result = dw.reshape(shape) if dw.flags.c_contiguous else np.empty(shape, dw.dtype)
             self.weight_sums.run(gradient, image, result, (-g.padding[1], -g.padding[2]))
@@ -280,7 +294,7 @@ class Winograd:
     ) -> bool:
         """Write all of ``y``; returns whether that could be done, and all of it is finite."""
         p, g = patches, self.geometry
-        source, target = Images.of(x), Images.of(y)
+        source, target = Images.of(x, g.channels_last), Images.of(y, g.channels_last)
         if source is None or target is None:
             return False
         weights = self._transform(p, np.ascontiguousarray(w).reshape(-1), rotated)

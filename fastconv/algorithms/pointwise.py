@@ -1,0 +1,163 @@
+"""1x1 convolution with the channels first: products of weights and packed pixels, vectors along pixels.
+
+    forward          weights (filters, channels) and pixels (channels, pixels)
+    backward-input   transposed weights and the pixels of the output's gradient; a stride leaves cells zero
+
+Both are `fastconv.kernels.pointwise`. Pixels are counted through the batch, so planes may be small. A job
+owns pixels and some of the filters; jobs follow from the shape alone.
+"""
+
+from __future__ import annotations
+
+from math import prod
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fastconv.algorithms.im2col import JOB_MULTIPLICATIONS, JOBS, Im2col, blocks, ceil_div
+from fastconv.algorithms.virtual import finite
+from fastconv.algorithms.winograd import aligned
+from fastconv.arguments import Array
+from fastconv.geometry import Geometry
+from fastconv.kernels import pointwise as kernels
+from fastconv.kernels.bands import turn_cells
+from fastconv.kernels.panels import PANEL
+from fastconv.kernels.vectors import VECTOR_BYTES
+from fastconv.threads import Job, run_jobs
+
+if TYPE_CHECKING:
+    from fastconv.algorithms import Pass
+
+# Panels of pixels that are packed at a time: a row of them is a kilobyte, which prefetchers follow.
+CHUNK_PANELS = 4
+# Channels that one sum runs over: the panels of a chunk stay in L2.
+STEPS = 256
+# Filters of one job at the least, where filters are parted: each part packs the pixels again.
+PART_FILTERS = 96
+
+Source = tuple[int, int, int, int, int]
+
+
+class Pointwise:
+    """Kernels of one tap, for arrays with the channels first."""
+
+    name = "pointwise"
+
+    def __init__(self, geometry: Geometry) -> None:
+        g = geometry
+        self.geometry = g
+        self.group_filters, self.group_channels = g.filters // g.groups, g.channels // g.groups
+        self.strided = g.stride != (1, 1, 1)
+        self.panel = PANEL * (VECTOR_BYTES // np.dtype(g.compute_dtype).itemsize)
+        self.wanted = max(1, min(JOBS, g.multiplications // JOB_MULTIPLICATIONS))
+
+    @staticmethod
+    def why_not(geometry: Geometry, which: Pass) -> str | None:
+        """All but the forward and backward-input passes of kernels of one tap without padding."""
+        g = geometry
+        if which == "backward_weight":
+            return "it has no sums over pixels"
+        if g.channels_last:
+            return "vectors run along pixels, which are not contiguous with the channels last"
+        if prod(g.kernel) != 1 or g.input[0] != 1 or g.output[0] != 1:
+            return "the kernel has more than one tap, or there is more than one plane"
+        reached = all((o - 1) * s < i for o, s, i in zip(g.output, g.stride, g.input, strict=True))
+        if g.padding != (0, 0, 0) or not reached:
+            return "there is padding"
+        if min(g.batch, g.channels, g.filters, g.pixels) == 0:
+            return "there is nothing to compute"
+        return None
+
+    @staticmethod
+    def why_slow(geometry: Geometry, which: Pass) -> str | None:
+        """None: it comes first where it can."""
+        return None
+
+    @property
+    def scratch_bytes(self) -> int:
+        """Packed pixels and results of a chunk, or what the other algorithms need."""
+        widest = max(self.group_filters, self.group_channels)
+        elements = CHUNK_PANELS * self.panel * (min(STEPS, widest) + widest)
+        return max(Im2col(self.geometry).scratch_bytes, elements * self.geometry.compute_dtype.itemsize)
+
+    def forward(self, x: Array, w: Array, bias: Array | None, y: Array) -> None:
+        """All filters of a group at every pixel."""
+        if not (x.flags.c_contiguous and y.flags.c_contiguous):
+            Im2col(self.geometry).forward(x, w, bias, y)
+            return
+        matrices = np.ascontiguousarray(w).reshape(
+            self.geometry.groups, self.group_filters, self.group_channels
+        )
+        stride = self.geometry.stride
+        self._run(
+            x, self._cells(x, stride), self.strided, matrices, bias, y, self._cells(y, (1, 1, 1)), False
+        )
+
+    def backward_input(self, dy: Array, w: Array, dx: Array) -> None:
+        """All channels of a group at every pixel of the gradient."""
+        if not (dy.flags.c_contiguous and dx.flags.c_contiguous) or not finite(w):
+            Im2col(self.geometry).backward_input(dy, w, dx)
+            return
+        g, filters, channels = self.geometry, self.group_filters, self.group_channels
+        flat = np.ascontiguousarray(w).reshape(g.groups, filters * channels)
+        matrices = np.empty((g.groups, channels, filters), w.dtype)
+        square = aligned(self.panel * self.panel, w.dtype)
+        for group in range(g.groups):
+            turn_cells(
+                flat[group], 0, channels, filters, channels, matrices[group].reshape(-1), filters, square
+            )
+        if self.strided:
+            dx[...] = 0
+        stride = self.geometry.stride
+        self._run(
+            dy, self._cells(dy, (1, 1, 1)), False, matrices, None, dx, self._cells(dx, stride), self.strided
+        )
+
+    @staticmethod
+    def _cells(array: Array, stride: tuple[int, int, int]) -> Source:
+        """From image to image, channel to channel, line to line and pixel to pixel."""
+        _, channels, _, height, width = array.shape
+        return 0, channels * height * width, height * width, stride[1] * width, stride[2]
+
+    def _run(
+        self, x: Array, source: Source, sparse: bool, matrices: Array, bias: Array | None, y: Array,
+        target: Source, spread_out: bool,
+    ) -> None:  # fmt: skip
+        g, dtype = self.geometry, y.dtype
+        _, filters, channels = matrices.shape
+        plane, across = g.output[1] * g.output[2], g.output[2]
+        pixels = g.batch * plane
+        steps = min(STEPS, channels)
+        chunk = min(CHUNK_PANELS, ceil_div(pixels, self.panel)) * self.panel
+        chunks = ceil_div(pixels, chunk)
+        part = filters
+        while part > PART_FILTERS and chunks * g.groups * ceil_div(filters, part) < self.wanted:
+            part = ceil_div(part, 2)
+        step = max(1, chunks * g.groups * ceil_div(filters, part) // self.wanted) * chunk
+        jobs = [
+            (group, some, span)
+            for group in range(g.groups)
+            for some in blocks(filters, part)
+            for span in blocks(pixels, step)
+        ]
+        added = np.zeros(self.panel, dtype)
+        if bias is not None:
+            added = np.repeat(bias, self.panel)
+        flat_x, flat_w, flat_y = x.reshape(-1), matrices.reshape(-1), y.reshape(-1)
+
+        def start_worker() -> Job:
+            packed, cells = aligned(chunk * steps, dtype), aligned(chunk * part, dtype)
+
+            def job(i: int) -> None:
+                group, some, span = jobs[i]
+                rows = added if bias is None else added[group * filters * self.panel :]
+                kernels.convolve_pixels(
+                    flat_x, (group * channels * source[2], *source[1:]), sparse,
+                    flat_w[group * filters * channels :], rows, flat_y,
+                    (group * filters * target[2], *target[1:]), spread_out, plane, across, channels, some,
+                    span, chunk, steps, packed, cells,
+                )  # fmt: skip
+
+            return job
+
+        run_jobs(len(jobs), start_worker)

@@ -1,0 +1,122 @@
+"""Bands: some lines of images with their channels last and their padding around them, and back again.
+
+A band is what the algorithms read whose vectors run along channels or filters. Images that have their
+channels first are transposed on the way in and out, a square of one vector's lanes at a time.
+"""
+
+from fastconv.kernels.jit import jit
+from fastconv.kernels.lanes import load, spread, store, store_some, transpose_square
+from fastconv.kernels.vectors import VECTOR_BYTES
+
+
+@jit
+def clear(x, first, count):
+    """Zeros in ``count`` elements."""
+    lanes = VECTOR_BYTES // x.itemsize
+    zero = spread(x.dtype.type(0))
+    whole = count // lanes * lanes
+    for i in range(first, first + whole, lanes):
+        store(x, i, zero)
+    if whole < count:
+        store_some(x, first + whole, zero, count - whole)
+
+
+@jit
+def fill_band(x, first, plane, cell, height, width, channels, start, band, row, rows, columns, pitch, square):
+    """Copy lines of one image to a band with its channels last and zeros where the image ends.
+
+    Parameters
+    ----------
+    x : 1-D float array
+    first : int
+        Where the image's first channel begins.
+    plane, cell : int
+        From one channel to the next, and from one cell to the next: one of them is 1.
+    height, width, channels : int
+        Of the image.
+    start : tuple of two int
+        The image's line and column where the band begins; may lie outside.
+    band : 1-D float array (rows, columns, pitch)
+        Written, ``rows`` of it from ``row`` on; what lies behind the last channel is of no meaning.
+    row, rows, columns, pitch : int
+        ``pitch`` is ``channels`` or a little more, to have whole vectors.
+    square : 1-D float array
+        Scratch of lanes by lanes.
+    """
+    lanes = VECTOR_BYTES // x.itemsize
+    top, bottom = min(rows, max(0, -start[0])), min(rows, height - start[0])
+    left, right = min(columns, max(0, -start[1])), min(columns, width - start[1])
+    whole = channels // lanes * lanes
+    for r in range(rows):
+        line = (row + r) * columns * pitch
+        if r < top or r >= bottom or left >= right:
+            clear(band, line, columns * pitch)
+            continue
+        clear(band, line, left * pitch)
+        clear(band, line + right * pitch, (columns - right) * pitch)
+        if plane != 1:
+            continue
+        source = first + ((start[0] + r) * width + start[1] + left) * cell
+        target = line + left * pitch
+        for k in range(right - left):
+            for c in range(0, whole, lanes):
+                store(band, target + k * pitch + c, load(x, source + k * cell + c))
+            for c in range(whole, channels):
+                band[max(0, target + k * pitch + c)] = x[max(0, source + k * cell + c)]
+            for c in range(channels, pitch):
+                band[max(0, target + k * pitch + c)] = 0
+    if plane == 1:
+        return
+    # A vector of channels at a time: sixteen streams through memory, which the prefetchers can follow.
+    for c in range(0, channels, lanes):
+        for r in range(top, bottom):
+            source = first + c * plane + (start[0] + r) * width + start[1] + left
+            target = ((row + r) * columns + left) * pitch + c
+            for k in range(0, right - left, lanes):
+                some = min(lanes, right - left - k)
+                transpose_square(x, source + k, plane, min(lanes, channels - c), some, square, 0)
+                if pitch - c >= lanes:
+                    for j in range(some):
+                        store(band, target + (k + j) * pitch, load(square, j * lanes))
+                else:
+                    for j in range(some):
+                        store_some(band, target + (k + j) * pitch, load(square, j * lanes), pitch - c)
+
+
+@jit
+def empty_band(band, row, cells, pitch, y, place, plane, cell, channels, square):
+    """Copy ``cells`` cells of a band, from cell ``row`` on, to an image: `fill_band` turned round.
+
+    ``place`` is where the first of them belongs in ``y``, ``cell`` how far they lie from each other there.
+    """
+    lanes = VECTOR_BYTES // y.itemsize
+    first = row * pitch
+    if plane == 1:
+        for k in range(cells):
+            for c in range(0, channels, lanes):
+                store_some(y, place + k * cell + c, load(band, first + k * pitch + c), channels - c)
+        return
+    for c in range(0, channels, lanes):
+        for k in range(0, cells, lanes):
+            some = min(lanes, cells - k)
+            transpose_square(band, first + k * pitch + c, pitch, some, lanes, square, 0)
+            for i in range(min(lanes, channels - c)):
+                target = place + (c + i) * plane + k * cell
+                if cell == 1:
+                    store_some(y, target, load(square, i * lanes), some)
+                else:
+                    for j in range(some):
+                        y[max(0, target + j * cell)] = square[i * lanes + j]
+
+
+@jit
+def turn_cells(x, first, cell, cells, channels, turned, row, square):
+    """``turned[c*row + k] = x[first + k*cell + c]``: channels that are last, put first."""
+    lanes = VECTOR_BYTES // x.itemsize
+    for c in range(0, channels, lanes):
+        there = min(lanes, channels - c)
+        for k in range(0, cells, lanes):
+            some = min(lanes, cells - k)
+            transpose_square(x, first + k * cell + c, cell, some, there, square, 0)
+            for i in range(there):
+                store_some(turned, (c + i) * row + k, load(square, i * lanes), some)

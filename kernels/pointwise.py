@@ -1,0 +1,181 @@
+"""1x1 convolution with the channels first: a plain product of weights and pixels, vectors along pixels.
+
+    y[k, p] = sum over c of w[k, c] * x[c, p]
+
+Pixels are counted through the whole batch, so that small planes fill vectors too. Some pixels of some
+channels are packed into panels and meet all filters; a panel inside one image is written in place.
+"""
+
+import numpy as np
+
+from fastconv.kernels.jit import jit
+from fastconv.kernels.lanes import load, load_some, store, store_some
+from fastconv.kernels.panels import PANEL, ROWS, multiply_panels
+from fastconv.kernels.vectors import VECTOR_BYTES
+
+
+@jit
+def piece_of(pixel, left, plane, across, whole):
+    """Image, line and column of a pixel, and how many of the next ``left`` lie one behind the other."""
+    image, cell = divmod(pixel, plane)
+    line, column = divmod(cell, across)
+    return image, line, column, min(left, plane - cell if whole else across - column)
+
+
+@jit
+def pack_pixels(x, source, stride, pixels, plane, across, first_channel, channels, packed):
+    """Some channels of some pixels as panels (panel, channels, `PANEL` vectors).
+
+    Parameters
+    ----------
+    x : 1-D float array
+    source : tuple of five int
+        Where the group's first channel begins; from image to image, channel to channel and line to line; and
+        from one pixel to the next.
+    stride : bool
+        Whether pixels or lines of ``x`` are left out.
+    pixels : tuple of two int
+        From and up to which pixel, counted through the batch.
+    plane, across : int
+        Pixels of an image and of a line.
+    first_channel, channels : int
+    packed : 1-D float array
+        Written.
+    """
+    lanes = VECTOR_BYTES // x.itemsize
+    width = PANEL * lanes
+    done = 0
+    total = pixels[1] - pixels[0]
+    while done < total:
+        panel, column = divmod(done, width)
+        left = min(total - done, width - column)
+        image, line, cell, count = piece_of(pixels[0] + done, left, plane, across, not stride)
+        begin = (
+            source[0] + image * source[1] + first_channel * source[2] + line * source[3] + cell * source[4]
+        )
+        target = panel * channels * width + column
+        for c in range(channels):
+            read, written = begin + c * source[2], target + c * width
+            if stride:
+                for i in range(count):
+                    packed[max(0, written + i)] = x[max(0, read + i * source[4])]
+            elif count == width:
+                for i in range(0, width, lanes):
+                    store(packed, written + i, load(x, read + i))
+            else:
+                for i in range(0, count, lanes):
+                    some = count - i
+                    store_some(packed, written + i, load_some(x, read + i, some), some)
+        done += count
+
+
+@jit
+def leave_pixels(cells, filters, y, target, stride, pixels, plane, across):
+    """Copy one panel of results (filters, `PANEL` vectors) to where its pixels belong."""
+    lanes = VECTOR_BYTES // y.itemsize
+    width = PANEL * lanes
+    done = 0
+    total = pixels[1] - pixels[0]
+    while done < total:
+        image, line, cell, count = piece_of(pixels[0] + done, total - done, plane, across, not stride)
+        begin = target[0] + image * target[1] + line * target[3] + cell * target[4]
+        for k in range(filters):
+            written, read = begin + k * target[2], k * width + done
+            if stride:
+                for i in range(count):
+                    y[max(0, written + i * target[4])] = cells[max(0, read + i)]
+            else:
+                for i in range(0, count, lanes):
+                    some = count - i
+                    store_some(y, written + i, load_some(cells, read + i, some), some)
+        done += count
+
+
+@jit
+def convolve_pixels(
+    x, source, sparse, w, bias, y, target, spread_out, plane, across, channels, filters, pixels, chunk, steps,
+    packed, cells,
+):  # fmt: skip
+    """Convolve some pixels of one group, for some of its filters.
+
+    Parameters
+    ----------
+    x, y : 1-D float array
+    source, target : tuple of five int
+        As in `pack_pixels`.
+    sparse, spread_out : bool
+        Whether pixels or lines of ``x``, and of ``y``, are left out.
+    w : 1-D float array (filters, channels)
+    bias : 1-D float array
+        `PANEL` vectors for each filter, or only once where it is zero.
+    plane, across, channels : int
+    filters : tuple of two int
+    pixels : tuple of two int
+        From and up to which pixel, counted through the batch.
+    chunk : int
+        So many pixels, in whole panels, are packed at a time.
+    steps : int
+        So many channels, which one sum runs over.
+    packed, cells : 1-D float array
+        Scratch: (panels of a chunk, steps, `PANEL` vectors) and (filters, `PANEL` vectors).
+    """
+    lanes = VECTOR_BYTES // x.itemsize
+    width = PANEL * lanes
+    count = filters[1] - filters[0]
+    a_rows, y_rows, cell_rows, bias_rows = (
+        np.empty(count, np.int64), np.empty(count, np.int64), np.empty(count, np.int64),
+        np.zeros(count, np.int64),
+    )  # fmt: skip
+    for k in range(count):
+        a_rows[k], y_rows[k], cell_rows[k] = (filters[0] + k) * channels, k * target[2], k * width
+        if bias.size > width:
+            bias_rows[k] = (filters[0] + k) * width
+    a_run, b_run = np.zeros(1, np.int64), np.zeros(1, np.int64)
+    # Results of panels that are not written in place wait here for their sums.
+    waiting = cells.size // (chunk // width)
+    begin = target[0] + filters[0] * target[2]
+    for first in range(pixels[0], pixels[1], chunk):
+        stop = min(pixels[1], first + chunk)
+        for channel in range(0, channels, steps):
+            some = min(steps, channels - channel)
+            pack_pixels(x, source, sparse, (first, stop), plane, across, channel, some, packed)
+            a_run[0] = channel
+            for panel in range((stop - first + width - 1) // width):
+                pixel = first + panel * width
+                image, cell = divmod(pixel, plane)
+                inside = not spread_out and cell + width <= plane and pixel + width <= stop
+                b = panel * some * width
+                # (filters, pixels) += (filters, channels) @ (channels, pixels)
+                if inside:
+                    multiply_all(
+                        w, a_rows, a_run, packed, b, b_run, some, bias, bias_rows, channel == 0, y,
+                        begin + image * target[1] + cell, y_rows,
+                    )  # fmt: skip
+                else:
+                    multiply_all(
+                        w, a_rows, a_run, packed, b, b_run, some, bias, bias_rows, channel == 0, cells,
+                        panel * waiting, cell_rows,
+                    )  # fmt: skip
+                    if channel + some == channels:
+                        leave_pixels(
+                            cells[panel * waiting :], count, y, (begin, *target[1:]), spread_out,
+                            (pixel, min(stop, pixel + width)), plane, across,
+                        )  # fmt: skip
+
+
+@jit
+def multiply_all(a, a_rows, a_run, b, first_b, b_run, steps, bias, bias_rows, begin, c, first_c, c_rows):
+    """One panel against all rows: their first sum begins with the bias, others with what is there."""
+    for row in range(0, a_rows.size, ROWS):
+        left = a_rows.size - row
+        ahead = first_b + (PANEL + row // ROWS) * steps * (VECTOR_BYTES // a.itemsize)
+        if begin:
+            multiply_panels(
+                a, a_rows, row, a_run, b, first_b, b_run, 1, steps, ahead, bias, bias_rows, c, first_c,
+                c_rows, PANEL, left,
+            )  # fmt: skip
+        else:
+            multiply_panels(
+                a, a_rows, row, a_run, b, first_b, b_run, 1, steps, ahead, c[first_c:], c_rows, c, first_c,
+                c_rows, PANEL, left,
+            )  # fmt: skip

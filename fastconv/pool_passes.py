@@ -126,6 +126,31 @@ class Pooling:
         return -width.before, width.stride, width.taps, width.step
 
     @cached_property
+    def lines(self) -> tuple[Any, ...]:
+        """What kernels know of the lines of an output plane: rows, extents, steps, line."""
+        depth, height, width = self.extent
+        step_d, step_h, _ = self.steps
+        rows = _rows(self.tables[:2], (step_d, step_h), (height, width))
+        return (
+            rows,
+            (depth * height * width, width, self.output[2]),
+            (step_d * height * width, step_h * width),
+            self.line,
+        )
+
+    @cached_property
+    def covered_lines(self) -> tuple[Any, ...]:
+        """What kernels know of the lines of a plane under windows: rows, extents, steps."""
+        depth, height, windows = self.output
+        rows = _rows(self.covers[:2], (1, 1), (height, windows))
+        # From how many lines before the next one that differs each is.
+        changes = np.append(np.flatnonzero((rows[1:] != rows[:-1]).any(axis=1)) + 1, len(rows))
+        lines = np.arange(len(rows))
+        same = changes[np.searchsorted(changes, lines, side="right")] - lines
+        extents = (depth * height * windows, windows, self.extent[2])
+        return np.column_stack([rows, same]), extents, (height * windows, windows)
+
+    @cached_property
     def is_global(self) -> bool:
         """Whether there is one window, and it is the plane."""
         return all(axis.table.tolist() == [[0, axis.extent]] for axis in self.windows.axes)
@@ -133,6 +158,21 @@ class Pooling:
     def suits_vectors(self, array: Array) -> bool:
         """Whether the vector kernels read arrays like this one."""
         return array.flags.c_contiguous and array.dtype.char in "fd" and prod(self.extent) <= VECTOR_CELLS
+
+
+def _rows(tables: tuple[Array, ...], steps: tuple[int, int], extent: tuple[int, int]) -> Array:
+    """int64 (lines, 3): where the windows of each line of a plane begin, and their taps along depth, height.
+
+    ``extent`` is (H, W) of the planes that the windows are in.
+    """
+    (depth, height), (lines, cells) = tables, extent
+    first = (depth[:, 0, None] * lines + height[:, 0]) * cells
+    taps_d, taps_h = (
+        np.maximum(0, -((table[:, 0] - table[:, 1]) // step))
+        for table, step in zip(tables, steps, strict=True)
+    )
+    rows = np.broadcast_arrays(first, taps_d[:, None], taps_h)
+    return np.ascontiguousarray(np.stack(rows, axis=-1).reshape(-1, 3))
 
 
 def _flat(array: Array) -> Array:
@@ -166,8 +206,7 @@ def max_forward(x: Array, result: Array, indices: Array, pooling: Pooling) -> No
         sizes = channels, extent, output, *pooling.tables, pooling.steps
         _run(vectors.max_pool_pixels, batch * prod(output), visited, arrays, sizes)
     else:
-        sizes = extent, output, *pooling.tables[:2], pooling.steps[:2], line
-        _run(vectors.max_pool_lines, lines, visited, arrays, sizes)
+        _run(vectors.max_pool_lines, lines, visited, arrays, pooling.lines)
 
 
 def max_backward(dy: Array, indices: Array, planes: Planes, shape: Size) -> tuple[Array, int]:
@@ -202,8 +241,10 @@ def avg_forward(x: Array, out: Array, pooling: Pooling) -> None:
         sizes = prod(extent), 1 / pooling.count
         _run(vectors.mean_planes, batch * channels, visited, arrays, sizes)
     elif suited and line:
-        sizes = extent, output, *tables[:2], *pooling.factors, line
-        _run(vectors.avg_pool_lines, lines, visited, arrays, sizes)
+        depth, height, width = pooling.factors
+        rows, *sizes = pooling.lines
+        factors = np.outer(depth, height).ravel(), width
+        _run(vectors.avg_pool_lines, lines, visited, arrays, (rows, *factors, *sizes))
     else:
         arrays = read_only(pooling.planes.normal(x)), pooling.planes.normal(out)
         _run(kernels.avg_pool, lines, visited, arrays, (*tables, *pooling.counts))
@@ -229,8 +270,15 @@ def avg_backward(dy: Array, dx: Array, pooling: Pooling) -> None:
     elif one_window:
         sizes = prod(extent), share
         _run(vectors.fill_planes, batch * channels, visited, arrays, sizes)
+    elif line[1] == 1:  # sums at a stride of 1
+        rows, *sizes = pooling.covered_lines
+        factors = np.full(len(rows), share), np.ones(extent[2])
+        start = line[0] + line[2] - 1
+        _run(
+            vectors.avg_pool_lines, lines, visited, arrays, (rows, *factors, *sizes, (-start, 1, line[2], 1))
+        )
     else:
-        sizes = extent, output, *covers[:2], share, line
+        sizes = *pooling.covered_lines, line, share
         _run(vectors.avg_pool_backward_lines, lines, visited, arrays, sizes)
 
 

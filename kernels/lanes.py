@@ -110,6 +110,15 @@ class _Lanes:
             return None
         return self.builder.icmp_signed("<", self.numbers(self.count), self.splat(count, self.count))
 
+    def wide(self, values: Any) -> Any:
+        """As doubles."""
+        doubles = ir.VectorType(_DOUBLE, self.count)
+        return self.builder.fpext(values, doubles) if self.size == 4 else values
+
+    def narrow(self, values: Any) -> Any:
+        """Doubles as elements."""
+        return self.builder.fptrunc(values, self.vector) if self.size == 4 else values
+
     def store(self, values: Any, address: Any, count: Any) -> None:
         """Store all lanes, or with masks the first ``count``."""
         builder, vector = self.builder, values.type
@@ -118,7 +127,7 @@ class _Lanes:
         if not self.masked:
             builder.store(values, address).align = size
             return
-        mask = self.stored(count)
+        mask = builder.icmp_signed("<", self.numbers(vector.count), self.splat(count, vector.count))
         kind = "i" if isinstance(vector.element, ir.IntType) else "f"
         name = f"llvm.masked.store.v{vector.count}{kind}{8 * size}.p0"
         signature = ir.FunctionType(ir.VoidType(), [vector, address.type, _INT32, mask.type])
@@ -128,7 +137,7 @@ class _Lanes:
 
 @contextmanager
 def _each_tap(builder: Any, taps: list[Any], steps: list[Any]) -> Iterator[tuple[Any, Any]]:
-    """The loops over the taps: how many cells each is from the first, and which one along the width."""
+    """Loops over the taps: how many cells each is from the first, and which one it is along the width."""
     with (
         cgutils.for_range(builder, taps[0]) as d,
         cgutils.for_range(builder, taps[1]) as h,
@@ -149,8 +158,9 @@ def _each_variant(builder: Any, line: int, spread: Any, masked: Any) -> Iterator
             yield variant
 
 
-def _three(builder: Any, values: Any) -> list[Any]:
-    return [builder.extract_value(values, axis) for axis in range(3)]
+def _values(builder: Any, values: Any) -> list[Any]:
+    """What a tuple holds."""
+    return [builder.extract_value(values, axis) for axis in range(values.type.count)]
 
 
 @intrinsic(prefer_literal=True)
@@ -213,7 +223,7 @@ def _max_code(context: Any, lanes: _Lanes, signature: Any, arguments: Any) -> No
     where = cgutils.alloca_once(builder, integers)
     builder.store(ir.Constant(lanes.vector, [float("-inf")] * lanes.count), best)
     builder.store(untaken if masked else lanes.splat(cell, lanes.count), where)
-    with _each_tap(builder, _three(builder, taps), _three(builder, steps)) as (offset, w):
+    with _each_tap(builder, _values(builder, taps), _values(builder, steps)) as (offset, w):
         tap = builder.add(cell, offset)
         here = builder.add(position, builder.mul(w, position_step))
         address = _pointer(context, builder, x_type, x, builder.add(origin, builder.mul(scale, tap)))
@@ -280,25 +290,96 @@ def _mean_code(context: Any, lanes: _Lanes, signature: Any, arguments: Any) -> N
     factor, factors, first_factor, out, place, count = arguments[10:16]
     x_type, factors_type, out_type = (signature.args[i] for i in (0, 11, 13))
     builder = lanes.builder
+    total = _window_sums(
+        context, lanes, x_type, x, builder.add(origin, builder.mul(scale, cell)), scale,
+        _values(builder, taps), _values(builder, steps), position, position_step, limit,
+    )  # fmt: skip
+    share = _splat(builder, factor, total.type)
+    if lanes.spread != CHANNELS:
+        address = _pointer(context, builder, factors_type, factors, first_factor)
+        share = builder.fmul(share, _vector_load(builder, address, total.type, 8, lanes.stored(count)))
+    lanes.store(
+        lanes.narrow(builder.fmul(total, share)), _pointer(context, builder, out_type, out, place), count
+    )
+
+
+def _window_sums(
+    context: Any, lanes: _Lanes, x_type: Any, x: Any, first: Any, scale: Any, taps: list[Any],
+    steps: list[Any], position: Any, position_step: Any, limit: Any,
+) -> Any:  # fmt: skip
+    """The sums of one window a lane, as doubles; the first lane's first tap is ``x[first]``."""
+    builder = lanes.builder
     doubles = ir.VectorType(_DOUBLE, lanes.count)
     total = cgutils.alloca_once(builder, doubles)
     builder.store(ir.Constant(doubles, [0.0] * lanes.count), total)
-    with _each_tap(builder, _three(builder, taps), _three(builder, steps)) as (offset, w):
+    with _each_tap(builder, taps, steps) as (offset, w):
         here = builder.add(position, builder.mul(w, position_step))
-        first = builder.add(origin, builder.mul(scale, builder.add(cell, offset)))
-        address = _pointer(context, builder, x_type, x, first)
-        value = lanes.load(address, here, limit, lanes.valid(here, limit))
-        if lanes.size == 4:
-            value = builder.fpext(value, doubles)
+        address = _pointer(context, builder, x_type, x, builder.add(first, builder.mul(scale, offset)))
+        value = lanes.wide(lanes.load(address, here, limit, lanes.valid(here, limit)))
         builder.store(builder.fadd(builder.load(total), value), total)
-    share = _splat(builder, factor, doubles)
-    if lanes.spread != CHANNELS:
-        address = _pointer(context, builder, factors_type, factors, first_factor)
-        share = builder.fmul(share, _vector_load(builder, address, doubles, 8, lanes.stored(count)))
-    mean = builder.fmul(builder.load(total), share)
-    if lanes.size == 4:
-        mean = builder.fptrunc(mean, lanes.vector)
-    lanes.store(mean, _pointer(context, builder, out_type, out, place), count)
+    return builder.load(total)
+
+
+@intrinsic
+def pair_lanes(
+    typingctx, x, origin, taps, steps, position, firsts, width_taps, limit, factor,
+    out, place, count, lines, line_stride, masked,
+):  # fmt: skip
+    """Sums of two windows a lane, times ``factor``, side by side: cells of a line under windows two apart.
+
+    Parameters
+    ----------
+    x : 1-D float array
+        Lane i's taps along the width begin at ``x[origin + first + i]``, position ``position + first + i``.
+    origin, position, limit : int
+        Only positions from 0 to ``limit - 1`` exist.
+    taps, steps : tuple of two int
+        Along depth and height: how many, and how many elements apart.
+    firsts, width_taps : tuple of two int
+        Of the first and of the second window.
+    factor : float
+    out : 1-D float array
+        Written: from ``place`` on, on each of ``lines`` lines.
+    place, count, lines, line_stride : int
+        ``count`` cells are stored; only with ``masked``, else two vectors.
+    masked : int
+        0 where all that is read exists and all is stored.
+    """
+    whole, two = types.int64, types.UniTuple(types.int64, 2)
+    signature = types.void(
+        x, whole, two, two, whole, two, two, whole, types.float64, out, whole, whole, whole, whole, whole
+    )
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        is_masked = builder.icmp_signed("!=", arguments[14], ir.Constant(_INT64, 0))
+        with builder.if_else(is_masked) as (some, all_of_them):
+            with some:
+                _pair_code(context, _Lanes(builder, x.dtype, UNIT, True, None), signature, arguments)
+            with all_of_them:
+                _pair_code(context, _Lanes(builder, x.dtype, UNIT, False, None), signature, arguments)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+def _pair_code(context: Any, lanes: _Lanes, signature: Any, arguments: Any) -> None:
+    x, origin, taps, steps, position, firsts, width_taps, limit, factor = arguments[:9]
+    out, place, count, lines, line_stride = arguments[9:14]
+    x_type, out_type = signature.args[0], signature.args[9]
+    builder, one = lanes.builder, ir.Constant(_INT64, 1)
+    means = []
+    for first, along in zip(_values(builder, firsts), _values(builder, width_taps), strict=True):
+        total = _window_sums(
+            context, lanes, x_type, x, builder.add(origin, first), one,
+            [*_values(builder, taps), along], [*_values(builder, steps), one],
+            builder.add(position, first), one, limit,
+        )  # fmt: skip
+        means.append(lanes.narrow(builder.fmul(total, _splat(builder, factor, total.type))))
+    alternating = [i // 2 + i % 2 * lanes.count for i in range(2 * lanes.count)]
+    both = builder.shuffle_vector(*means, ir.Constant(lanes.integers(2 * lanes.count), alternating))
+    with cgutils.for_range(builder, lines) as loop:
+        start = builder.add(place, builder.mul(loop.index, line_stride))
+        lanes.store(both, _pointer(context, builder, out_type, out, start), count)
 
 
 @intrinsic
@@ -321,8 +402,7 @@ def sum_cells(typingctx, x, first, count):
         def add(done: Any, mask: Any) -> None:
             address = _pointer(context, builder, signature.args[0], x, builder.add(first, done))
             value = _vector_load(builder, address, lanes.vector, lanes.size, mask)
-            value = builder.fpext(value, doubles) if lanes.size == 4 else value
-            builder.store(builder.fadd(builder.load(total), value), total)
+            builder.store(builder.fadd(builder.load(total), lanes.wide(value)), total)
 
         step = ir.Constant(_INT64, lanes.count)
         vectors = builder.sdiv(count, step)

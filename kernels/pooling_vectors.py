@@ -17,9 +17,14 @@ from fastconv.kernels.lanes import (
     UNIT,
     max_lanes,
     mean_lanes,
+    pair_lanes,
     sum_cells,
 )
 from fastconv.kernels.vectors import VECTOR_BYTES
+
+ONES = np.ones(VECTOR_BYTES // 4)  # factors of a vector that has none
+# Planes of so many bytes are zeroed at a time, and stay in the nearest cache until they are added to.
+ZEROED_BYTES = 2**14
 
 
 @jit
@@ -38,9 +43,7 @@ def whole_vector(w, line, lanes, width):
 
 
 @jit
-def max_pool_lines(
-    x, out, indices, first_line, stop_line, extent, output, depth_windows, height_windows, steps, line
-):  # fmt: skip
+def max_pool_lines(x, out, indices, first_line, stop_line, rows, extents, steps, line):
     """`pooling.max_pool` of contiguous planes (N, C, D, H, W).
 
     Parameters
@@ -49,43 +52,34 @@ def max_pool_lines(
     indices : 1-D int64 array, as long as ``out`` or empty
     first_line, stop_line : int
         Output lines, counted as ((n*C + c)*OD + od)*OH + oh.
-    extent, output : tuple of three int
-        (D, H, W) and (OD, OH, OW).
-    depth_windows, height_windows : int64 array (output extent, 2)
+    rows : int64 array (OD*OH, 3)
+        For every line of an output plane: the first cell under its windows but for the width, and how many
+        taps they have along depth and height.
+    extents : tuple of three int
+        Cells of a plane of ``x``, W and OW.
     steps : tuple of two int
-        Dilation along depth and height.
+        Cells between taps along depth and height.
     line : tuple of four int
-        Start of the first window along the width, stride, taps and dilation.
+        Along the width: where the first window starts, stride, taps and dilation.
     """
     lanes = VECTOR_BYTES // x.itemsize
-    start, stride, width_taps, dilation = line
-    cells = extent[0] * extent[1] * extent[2]
-    cell_steps = (steps[0] * extent[1] * extent[2], steps[1] * extent[2], dilation)
-    planes, oh = divmod(first_line, output[1])
-    plane, od = divmod(planes, output[0])
-    for row in range(first_line, stop_line):
-        d, h = depth_windows[od, 0], height_windows[oh, 0]
-        taps = (
-            taps_between(d, depth_windows[od, 1], steps[0]),
-            taps_between(h, height_windows[oh, 1], steps[1]),
-            width_taps,
-        )
-        cell = (d * extent[1] + h) * extent[2]
-        for ow in range(0, output[2], lanes):
+    cells, width, windows = extents
+    start, stride, taps, dilation = line
+    plane, r = divmod(first_line, len(rows))
+    for i in range(first_line, stop_line):
+        origin, cell, some = plane * cells, rows[r, 0], rows[r, 1] * rows[r, 2] > 0
+        for ow in range(0, windows, lanes):
             w = start + ow * stride
-            left = output[2] - ow
-            whole = left >= lanes and taps[0] * taps[1] > 0 and whole_vector(w, line, lanes, extent[2])
+            whole = some and windows - ow >= lanes and whole_vector(w, line, lanes, width)
             max_lanes(
-                x, plane * cells, 1, cell + w, taps, cell_steps, w, dilation, extent[2], stride,
-                out, indices, row * output[2] + ow, left, min(stride, GATHER), 0 if whole else 1, LINE,
+                x, origin, 1, cell + w, (rows[r, 1], rows[r, 2], taps), (steps[0], steps[1], dilation),
+                w, dilation, width, stride, out, indices, i * windows + ow, windows - ow,
+                min(stride, GATHER), 0 if whole else 1, LINE,
             )  # fmt: skip
-        oh += 1
-        if oh == output[1]:
-            oh = 0
-            od += 1
-            if od == output[0]:
-                od = 0
-                plane += 1
+        r += 1
+        if r == len(rows):
+            r = 0
+            plane += 1
 
 
 @jit
@@ -135,8 +129,8 @@ def max_pool_pixels(
 def max_pool_backward_planes(grad_output, indices, grad_input, first_plane, stop_plane, windows, cells):
     """`pooling.max_pool_backward` of contiguous planes, into an array that need not be zero.
 
-    A plane is zeroed just before it is added to, while it is in a near cache: writing all zeros first costs
-    another trip to memory.
+    Planes are zeroed just before they are added to, some at a time, so that they are in a near cache: all
+    zeros first would be another trip to memory.
 
     Parameters
     ----------
@@ -154,17 +148,34 @@ def max_pool_backward_planes(grad_output, indices, grad_input, first_plane, stop
         How many indices were outside the plane (nothing is written for those).
     """
     outside = 0
-    for plane in range(first_plane, stop_plane):
-        target = grad_input[plane * cells : (plane + 1) * cells]
-        for i in range(cells):
-            target[i] = 0
-        first = plane * windows
-        for i in range(first, first + windows):
-            index = indices[i]
-            if np.uint64(index) < np.uint64(cells):  # no negative one either
-                target[max(0, index)] += grad_output[i]
-            elif index != -1:
-                outside += 1
+    together = max(1, ZEROED_BYTES // (cells * grad_input.itemsize))
+    for first in range(first_plane, stop_plane, together):
+        stop = min(stop_plane, first + together)
+        for i in range(first * cells, stop * cells):
+            grad_input[max(0, i)] = 0
+        for plane in range(first, stop):
+            outside += scatter_plane(grad_output, indices, grad_input, plane, windows, cells)
+    return outside
+
+
+@jit
+def scatter_plane(grad_output, indices, grad_input, plane, windows, cells):
+    """Add one plane's gradients where their indices say; returns how many indices were outside."""
+    first, origin = max(0, plane * windows), max(0, plane * cells)
+    largest = np.uint64(0)
+    for i in range(windows):
+        largest = max(largest, np.uint64(indices[first + i]))  # negative ones are the largest
+    if largest < np.uint64(cells):
+        for i in range(windows):
+            grad_input[origin + max(0, indices[first + i])] += grad_output[first + i]
+        return 0
+    outside = 0
+    for i in range(windows):
+        index = indices[first + i]
+        if 0 <= index < cells:
+            grad_input[origin + index] += grad_output[first + i]
+        elif index != -1:
+            outside += 1
     return outside
 
 
@@ -210,46 +221,35 @@ def max_pool_backward_pixels(
 
 
 @jit
-def avg_pool_lines(
-    x, out, first_line, stop_line, extent, output, depth_windows, height_windows,
-    depth_factors, height_factors, width_factors, line,
-):  # fmt: skip
+def avg_pool_lines(x, out, first_line, stop_line, rows, row_factors, factors, extents, steps, line):
     """`pooling.avg_pool` of contiguous planes (N, C, D, H, W), by factors instead of counts.
 
     Parameters
     ----------
-    x, out, first_line, stop_line, extent, output, depth_windows, height_windows, line
+    x, out, first_line, stop_line, rows, extents, steps, line
         As in `max_pool_lines`.
-    depth_factors, height_factors, width_factors : float64 array (output extent,)
-        The sum of window (od, oh, ow) is multiplied by its three factors.
+    row_factors : float64 array (OD*OH,)
+    factors : float64 array (OW,)
+        The sum of a window is multiplied by its row's factor and its own.
     """
     lanes = VECTOR_BYTES // x.itemsize
-    start, stride, width_taps, dilation = line
-    cells = extent[0] * extent[1] * extent[2]
-    cell_steps = (extent[1] * extent[2], extent[2], dilation)
-    planes, oh = divmod(first_line, output[1])
-    plane, od = divmod(planes, output[0])
-    for row in range(first_line, stop_line):
-        d, h = depth_windows[od, 0], height_windows[oh, 0]
-        taps = (max(0, depth_windows[od, 1] - d), max(0, height_windows[oh, 1] - h), width_taps)
-        cell = (d * extent[1] + h) * extent[2]
-        factor = depth_factors[od] * height_factors[oh]
-        for ow in range(0, output[2], lanes):
+    cells, width, windows = extents
+    start, stride, taps, dilation = line
+    plane, r = divmod(first_line, len(rows))
+    for i in range(first_line, stop_line):
+        origin, cell = plane * cells, rows[r, 0]
+        for ow in range(0, windows, lanes):
             w = start + ow * stride
-            left = output[2] - ow
-            whole = left >= lanes and whole_vector(w, line, lanes, extent[2])
+            whole = windows - ow >= lanes and whole_vector(w, line, lanes, width)
             mean_lanes(
-                x, plane * cells, 1, cell + w, taps, cell_steps, w, dilation, extent[2], stride,
-                factor, width_factors, ow, out, row * output[2] + ow, left, min(stride, GATHER),
-                0 if whole else 1, LINE,
+                x, origin, 1, cell + w, (rows[r, 1], rows[r, 2], taps), (steps[0], steps[1], dilation),
+                w, dilation, width, stride, row_factors[r], factors, ow, out, i * windows + ow, windows - ow,
+                min(stride, GATHER), 0 if whole else 1, LINE,
             )  # fmt: skip
-        oh += 1
-        if oh == output[1]:
-            oh = 0
-            od += 1
-            if od == output[0]:
-                od = 0
-                plane += 1
+        r += 1
+        if r == len(rows):
+            r = 0
+            plane += 1
 
 
 @jit
@@ -320,8 +320,7 @@ def avg_pool_backward_pixels(
 
 @jit
 def avg_pool_backward_lines(
-    grad_output, grad_input, first_line, stop_line, extent, output, depth_covers, height_covers,
-    share, line,
+    grad_output, grad_input, first_line, stop_line, rows, extents, steps, line, share
 ):  # fmt: skip
     """`pooling.avg_pool_backward` of contiguous planes, where every count is ``1 / share``.
 
@@ -333,71 +332,78 @@ def avg_pool_backward_lines(
     grad_output, grad_input : 1-D float array
     first_line, stop_line : int
         Lines of ``grad_input``, counted as ((n*C + c)*D + d)*H + h.
-    extent, output : tuple of three int
-        (D, H, W) of ``grad_input`` and (OD, OH, OW) of ``grad_output``.
-    depth_covers, height_covers : int64 array (extent, 2)
-    share : float
-        Factor of every gradient.
+    rows : int64 array (D*H, 4)
+        For every line of a plane: the first of ``grad_output``'s cells that cover it but for the width, how
+        many do along depth and height, and how many lines from this one on have the same.
+    extents : tuple of three int
+        Cells of a plane of ``grad_output``, OW and W.
+    steps : tuple of two int
+        Cells of ``grad_output`` between steps along depth and height.
     line
         As in `max_pool_lines`; the dilation is 1.
+    share : float
+        Factor of every gradient.
     """
-    start, stride, kernel, _ = line
-    if stride == 1:
-        avg_pool_lines(
-            grad_output, grad_input, first_line, stop_line, output, extent, depth_covers, height_covers,
-            np.full(extent[0], share), np.ones(extent[1]), np.ones(extent[2]),
-            (-start - kernel + 1, 1, kernel, 1),
-        )  # fmt: skip
-        return
     lanes = VECTOR_BYTES // grad_input.itemsize
-    cells = output[0] * output[1] * output[2]
-    cell_steps = (output[1] * output[2], output[2], 1)
-    phase_cells = (extent[2] + stride - 1) // stride
-    phases = np.empty((stride, phase_cells), grad_input.dtype)
-    flat = phases.reshape(phases.size)
-    ones = np.ones(phase_cells)
-    planes, h = divmod(first_line, extent[1])
-    plane, d = divmod(planes, extent[0])
-    for row in range(first_line, stop_line):
-        od, oh = depth_covers[d, 0], height_covers[h, 0]
-        for a in range(stride):
-            last, tap = divmod(a - start, stride)  # the last window over cell a, and its tap there
-            width_taps = max(0, kernel - tap + stride - 1) // stride
-            taps = (max(0, depth_covers[d, 1] - od), max(0, height_covers[h, 1] - oh), width_taps)
-            for j in range(0, phase_cells, lanes):
-                ow = last - width_taps + 1 + j
-                left = phase_cells - j
-                whole = left >= lanes and ow >= 0 and ow + width_taps - 1 + lanes <= output[2]
-                mean_lanes(
-                    grad_output, plane * cells, 1, (od * output[1] + oh) * output[2] + ow, taps, cell_steps,
-                    ow, 1, output[2], 1, share, ones, j, flat, a * phase_cells + j, left, UNIT,
-                    0 if whole else 1, LINE,
+    cells, windows, width = extents
+    stride = line[1]
+    scratch = np.empty(lanes, grad_input.dtype)
+    plane, r = divmod(first_line, len(rows))
+    i = first_line
+    while i < stop_line:
+        lines = min(rows[r, 3], stop_line - i)
+        for j in range(0, (width + stride - 1) // stride, lanes):
+            origin, place = plane * cells + rows[r, 0] + j, i * width + j * stride
+            if stride == 2:
+                spread_pairs(
+                    grad_output, origin, (rows[r, 1], rows[r, 2]), steps, j, windows, line, share,
+                    grad_input, place, width - 2 * j, lines, width,
                 )  # fmt: skip
-        interleave(phases, grad_input[row * extent[2] : (row + 1) * extent[2]])
-        h += 1
-        if h == extent[1]:
-            h = 0
-            d += 1
-            if d == extent[0]:
-                d = 0
-                plane += 1
+                continue
+            for a in range(min(stride, width - j * stride)):
+                first, taps = phase(a, line)
+                mean_lanes(
+                    grad_output, origin + first, 1, 0, (rows[r, 1], rows[r, 2], taps),
+                    (steps[0], steps[1], 1), j + first, 1, windows, 1, share, ONES, 0, scratch, 0, lanes,
+                    UNIT, 1, LINE,
+                )  # fmt: skip
+                stored = min(lanes, (width - j * stride - a + stride - 1) // stride)
+                for start in range(place + a, place + a + lines * width, width):
+                    for k in range(stored):
+                        grad_input[max(0, start + k * stride)] = scratch[k]
+        i += lines
+        r += lines
+        if r == len(rows):
+            r = 0
+            plane += 1
 
 
 @jit
-def interleave(phases, line):
-    """``line[j*stride + a] = phases[a, j]``"""
-    stride = phases.shape[0]
-    if stride == 2:
-        pairs = len(line) // 2
-        for j in range(pairs):
-            line[2 * j] = phases[0, j]
-            line[2 * j + 1] = phases[1, j]
-        if len(line) > 2 * pairs:
-            line[2 * pairs] = phases[0, pairs]
-        return
-    for a in range(stride):
-        for j in range((len(line) - a + stride - 1) // stride):
-            line[max(0, j * stride + a)] = phases[a, j]
+def phase(remainder, line):
+    """The first window over cell ``remainder``, in which others follow a stride apart, and how many are."""
+    start, stride, taps, _ = line
+    last, tap = divmod(remainder - start, stride)
+    count = max(0, taps - tap + stride - 1) // stride
+    return last - count + 1, count
+
+
+@jit
+def spread_pairs(
+    grad_output, origin, taps, steps, j, windows, line, share, grad_input, place, left, lines, line_stride
+):  # fmt: skip
+    """`pair_lanes` for the cells 2*j, 2*j + 1 ... of a line."""
+    even, even_taps = phase(0, line)
+    odd, odd_taps = phase(1, line)
+    lanes = VECTOR_BYTES // grad_input.itemsize
+    whole = (
+        left >= 2 * lanes
+        and j + min(even, odd) >= 0
+        and j + max(even + even_taps, odd + odd_taps) - 1 + lanes <= windows
+    )
+    pair_lanes(
+        grad_output, origin, taps, steps, j, (even, odd), (even_taps, odd_taps), windows, share,
+        grad_input, place, left, lines, line_stride, 0 if whole else 1,
+    )  # fmt: skip
 
 
 @jit

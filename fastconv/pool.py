@@ -6,7 +6,6 @@ is as in two dimensions, whose docstrings say it in full.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import lru_cache
 from math import prod
 from typing import Any
@@ -34,7 +33,7 @@ from fastconv.arguments import (
     size,
     whole_number,
 )
-from fastconv.geometry import LAYOUTS, layout_is_channels_last, read_only
+from fastconv.geometry import layout_is_channels_last, read_only
 from fastconv.pool_passes import Planes, Pooling, avg_backward, avg_forward, max_backward, max_forward
 from fastconv.threads import run_ranges
 from fastconv.windows import adaptive_windows, fixed_windows
@@ -66,28 +65,38 @@ def _compute_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
     return np.dtype(np.float32) if dtype == np.float16 else dtype
 
 
-# Sizes that were checked before. Their keys are ints, names and tuples of ints only, and flags that always
-# are bools: a 2.0 or a True, equal to an int that is cached, never gets here.
+# Arguments that compare equal only to ones of the same meaning: the cache tells types apart, but not
+# those inside a tuple, where a True or a 2.0 would pass for an int that was checked before.
+_PLAIN = frozenset((int, bool, str, type(None)))
 
 
-def _exact(value: object, check: Callable[[], Any]) -> Any:
-    """``value`` where it is an int or a name, which are checked when sizes are made; else the check's."""
-    return value if type(value) is int or type(value) is str else check()
+def _is_plain(value: object) -> bool:
+    return type(value) is int or (type(value) is tuple and all(map(_is_plain, value)))
 
 
-@lru_cache(CACHED_POOLINGS)
-def _fixed_pooling(
+def _pooling(ndim: int, name: str, shape: Size, dtype: np.dtype[Any], *arguments: object) -> Pooling:
+    """The sizes of a pooling with fixed windows, checked; made anew only for arguments not seen lately."""
+    plain = _PLAIN.issuperset(map(type, arguments)) or all(
+        type(value) in _PLAIN or _is_plain(value) for value in arguments
+    )
+    make = _cached_pooling if plain and sum(shape) <= CACHED_EXTENT else _cached_pooling.__wrapped__
+    return make(ndim, name, shape, dtype, *arguments)
+
+
+@lru_cache(CACHED_POOLINGS, typed=True)
+def _cached_pooling(
     ndim: int,
     name: str,
     shape: Size,
-    layout: str,
-    kernel_size: Any,
-    stride: Any,
-    padding: Any,
-    dilation: Any,
-    ceil_mode: bool,
-    padded: bool,
-    divisor: int | None,
+    dtype: np.dtype[Any],
+    layout: object,
+    kernel_size: object,
+    stride: object,
+    padding: object,
+    dilation: object,
+    ceil_mode: object,
+    count_include_pad: object = True,
+    divisor_override: object = None,
 ) -> Pooling:
     planes = _layout(ndim, name, shape, layout)
     leading, extent = planes.leading_and_extent(shape)
@@ -98,56 +107,31 @@ def _fixed_pooling(
         kernel if stride is None else extents("stride", stride, ndim, 1),
         padding_pairs(padding, ndim),
         extents("dilation", dilation, ndim, 1),
-        ceil_mode,
+        flag("ceil_mode", ceil_mode),
     )
+    padded = flag("count_include_pad", count_include_pad)
+    divisor = None if divisor_override is None else whole_number("divisor_override", divisor_override, 1)
     output_size = planes.size(leading, windows.output)
     addressable("the output", output_size, 8)
-    return Pooling(planes, windows, leading, shape, output_size, padded, divisor)
+    return Pooling(planes, windows, _compute_dtype(dtype), leading, shape, output_size, padded, divisor)
 
 
-def _pooling(
-    ndim: int,
-    name: str,
-    shape: Size,
-    layout: object,
-    kernel_size: object,
-    stride: object,
-    padding: object,
-    dilation: object = 1,
-    ceil_mode: object = False,
-    padded: object = True,
-    divisor: object = None,
-) -> Pooling:
-    """The sizes of a pooling with fixed windows, checked; made anew only for arguments not seen lately."""
-    make = _fixed_pooling if sum(shape) <= CACHED_EXTENT else _fixed_pooling.__wrapped__
-    return make(
-        ndim,
-        name,
-        shape,
-        _exact(layout, lambda: LAYOUTS[ndim][layout_is_channels_last(layout, ndim)]),
-        _exact(kernel_size, lambda: extents("kernel_size", kernel_size, ndim, 1)),
-        None if stride is None else _exact(stride, lambda: extents("stride", stride, ndim, 1)),
-        _exact(padding, lambda: padding_pairs(padding, ndim)),
-        _exact(dilation, lambda: extents("dilation", dilation, ndim, 1)),
-        flag("ceil_mode", ceil_mode),
-        flag("count_include_pad", padded),
-        None if divisor is None else whole_number("divisor_override", divisor, 1),
-    )
+def _adaptive_pooling(planes: Planes, shape: Size, dtype: np.dtype[Any], output: Size) -> Pooling:
+    """The sizes of a pooling from an input of this shape to these extents."""
+    make = _cached_adaptive if sum(shape + output) <= CACHED_EXTENT else _cached_adaptive.__wrapped__
+    return make(planes.batched, planes.channels_last, shape, dtype, output)
 
 
 @lru_cache(CACHED_POOLINGS)
-def _made_adaptive(batched: bool, channels_last: bool, shape: Size, output: Size) -> Pooling:
+def _cached_adaptive(
+    batched: bool, channels_last: bool, shape: Size, dtype: np.dtype[Any], output: Size
+) -> Pooling:
     planes = Planes(batched, channels_last)
     leading, extent = planes.leading_and_extent(shape)
     output_size = planes.size(leading, output)
     addressable("the output", output_size, 8)
-    return Pooling(planes, adaptive_windows(extent, output), leading, shape, output_size, padded=False)
-
-
-def _adaptive_pooling(planes: Planes, shape: Size, output: Size) -> Pooling:
-    """The sizes of a pooling from an input of this shape to these extents."""
-    make = _made_adaptive if sum(shape + output) <= CACHED_EXTENT else _made_adaptive.__wrapped__
-    return make(planes.batched, planes.channels_last, shape, output)
+    windows = adaptive_windows(extent, output)
+    return Pooling(planes, windows, _compute_dtype(dtype), leading, shape, output_size, padded=False)
 
 
 # Max-pooling
@@ -181,7 +165,8 @@ def _max_pool(
 ) -> Any:
     x = number_array("input", input)
     rank("input", x, (ndim + 2, ndim + 1), "(batched or not)")
-    pooling = _pooling(ndim, "input", x.shape, layout, kernel_size, stride, padding, dilation, ceil_mode)
+    windows = (kernel_size, stride, padding, dilation, ceil_mode)
+    pooling = _pooling(ndim, "input", x.shape, x.dtype, layout, *windows)
     return _max(x, pooling, return_indices, out)
 
 
@@ -190,7 +175,8 @@ def _adaptive_max_pool(
 ) -> Any:
     x = number_array("input", input)
     planes = _planes(ndim, "input", x, layout)
-    pooling = _adaptive_pooling(planes, x.shape, _adaptive_output(ndim, planes, x.shape, output_size))
+    output = _adaptive_output(ndim, planes, x.shape, output_size)
+    pooling = _adaptive_pooling(planes, x.shape, x.dtype, output)
     return _max(x, pooling, return_indices, None)
 
 
@@ -326,7 +312,8 @@ def _avg_pool(
     x = float_array("input", input)
     rank("input", x, (ndim + 2, ndim + 1), "(batched or not)")
     windows = (kernel_size, stride, padding, 1, ceil_mode)
-    return _avg(x, _pooling(ndim, "input", x.shape, layout, *windows, count_include_pad, divisor_override))
+    divided = (count_include_pad, divisor_override)
+    return _avg(x, _pooling(ndim, "input", x.shape, x.dtype, layout, *windows, *divided))
 
 
 def _avg_pool_backward(
@@ -345,14 +332,15 @@ def _avg_pool_backward(
     shape = size("input_size", input_size, (ndim + 2, ndim + 1))
     addressable("input_size", shape, 8)
     windows = (kernel_size, stride, padding, 1, ceil_mode)
-    pooling = _pooling(ndim, "input_size", shape, layout, *windows, count_include_pad, divisor_override)
-    return _avg_backward(dy, pooling)
+    divided = (count_include_pad, divisor_override)
+    return _avg_backward(dy, _pooling(ndim, "input_size", shape, dy.dtype, layout, *windows, *divided))
 
 
 def _adaptive_avg_pool(ndim: int, input: object, output_size: object, layout: object) -> Array:
     x = float_array("input", input)
     planes = _planes(ndim, "input", x, layout)
-    return _avg(x, _adaptive_pooling(planes, x.shape, _adaptive_output(ndim, planes, x.shape, output_size)))
+    output = _adaptive_output(ndim, planes, x.shape, output_size)
+    return _avg(x, _adaptive_pooling(planes, x.shape, x.dtype, output))
 
 
 def _adaptive_avg_pool_backward(ndim: int, grad_output: object, input_size: object, layout: object) -> Array:
@@ -362,7 +350,8 @@ def _adaptive_avg_pool_backward(ndim: int, grad_output: object, input_size: obje
     addressable("input_size", shape, 8)
     rank("grad_output", dy, (len(shape),), "(as many as input_size has)")
     _not_empty("grad_output", planes, dy.shape)
-    return _avg_backward(dy, _adaptive_pooling(planes, shape, planes.leading_and_extent(dy.shape)[1]))
+    output = planes.leading_and_extent(dy.shape)[1]
+    return _avg_backward(dy, _adaptive_pooling(planes, shape, dy.dtype, output))
 
 
 _CHANNELS_FIRST = {1: "NCW", 2: "NCHW", 3: "NCDHW"}

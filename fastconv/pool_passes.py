@@ -1,7 +1,7 @@
 """The passes of pooling over arrays that have been checked: which kernel runs, over which ranges.
 
-Contiguous float32 and float64 go to the kernels that work a vector of windows at a time; integers, strided
-views and the adaptive windows of a plane go to plain loops, which read any array through any windows.
+Contiguous float32 and float64 go to kernels that work a vector of windows at a time, or add up a list of
+pairs; integers and strided views go to plain loops, which read any array through any windows.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from fastconv import kernels
 from fastconv.arguments import Array, Size
 from fastconv.geometry import channels_first_size, layout_size, normal_form, read_only
 from fastconv.kernels import pooling_vectors as vectors
+from fastconv.kernels.vectors import VECTOR_BYTES
 from fastconv.threads import run_ranges
 from fastconv.windows import FixedAxis, Windows
 
@@ -25,6 +26,10 @@ from fastconv.windows import FixedAxis, Windows
 VECTOR_CELLS = 2**31 - 1
 # So many channels of an image are one job of max-pooling's gradient, channels last.
 CHANNEL_BLOCK = 64
+# Lists of pairs are not longer than this (each is 8 bytes).
+MOST_PAIRS = 2**16
+# Adding so many pairs of a cell and a window takes as long as a vector of windows, on an AVX-512 Xeon.
+VECTOR_PAIRS = 32
 
 
 class Planes:
@@ -49,17 +54,38 @@ class Planes:
         return shape if self.batched else shape[1:]
 
 
+@dataclass(frozen=True)
+class Step:
+    """What is left to do once there are arrays: a kernel, how much of it, and its other arguments."""
+
+    kernel: Callable[..., Any]
+    units: int  # that the kernel takes ranges of
+    visited: int  # cells, as `run_ranges` counts them
+    sizes: tuple[Any, ...] = ()
+
+    def run(self, *arrays: Array) -> int:
+        """Kernels take their arrays, then a range, then their sizes."""
+        kernel, sizes = self.kernel, self.sizes
+        return run_ranges(self.units, self.visited, lambda first, stop: kernel(*arrays, first, stop, *sizes))
+
+
 @dataclass(frozen=True, eq=False)
 class Pooling:
     """All that a pass knows before its data: the layout, the sizes, the windows, what sums are divided by."""
 
     planes: Planes
     windows: Windows
+    dtype: np.dtype[Any]  # that is computed in
     leading: Size  # (N, C)
     input_size: Size
     output_size: Size
     padded: bool = True  # whether cells in the padding count
     divisor: int | None = None  # instead of any count
+
+    @property
+    def for_vectors(self) -> bool:
+        """Whether contiguous arrays go to the vector kernels."""
+        return self.dtype.char in "fd" and prod(self.extent) <= VECTOR_CELLS
 
     @cached_property
     def extent(self) -> Size:
@@ -70,11 +96,6 @@ class Pooling:
     def output(self) -> Size:
         """(OD, OH, OW)."""
         return tuple(axis.output for axis in self.windows.axes)
-
-    @cached_property
-    def visited(self) -> int:
-        """Cells that a pass visits, as `run_ranges` counts them."""
-        return prod(self.input_size) + 4 * prod(self.output_size)
 
     @cached_property
     def tables(self) -> tuple[Array, ...]:
@@ -117,6 +138,11 @@ class Pooling:
         """One over `counts`."""
         return tuple(1 / counts for counts in self.counts)
 
+    @property
+    def share(self) -> float:
+        """The factor of every gradient, which has been divided by its count where those are not the same."""
+        return 1 / self.count if self.count else 1.0
+
     @cached_property
     def line(self) -> Size | None:
         """Start, stride, taps and dilation of the windows along the width, if they are one size."""
@@ -127,7 +153,7 @@ class Pooling:
 
     @cached_property
     def lines(self) -> tuple[Any, ...]:
-        """What kernels know of the lines of an output plane: rows, extents, steps, line."""
+        """What kernels know of the lines of an output plane: rows, extents, steps."""
         depth, height, width = self.extent
         step_d, step_h, _ = self.steps
         rows = _rows(self.tables[:2], (step_d, step_h), (height, width))
@@ -135,7 +161,6 @@ class Pooling:
             rows,
             (depth * height * width, width, self.output[2]),
             (step_d * height * width, step_h * width),
-            self.line,
         )
 
     @cached_property
@@ -151,13 +176,130 @@ class Pooling:
         return np.column_stack([rows, same]), extents, (height * windows, windows)
 
     @cached_property
+    def pairs(self) -> int:
+        """How many pairs there are of a window and a cell that it holds, in a plane."""
+        return prod(int((table[:, 1] - table[:, 0]).sum()) for table in self.tables)
+
+    @cached_property
+    def paired(self) -> tuple[Array, Array]:
+        """The cell and the window of every pair, int32, counted in their planes.
+
+        All windows' first taps come first, then all second ones, so that no sum waits for the one before.
+        """
+        cells, windows, there = np.int32(0), np.int32(0), np.True_
+        for axis, table in enumerate(self.tables):
+            shape = [1] * 6  # taps along each axis, then windows
+            shape[axis], shape[3 + axis] = -1, len(table)
+            tap = np.arange((table[:, 1] - table[:, 0]).max())[:, None] + table[:, 0]
+            cells = cells * self.extent[axis] + tap.reshape(shape)
+            windows = windows * self.output[axis] + np.arange(len(table)).reshape(shape[3:])
+            there = there & (tap < table[:, 1]).reshape(shape)
+        cells, windows = np.broadcast_arrays(cells, windows)
+        return cells[there].astype(np.int32), windows[there].astype(np.int32)
+
+    def prefers_pairs(self, lines: int, width: int) -> bool:
+        """Whether a list of pairs is faster than so many lines of vectors a plane."""
+        lanes = VECTOR_BYTES // self.dtype.itemsize
+        return self.pairs <= min(MOST_PAIRS, VECTOR_PAIRS * lines * -(-width // lanes))
+
+    @cached_property
     def is_global(self) -> bool:
         """Whether there is one window, and it is the plane."""
-        return all(axis.table.tolist() == [[0, axis.extent]] for axis in self.windows.axes)
+        return all(
+            table.tolist() == [[0, extent]] for table, extent in zip(self.tables, self.extent, strict=True)
+        )
 
-    def suits_vectors(self, array: Array) -> bool:
-        """Whether the vector kernels read arrays like this one."""
-        return array.flags.c_contiguous and array.dtype.char in "fd" and prod(self.extent) <= VECTOR_CELLS
+    def _step(self, kernel: Callable[..., Any], units: int, *sizes: Any) -> Step:
+        return Step(kernel, units, prod(self.input_size) + 4 * prod(self.output_size), sizes)
+
+    @cached_property
+    def max_loops(self) -> Step:
+        """The maxima of any arrays."""
+        lines = prod(self.leading) * prod(self.output[:2])
+        return self._step(kernels.max_pool, lines, *self.tables, self.steps)
+
+    @cached_property
+    def max_step(self) -> Step:
+        """The maxima of contiguous arrays."""
+        (batch, channels), extent, output = self.leading, self.extent, self.output
+        if self.for_vectors and self.planes.channels_last:
+            sizes = channels, extent, output, *self.tables, self.steps
+            return self._step(vectors.max_pool_pixels, batch * prod(output), *sizes)
+        if self.for_vectors and self.line:
+            lines = batch * channels * prod(output[:2])
+            return self._step(vectors.max_pool_lines, lines, *self.lines, self.line)
+        return self.max_loops
+
+    @cached_property
+    def avg_loops(self) -> Step:
+        """The means of any arrays."""
+        lines = prod(self.leading) * prod(self.output[:2])
+        return self._step(kernels.avg_pool, lines, *self.tables, *self.counts)
+
+    @cached_property
+    def avg_step(self) -> Step:
+        """The means of contiguous arrays."""
+        (batch, channels), extent, output = self.leading, self.extent, self.output
+        depth, height, width = self.factors
+        lines = prod(output[:2])
+        if not self.for_vectors:
+            return self.avg_loops
+        if self.planes.channels_last:
+            sizes = channels, extent, output, *self.tables, depth, height, width
+            return self._step(vectors.avg_pool_pixels, batch * prod(output), *sizes)
+        if self.is_global:
+            factor = depth[0] * height[0] * width[0]
+            return self._step(vectors.mean_planes, batch * channels, prod(extent), factor)
+        if self.pairs <= MOST_PAIRS and (not self.line or self.prefers_pairs(lines, output[2])):
+            factors = (depth[:, None, None] * height[:, None] * width).ravel()
+            sizes = *self.paired, factors, prod(extent)
+            return self._step(vectors.avg_pool_pairs, batch * channels, *sizes)
+        if self.line:
+            rows, *sizes = self.lines
+            row_factors = np.outer(depth, height).ravel()
+            sizes = rows, row_factors, width, *sizes, self.line
+            return self._step(vectors.avg_pool_lines, batch * channels * lines, *sizes)
+        return self.avg_loops
+
+    @cached_property
+    def avg_backward_loops(self) -> Step:
+        """The gradients of the means of any arrays; they alone divide by counts that differ."""
+        lines = prod(self.leading) * prod(self.extent[:2])
+        return self._step(kernels.avg_pool_backward, lines, *self.covers, *self.counts)
+
+    @cached_property
+    def avg_backward_step(self) -> Step:
+        """The gradients of the means of contiguous arrays."""
+        (batch, channels), extent, output = self.leading, self.extent, self.output
+        share, cells, line = self.share, prod(extent), self.line
+        if not self.for_vectors:
+            return self.avg_backward_loops
+        if self.planes.channels_last:
+            sizes = channels, extent, output, *self.covers, share
+            return self._step(vectors.avg_pool_backward_pixels, batch * cells, *sizes)
+        if self.is_global:
+            return self._step(vectors.fill_planes, batch * channels, cells, share)
+        if self.pairs <= MOST_PAIRS and (not line or self.prefers_pairs(*self._gradient_vectors)):
+            cells_of, windows_of = self.paired
+            sizes = windows_of, cells_of, np.full(cells, share), prod(output)
+            return self._step(vectors.avg_pool_pairs, batch * channels, *sizes)
+        lines = batch * channels * prod(extent[:2])
+        if line and line[1] == 1:  # sums of gradients, at a stride of 1
+            rows, *sizes = self.covered_lines
+            factors = np.full(len(rows), share), np.ones(extent[2])
+            windows = 1 - line[0] - line[2], 1, line[2], 1
+            return self._step(vectors.avg_pool_lines, lines, rows, *factors, *sizes, windows)
+        if line:
+            return self._step(vectors.avg_pool_backward_lines, lines, *self.covered_lines, line, share)
+        return self.avg_backward_loops
+
+    @property
+    def _gradient_vectors(self) -> tuple[int, int]:
+        """Lines of a plane that the gradient of the mean computes, and the vectors' lanes that one takes."""
+        rows, stride = self.covered_lines[0], self.windows.axes[2].stride
+        if stride == 1:
+            return len(rows), self.extent[2]
+        return int(np.count_nonzero(rows[:, 3] == 1)), -(-self.extent[2] // 2)
 
 
 def _rows(tables: tuple[Array, ...], steps: tuple[int, int], extent: tuple[int, int]) -> Array:
@@ -176,115 +318,68 @@ def _rows(tables: tuple[Array, ...], steps: tuple[int, int], extent: tuple[int, 
 
 
 def _flat(array: Array) -> Array:
-    """A contiguous input as a kernel takes it: one-dimensional, and not to be written."""
+    """A contiguous input as the vector kernels take it: one-dimensional, and not to be written."""
     view = array.reshape(-1)
     view.flags.writeable = False
     return view
 
 
-def _run(
-    kernel: Callable[..., Any], units: int, visited: int, arrays: tuple[Array, ...], sizes: tuple[Any, ...]
-) -> int:
-    """A kernel over ranges of its units, which it takes between its arrays and its sizes."""
-    return run_ranges(units, visited, lambda first, stop: kernel(*arrays, first, stop, *sizes))
-
-
 def max_forward(x: Array, result: Array, indices: Array, pooling: Pooling) -> None:
     """Write the maxima and, unless ``indices`` is empty, where they stand."""
-    (batch, channels), extent, output = pooling.leading, pooling.extent, pooling.output
-    lines, visited = batch * channels * output[0] * output[1], pooling.visited
-    suited, line = pooling.suits_vectors(x), pooling.line
-    if not suited or not (pooling.planes.channels_last or line):
-        if pooling.some_empty:
-            result[...] = -np.inf
-        normal = pooling.planes.normal
-        arrays = read_only(normal(x)), normal(result), normal(indices)
-        _run(kernels.max_pool, lines, visited, arrays, (*pooling.tables, pooling.steps))
+    loops = pooling.max_loops
+    step = pooling.max_step if x.flags.c_contiguous else loops
+    if step is not loops:
+        step.run(_flat(x), result.reshape(-1), indices.reshape(-1))
         return
-    arrays = _flat(x), result.reshape(-1), indices.reshape(-1)
-    if pooling.planes.channels_last:
-        sizes = channels, extent, output, *pooling.tables, pooling.steps
-        _run(vectors.max_pool_pixels, batch * prod(output), visited, arrays, sizes)
-    else:
-        _run(vectors.max_pool_lines, lines, visited, arrays, pooling.lines)
+    if pooling.some_empty:
+        result[...] = -np.inf
+    normal = pooling.planes.normal
+    step.run(read_only(normal(x)), normal(result), normal(indices))
 
 
 def max_backward(dy: Array, indices: Array, planes: Planes, shape: Size) -> tuple[Array, int]:
     """The gradient of an input of this shape, and how many indices lay outside its planes."""
     (batch, channels), extent = planes.leading_and_extent(shape)
     visited = prod(shape) + 4 * dy.size
-    if dy.dtype.char not in "fd" or not (dy.flags.c_contiguous and indices.flags.c_contiguous):
+    if not (dy.flags.c_contiguous and indices.flags.c_contiguous):
         dx = np.zeros(shape, dy.dtype)
-        arrays = read_only(planes.normal(dy)), read_only(planes.normal(indices)), planes.normal(dx)
-        return dx, _run(kernels.max_pool_backward, batch * channels, visited, arrays, ())
+        step = Step(kernels.max_pool_backward, batch * channels, visited)
+        return dx, step.run(
+            read_only(planes.normal(dy)), read_only(planes.normal(indices)), planes.normal(dx)
+        )
     dx = np.empty(shape, dy.dtype)
-    arrays = _flat(dy), _flat(indices), dx.reshape(-1)
-    windows, cells = prod(planes.leading_and_extent(dy.shape)[1]), prod(extent)
+    sizes = prod(planes.leading_and_extent(dy.shape)[1]), prod(extent)
     if planes.channels_last:
         blocks = batch * -(-channels // CHANNEL_BLOCK)
-        sizes = CHANNEL_BLOCK, channels, windows, cells
-        return dx, _run(vectors.max_pool_backward_pixels, blocks, visited, arrays, sizes)
-    sizes = windows, cells
-    return dx, _run(vectors.max_pool_backward_planes, batch * channels, visited, arrays, sizes)
+        step = Step(vectors.max_pool_backward_pixels, blocks, visited, (CHANNEL_BLOCK, channels, *sizes))
+    else:
+        step = Step(vectors.max_pool_backward_planes, batch * channels, visited, sizes)
+    return dx, step.run(_flat(dy), _flat(indices), dx.reshape(-1))
 
 
 def avg_forward(x: Array, out: Array, pooling: Pooling) -> None:
     """Write the means."""
-    (batch, channels), extent, output = pooling.leading, pooling.extent, pooling.output
-    lines, visited = batch * channels * output[0] * output[1], pooling.visited
-    suited, line, tables = pooling.suits_vectors(x), pooling.line, pooling.tables
-    arrays = (_flat(x), out.reshape(-1)) if suited else ()
-    if suited and pooling.planes.channels_last:
-        sizes = channels, extent, output, *tables, *pooling.factors
-        _run(vectors.avg_pool_pixels, batch * prod(output), visited, arrays, sizes)
-    elif suited and pooling.is_global and pooling.count:
-        sizes = prod(extent), 1 / pooling.count
-        _run(vectors.mean_planes, batch * channels, visited, arrays, sizes)
-    elif suited and line:
-        depth, height, width = pooling.factors
-        rows, *sizes = pooling.lines
-        factors = np.outer(depth, height).ravel(), width
-        _run(vectors.avg_pool_lines, lines, visited, arrays, (rows, *factors, *sizes))
+    loops = pooling.avg_loops
+    step = pooling.avg_step if x.flags.c_contiguous else loops
+    if step is loops:
+        step.run(read_only(pooling.planes.normal(x)), pooling.planes.normal(out))
     else:
-        arrays = read_only(pooling.planes.normal(x)), pooling.planes.normal(out)
-        _run(kernels.avg_pool, lines, visited, arrays, (*tables, *pooling.counts))
+        step.run(_flat(x), out.reshape(-1))
 
 
 def avg_backward(dy: Array, dx: Array, pooling: Pooling) -> None:
     """Write the gradient of the input: a sum over the windows that cover each cell."""
-    (batch, channels), extent, output = pooling.leading, pooling.extent, pooling.output
-    lines, visited = batch * channels * extent[0] * extent[1], pooling.visited
-    line, covers = pooling.line, pooling.covers
-    channels_last, one_window = pooling.planes.channels_last, pooling.is_global
-    if not pooling.suits_vectors(dy) or not (channels_last or one_window or line):
-        arrays = read_only(pooling.planes.normal(dy)), pooling.planes.normal(dx)
-        _run(kernels.avg_pool_backward, lines, visited, arrays, (*covers, *pooling.counts))
-        return
-    share = 1 / pooling.count if pooling.count else 1.0
-    if not pooling.count:
-        dy = _divided(dy, pooling)
-    arrays = _flat(dy), dx.reshape(-1)
-    if channels_last:
-        sizes = channels, extent, output, *covers, share
-        _run(vectors.avg_pool_backward_pixels, batch * prod(extent), visited, arrays, sizes)
-    elif one_window:
-        sizes = prod(extent), share
-        _run(vectors.fill_planes, batch * channels, visited, arrays, sizes)
-    elif line[1] == 1:  # sums at a stride of 1
-        rows, *sizes = pooling.covered_lines
-        factors = np.full(len(rows), share), np.ones(extent[2])
-        start = line[0] + line[2] - 1
-        _run(
-            vectors.avg_pool_lines, lines, visited, arrays, (rows, *factors, *sizes, (-start, 1, line[2], 1))
-        )
+    loops = pooling.avg_backward_loops
+    step = pooling.avg_backward_step if dy.flags.c_contiguous else loops
+    if step is loops:
+        step.run(read_only(pooling.planes.normal(dy)), pooling.planes.normal(dx))
     else:
-        sizes = *pooling.covered_lines, line, share
-        _run(vectors.avg_pool_backward_lines, lines, visited, arrays, sizes)
+        step.run(_flat(dy if pooling.count else _divided(dy, pooling)), dx.reshape(-1))
 
 
 def _divided(dy: Array, pooling: Pooling) -> Array:
     """Every gradient by the count of its window."""
     depth, height, width = pooling.counts
     counts = (depth[:, None, None] * height[:, None] * width).astype(dy.dtype)
-    output = pooling.output[3 - len(pooling.windows.output) :]
+    output = pooling.windows.output
     return np.asarray(dy / counts.reshape((*output, 1) if pooling.planes.channels_last else output))

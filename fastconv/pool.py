@@ -68,10 +68,13 @@ def _compute_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
 # Arguments that compare equal only to ones of the same meaning: the cache tells types apart, but not
 # those inside a tuple, where a True or a 2.0 would pass for an int that was checked before.
 _PLAIN = frozenset((int, bool, str, type(None)))
+_INTS = frozenset((int,))
 
 
 def _is_plain(value: object) -> bool:
-    return type(value) is int or (type(value) is tuple and all(map(_is_plain, value)))
+    if type(value) is tuple:
+        return _INTS.issuperset(map(type, value)) or all(map(_is_plain, value))
+    return type(value) is int
 
 
 def _pooling(ndim: int, name: str, shape: Size, dtype: np.dtype[Any], *arguments: object) -> Pooling:
@@ -114,6 +117,20 @@ def _cached_pooling(
     output_size = planes.size(leading, windows.output)
     addressable("the output", output_size, 8)
     return Pooling(planes, windows, _compute_dtype(dtype), leading, shape, output_size, padded, divisor)
+
+
+def _input_planes(ndim: int, input_size: Any, layout: object) -> tuple[Planes, Size]:
+    """The layout and the shape of an input that is not there, checked."""
+    plain = type(layout) is str and _is_plain(input_size)
+    return (_cached_planes if plain else _cached_planes.__wrapped__)(ndim, input_size, layout)
+
+
+@lru_cache(CACHED_POOLINGS, typed=True)
+def _cached_planes(ndim: int, input_size: object, layout: object) -> tuple[Planes, Size]:
+    shape = size("input_size", input_size, (ndim + 2, ndim + 1))
+    planes = _layout(ndim, "input_size", shape, layout)
+    addressable("input_size", shape, 8)
+    return planes, shape
 
 
 def _adaptive_pooling(planes: Planes, shape: Size, dtype: np.dtype[Any], output: Size) -> Pooling:
@@ -196,9 +213,7 @@ def _max_pool_backward(
     ndim: int, grad_output: object, indices: object, input_size: object, layout: object
 ) -> Array:
     dy, index = float_array("grad_output", grad_output), index_array("indices", indices)
-    shape = size("input_size", input_size, (ndim + 2, ndim + 1))
-    planes = _layout(ndim, "input_size", shape, layout)
-    addressable("input_size", shape, 8)
+    planes, shape = _input_planes(ndim, input_size, layout)
     rank("grad_output", dy, (len(shape),), "(as many as input_size has)")
     shaped("indices", index, dy.shape)
     leading = planes.leading_and_extent(shape)[0]
@@ -329,8 +344,7 @@ def _avg_pool_backward(
     layout: object,
 ) -> Array:
     dy = float_array("grad_output", grad_output)
-    shape = size("input_size", input_size, (ndim + 2, ndim + 1))
-    addressable("input_size", shape, 8)
+    _, shape = _input_planes(ndim, input_size, layout)
     windows = (kernel_size, stride, padding, 1, ceil_mode)
     divided = (count_include_pad, divisor_override)
     return _avg_backward(dy, _pooling(ndim, "input_size", shape, dy.dtype, layout, *windows, *divided))
@@ -345,9 +359,7 @@ def _adaptive_avg_pool(ndim: int, input: object, output_size: object, layout: ob
 
 def _adaptive_avg_pool_backward(ndim: int, grad_output: object, input_size: object, layout: object) -> Array:
     dy = float_array("grad_output", grad_output)
-    shape = size("input_size", input_size, (ndim + 2, ndim + 1))
-    planes = _layout(ndim, "input_size", shape, layout)
-    addressable("input_size", shape, 8)
+    planes, shape = _input_planes(ndim, input_size, layout)
     rank("grad_output", dy, (len(shape),), "(as many as input_size has)")
     _not_empty("grad_output", planes, dy.shape)
     output = planes.leading_and_extent(dy.shape)[1]

@@ -150,36 +150,40 @@ def max_pool_backward_planes(grad_output, indices, grad_input, first_plane, stop
     """
     outside = 0
     together = max(1, ZEROED_BYTES // (cells * grad_input.itemsize))
+    ahead = 4 * max(1, cells // windows)
+    inside = np.uint64(cells)  # a negative index is a large one without its sign
     for first in range(first_plane, stop_plane, together):
         stop = min(stop_plane, first + together)
         grad_input[first * cells : stop * cells] = 0
         following = stop * cells
         for plane in range(first, stop):
-            origin, last = plane * cells, (plane + 1) * windows
-            for i in range(plane * windows, last, 4):
+            origin, i, last = plane * cells, plane * windows, (plane + 1) * windows
+            while i + 4 <= last:
+                j = max(0, i)
+                a, b, c, d = indices[j], indices[j + 1], indices[j + 2], indices[j + 3]
+                # One branch for four is a tenth faster.
+                if not (
+                    (np.uint64(a) < inside)
+                    & (np.uint64(b) < inside)
+                    & (np.uint64(c) < inside)
+                    & (np.uint64(d) < inside)
+                ):
+                    break
                 # What is zeroed next: 390 us against 467 for (8, 64, 56, 56) under 3x3 windows, AVX-512 Xeon.
                 prefetch(grad_input, min(following, len(grad_input) - 1))
-                following += 4 * max(1, cells // windows)
-                if i + 4 <= last and four_inside(indices, i, cells):
-                    for k in range(i, i + 4):
-                        grad_input[max(0, origin + indices[max(0, k)])] += grad_output[max(0, k)]
-                    continue
-                for k in range(i, min(i + 4, last)):
-                    index = indices[max(0, k)]
-                    if 0 <= index < cells:
-                        grad_input[max(0, origin + index)] += grad_output[max(0, k)]
-                    elif index != -1:
-                        outside += 1
+                following += ahead
+                grad_input[max(0, origin + a)] += grad_output[j]
+                grad_input[max(0, origin + b)] += grad_output[j + 1]
+                grad_input[max(0, origin + c)] += grad_output[j + 2]
+                grad_input[max(0, origin + d)] += grad_output[j + 3]
+                i += 4
+            for k in range(i, last):
+                index = indices[max(0, k)]
+                if np.uint64(index) < inside:
+                    grad_input[max(0, origin + index)] += grad_output[max(0, k)]
+                elif index != -1:
+                    outside += 1
     return outside
-
-
-@jit
-def four_inside(indices, i, cells):
-    """Whether ``0 <= index < cells`` for four indices: one branch instead of four (a tenth of the time)."""
-    inside = True
-    for k in range(i, i + 4):
-        inside &= np.uint64(indices[max(0, k)]) < np.uint64(cells)  # a negative one is large
-    return inside
 
 
 @jit

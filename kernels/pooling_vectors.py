@@ -215,13 +215,13 @@ def max_pool_backward_pixels(
         stop = min(channels, first + block)
         image = grad_input[n * cells * channels : (n + 1) * cells * channels]
         for cell in range(cells):
-            for c in range(first, stop):
-                image[max(0, cell * channels + c)] = 0
+            image[cell * channels + first : cell * channels + stop] = 0
         for window in range(n * windows, (n + 1) * windows):
+            origin = window * channels
             for c in range(first, stop):
-                index = indices[max(0, window * channels + c)]
-                if np.uint64(index) < np.uint64(cells):
-                    image[max(0, index * channels + c)] += grad_output[max(0, window * channels + c)]
+                index = indices[max(0, origin + c)]
+                if np.uint64(index) < np.uint64(cells):  # a negative index is a large one without its sign
+                    image[max(0, index * channels + c)] += grad_output[max(0, origin + c)]
                 elif index != -1:
                     outside += 1
     return outside

@@ -27,14 +27,6 @@ UNIT = 1  # one element: the lanes are a line, as below
 PAIRS = 2  # two: every other element of two loads
 GATHER = 3  # any distance
 
-# What lanes lie along.
-ALONG_CHANNELS, LINE = 0, 1
-# The code that there is for each: spread, and whether masked.
-_VARIANTS = (
-    ((CHANNELS, False), (CHANNELS, True)),
-    ((UNIT, False), (UNIT, True), (PAIRS, False), (PAIRS, True), (GATHER, True)),
-)
-
 _BOOL, _INT32, _INT64, _DOUBLE = ir.IntType(1), ir.IntType(32), ir.IntType(64), ir.DoubleType()
 _UNTAKEN = -(2**31)  # where no cell has been the maximum yet
 
@@ -147,15 +139,12 @@ def _each_tap(builder: Any, taps: list[Any], steps: list[Any]) -> Iterator[tuple
         yield builder.add(line, builder.mul(w.index, steps[2])), w.index
 
 
-def _each_variant(builder: Any, line: int, spread: Any, masked: Any) -> Iterator[tuple[int, bool]]:
-    """Every variant in turn; the code emitted while one is current runs where it is the one asked for."""
-    for variant in _VARIANTS[line]:
-        asked = [
-            builder.icmp_signed("==", value, ir.Constant(_INT64, int(one)))
-            for value, one in zip((spread, masked), variant, strict=True)
-        ]
-        with builder.if_then(builder.and_(*asked)):
-            yield variant
+def _each_way(builder: Any, spread: Any, masked: Any) -> Iterator[bool]:
+    """With masks and, but for `GATHER`, without: what is emitted for a way runs where ``masked`` says so."""
+    ways = (True,) if spread.literal_value == GATHER else (True, False)
+    for way in ways:
+        with builder.if_then(builder.icmp_signed("==", masked, ir.Constant(_INT64, int(way)))):
+            yield way
 
 
 def _values(builder: Any, values: Any) -> list[Any]:
@@ -166,7 +155,7 @@ def _values(builder: Any, values: Any) -> list[Any]:
 @intrinsic(prefer_literal=True)
 def max_lanes(
     typingctx, x, origin, scale, cell, taps, steps, position, position_step, limit, lane_stride,
-    out, indices, place, count, spread, masked, line,
+    out, indices, place, count, spread, masked,
 ):  # fmt: skip
     """The maximum of one window a lane, and where it stood.
 
@@ -191,21 +180,21 @@ def max_lanes(
         Written like ``out``: cells.
     place, count : int
         How many lanes are stored; only with ``masked``, else all of them.
-    spread, masked : int
-        `CHANNELS`, `UNIT`, `PAIRS` or `GATHER`; masked 0 where every lane has a cell at every tap and is
-        stored (`PAIRS` reads one cell more; `GATHER` is always masked).
-    line : literal int
-        `LINE` or `ALONG_CHANNELS`.
+    spread : literal int
+        `CHANNELS`, `UNIT`, `PAIRS` or `GATHER`.
+    masked : int
+        0 where every lane has a cell at every tap and is stored (`PAIRS` reads one cell more), else 1.
+        `GATHER` is always masked.
     """
     whole, three = types.int64, types.UniTuple(types.int64, 3)
     signature = types.void(
         x, whole, whole, whole, three, three, whole, whole, whole, whole, out, indices, whole, whole,
-        whole, whole, line,
+        spread, whole,
     )  # fmt: skip
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        for spread, masked in _each_variant(builder, line.literal_value, *arguments[14:16]):
-            lanes = _Lanes(builder, signature.args[0].dtype, spread, masked, arguments[9])
+        for way in _each_way(builder, spread, arguments[15]):
+            lanes = _Lanes(builder, signature.args[0].dtype, spread.literal_value, way, arguments[9])
             _max_code(context, lanes, signature, arguments)
         return context.get_dummy_value()
 
@@ -253,7 +242,7 @@ def _max_code(context: Any, lanes: _Lanes, signature: Any, arguments: Any) -> No
 @intrinsic(prefer_literal=True)
 def mean_lanes(
     typingctx, x, origin, scale, cell, taps, steps, position, position_step, limit, lane_stride,
-    factor, factors, first_factor, out, place, count, spread, masked, line,
+    factor, factors, first_factor, out, place, count, spread, masked,
 ):  # fmt: skip
     """The sum of one window a lane, in float64, times the lane's factor.
 
@@ -267,18 +256,18 @@ def mean_lanes(
     first_factor : int
     out : 1-D float array
         Written from ``place`` on.
-    place, count, spread, masked, line
+    place, count, spread, masked
         As in `max_lanes`.
     """
     whole, three = types.int64, types.UniTuple(types.int64, 3)
     signature = types.void(
         x, whole, whole, whole, three, three, whole, whole, whole, whole, types.float64, factors, whole,
-        out, whole, whole, whole, whole, line,
+        out, whole, whole, spread, whole,
     )  # fmt: skip
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        for spread, masked in _each_variant(builder, line.literal_value, *arguments[16:18]):
-            lanes = _Lanes(builder, signature.args[0].dtype, spread, masked, arguments[9])
+        for way in _each_way(builder, spread, arguments[17]):
+            lanes = _Lanes(builder, signature.args[0].dtype, spread.literal_value, way, arguments[9])
             _mean_code(context, lanes, signature, arguments)
         return context.get_dummy_value()
 

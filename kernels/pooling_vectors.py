@@ -7,13 +7,13 @@ channels last, they are channels.
 """
 
 import numpy as np
+from numba import literally
 
 from fastconv.kernels.jit import jit
 from fastconv.kernels.lanes import (
-    ALONG_CHANNELS,
     CHANNELS,
     GATHER,
-    LINE,
+    PAIRS,
     UNIT,
     max_lanes,
     mean_lanes,
@@ -63,6 +63,18 @@ def max_pool_lines(x, out, indices, first_line, stop_line, rows, extents, steps,
     line : tuple of four int
         Along the width: where the first window starts, stride, taps and dilation.
     """
+    if line[1] == 1:
+        max_spread_lines(x, out, indices, first_line, stop_line, rows, extents, steps, line, UNIT)
+    elif line[1] == 2:
+        max_spread_lines(x, out, indices, first_line, stop_line, rows, extents, steps, line, PAIRS)
+    else:
+        max_spread_lines(x, out, indices, first_line, stop_line, rows, extents, steps, line, GATHER)
+
+
+@jit
+def max_spread_lines(x, out, indices, first_line, stop_line, rows, extents, steps, line, spread):
+    """`max_pool_lines` for lanes of one spread, a literal: 220 us instead of 256 where lines are short."""
+    literally(spread)
     lanes = VECTOR_BYTES // x.itemsize
     cells, width, windows = extents
     start, stride, taps, dilation = line
@@ -75,7 +87,7 @@ def max_pool_lines(x, out, indices, first_line, stop_line, rows, extents, steps,
             max_lanes(
                 x, origin, 1, cell + w, (rows[r, 1], rows[r, 2], taps), (steps[0], steps[1], dilation),
                 w, dilation, width, stride, out, indices, i * windows + ow, windows - ow,
-                min(stride, GATHER), 0 if whole else 1, LINE,
+                spread, 0 if whole else 1,
             )  # fmt: skip
         r += 1
         if r == len(rows):
@@ -122,7 +134,7 @@ def max_pool_pixels(
             whole = left >= lanes and taps[0] * taps[1] * taps[2] > 0
             max_lanes(
                 x, image + c, channels, cell, taps, cell_steps, c, 0, channels, 0,
-                out, indices, pixel * channels + c, left, CHANNELS, 0 if whole else 1, ALONG_CHANNELS,
+                out, indices, pixel * channels + c, left, CHANNELS, 0 if whole else 1,
             )  # fmt: skip
 
 
@@ -239,6 +251,24 @@ def avg_pool_lines(x, out, first_line, stop_line, rows, row_factors, factors, ex
     factors : float64 array (OW,)
         The sum of a window is multiplied by its row's factor and its own.
     """
+    if line[1] == 1:
+        avg_spread_lines(
+            x, out, first_line, stop_line, rows, row_factors, factors, extents, steps, line, UNIT
+        )
+    elif line[1] == 2:
+        avg_spread_lines(
+            x, out, first_line, stop_line, rows, row_factors, factors, extents, steps, line, PAIRS
+        )
+    else:
+        avg_spread_lines(
+            x, out, first_line, stop_line, rows, row_factors, factors, extents, steps, line, GATHER
+        )
+
+
+@jit
+def avg_spread_lines(x, out, first_line, stop_line, rows, row_factors, factors, extents, steps, line, spread):
+    """`avg_pool_lines` for lanes of one spread, a literal."""
+    literally(spread)
     lanes = VECTOR_BYTES // x.itemsize
     cells, width, windows = extents
     start, stride, taps, dilation = line
@@ -251,7 +281,7 @@ def avg_pool_lines(x, out, first_line, stop_line, rows, row_factors, factors, ex
             mean_lanes(
                 x, origin, 1, cell + w, (rows[r, 1], rows[r, 2], taps), (steps[0], steps[1], dilation),
                 w, dilation, width, stride, row_factors[r], factors, ow, out, i * windows + ow, windows - ow,
-                min(stride, GATHER), 0 if whole else 1, LINE,
+                spread, 0 if whole else 1,
             )  # fmt: skip
         r += 1
         if r == len(rows):
@@ -293,7 +323,7 @@ def avg_pool_pixels(
             mean_lanes(
                 x, image + c, channels, cell, taps, cell_steps, c, 0, channels, 0,
                 factor, width_factors, 0, out, pixel * channels + c, left, CHANNELS,
-                0 if left >= lanes else 1, ALONG_CHANNELS,
+                0 if left >= lanes else 1,
             )  # fmt: skip
 
 
@@ -372,7 +402,7 @@ def avg_pool_backward_lines(
                 mean_lanes(
                     grad_output, origin + first, 1, 0, (rows[r, 1], rows[r, 2], taps),
                     (steps[0], steps[1], 1), j + first, 1, windows, 1, share, ONES, 0, scratch, 0, lanes,
-                    UNIT, 1, LINE,
+                    UNIT, 1,
                 )  # fmt: skip
                 stored = min(lanes, (width - j * stride - a + stride - 1) // stride)
                 for start in range(place + a, place + a + lines * width, width):

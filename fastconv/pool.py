@@ -38,9 +38,10 @@ from fastconv.pool_passes import Planes, Pooling, avg_backward, avg_forward, max
 from fastconv.threads import run_ranges
 from fastconv.windows import adaptive_windows, fixed_windows
 
-CACHED_POOLINGS = 512
-# Poolings of larger arrays (all extents together) are made anew, so that the caches stay under some MiB.
+CACHED_POOLINGS = 256
+# Poolings of larger images are made anew, so that tables in the caches are small: longest axis, cells.
 CACHED_EXTENT = 2**12
+CACHED_CELLS = 2**21
 
 
 def _planes(ndim: int, name: str, array: Array, layout: object) -> Planes:
@@ -77,12 +78,16 @@ def _is_plain(value: object) -> bool:
     return type(value) is int
 
 
+def _is_small(shape: Size) -> bool:
+    return max(shape) <= CACHED_EXTENT and prod(shape[1:]) <= CACHED_CELLS
+
+
 def _pooling(ndim: int, name: str, shape: Size, dtype: np.dtype[Any], *arguments: object) -> Pooling:
     """The sizes of a pooling with fixed windows, checked; made anew only for arguments not seen lately."""
     plain = _PLAIN.issuperset(map(type, arguments)) or all(
         type(value) in _PLAIN or _is_plain(value) for value in arguments
     )
-    make = _cached_pooling if plain and sum(shape) <= CACHED_EXTENT else _cached_pooling.__wrapped__
+    make = _cached_pooling if plain and _is_small(shape) else _cached_pooling.__wrapped__
     return make(ndim, name, shape, dtype, *arguments)
 
 
@@ -135,7 +140,7 @@ def _cached_planes(ndim: int, input_size: object, layout: object) -> tuple[Plane
 
 def _adaptive_pooling(planes: Planes, shape: Size, dtype: np.dtype[Any], output: Size) -> Pooling:
     """The sizes of a pooling from an input of this shape to these extents."""
-    make = _cached_adaptive if sum(shape + output) <= CACHED_EXTENT else _cached_adaptive.__wrapped__
+    make = _cached_adaptive if _is_small(shape) and _is_small(output) else _cached_adaptive.__wrapped__
     return make(planes.batched, planes.channels_last, shape, dtype, output)
 
 

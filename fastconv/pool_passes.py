@@ -22,8 +22,10 @@ from fastconv.kernels.vectors import VECTOR_BYTES
 from fastconv.threads import run_ranges
 from fastconv.windows import FixedAxis, Windows
 
-# Vectors hold the indices of a plane in 32 bits.
-VECTOR_CELLS = 2**31 - 1
+# Vectors hold positions and indices of a plane in 32 bits.
+VECTOR_CELLS = 2**30
+# Planes of more lines than this (each is some 30 bytes of a table) are not cut into lines shorter than 32.
+MOST_LINES = 2**16
 # So many channels of an image are one job of max-pooling's gradient, channels last.
 CHANNEL_BLOCK = 64
 # Lists of pairs are not longer than this (each is 8 bytes).
@@ -145,9 +147,13 @@ class Pooling:
 
     @cached_property
     def line(self) -> Size | None:
-        """Start, stride, taps and dilation of the windows along the width, if they are one size."""
-        width = self.windows.axes[2]
-        if not isinstance(width, FixedAxis):
+        """Start, stride, taps and dilation of the windows along the width, if lines are to be computed.
+
+        Not where windows differ in size, nor where a table of very many short lines would outgrow the data.
+        """
+        width, (extent, output) = self.windows.axes[2], (self.extent, self.output)
+        lines = max(prod(extent[:2]), prod(output[:2]))
+        if not isinstance(width, FixedAxis) or (lines > MOST_LINES and min(extent[2], output[2]) < 32):
             return None
         return -width.before, width.stride, width.taps, width.step
 
@@ -186,7 +192,9 @@ class Pooling:
 
         All windows' first taps come first, then all second ones, so that no sum waits for the one before.
         """
-        cells, windows, there = np.int32(0), np.int32(0), np.True_
+        cells: Any = 0
+        windows: Any = 0
+        there: Any = True
         for axis, table in enumerate(self.tables):
             shape = [1] * 6  # taps along each axis, then windows
             shape[axis], shape[3 + axis] = -1, len(table)
@@ -205,9 +213,7 @@ class Pooling:
     @cached_property
     def is_global(self) -> bool:
         """Whether there is one window, and it is the plane."""
-        return all(
-            table.tolist() == [[0, extent]] for table, extent in zip(self.tables, self.extent, strict=True)
-        )
+        return prod(self.output) == 1 and self.pairs == prod(self.extent)
 
     def _step(self, kernel: Callable[..., Any], units: int, *sizes: Any) -> Step:
         return Step(kernel, units, prod(self.input_size) + 4 * prod(self.output_size), sizes)
@@ -255,9 +261,8 @@ class Pooling:
             sizes = *self.paired, factors, prod(extent)
             return self._step(vectors.avg_pool_pairs, batch * channels, *sizes)
         if self.line:
-            rows, *sizes = self.lines
-            row_factors = np.outer(depth, height).ravel()
-            sizes = rows, row_factors, width, *sizes, self.line
+            rows, extents, steps = self.lines
+            sizes = rows, np.outer(depth, height).ravel(), width, extents, steps, self.line
             return self._step(vectors.avg_pool_lines, batch * channels * lines, *sizes)
         return self.avg_loops
 
@@ -279,24 +284,23 @@ class Pooling:
             return self._step(vectors.avg_pool_backward_pixels, batch * cells, *sizes)
         if self.is_global:
             return self._step(vectors.fill_planes, batch * channels, cells, share)
-        if self.pairs <= MOST_PAIRS and (not line or self.prefers_pairs(*self._gradient_vectors)):
+        if self.pairs <= MOST_PAIRS and (not line or self.prefers_pairs(*self._gradient_vectors(line[1]))):
             cells_of, windows_of = self.paired
             sizes = windows_of, cells_of, np.full(cells, share), prod(output)
             return self._step(vectors.avg_pool_pairs, batch * channels, *sizes)
         lines = batch * channels * prod(extent[:2])
         if line and line[1] == 1:  # sums of gradients, at a stride of 1
-            rows, *sizes = self.covered_lines
-            factors = np.full(len(rows), share), np.ones(extent[2])
-            windows = 1 - line[0] - line[2], 1, line[2], 1
-            return self._step(vectors.avg_pool_lines, lines, rows, *factors, *sizes, windows)
+            rows, extents, steps = self.covered_lines
+            gradients = 1 - line[0] - line[2], 1, line[2], 1
+            sizes = rows, np.full(len(rows), share), np.ones(extent[2]), extents, steps, gradients
+            return self._step(vectors.avg_pool_lines, lines, *sizes)
         if line:
             return self._step(vectors.avg_pool_backward_lines, lines, *self.covered_lines, line, share)
         return self.avg_backward_loops
 
-    @property
-    def _gradient_vectors(self) -> tuple[int, int]:
+    def _gradient_vectors(self, stride: int) -> tuple[int, int]:
         """Lines of a plane that the gradient of the mean computes, and the vectors' lanes that one takes."""
-        rows, stride = self.covered_lines[0], self.windows.axes[2].stride
+        rows = self.covered_lines[0]
         if stride == 1:
             return len(rows), self.extent[2]
         return int(np.count_nonzero(rows[:, 3] == 1)), -(-self.extent[2] // 2)

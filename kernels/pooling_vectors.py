@@ -463,14 +463,16 @@ def avg_pool_pairs(x, out, first_plane, stop_plane, sources, targets, factors, c
         What the sums are multiplied by.
     cells : int
     """
-    sums = np.empty(len(factors))
+    windows = len(factors)
+    sums = np.empty(windows)
     for plane in range(first_plane, stop_plane):
         sums[:] = 0
-        origin, place = plane * cells, plane * len(factors)
+        origin = plane * cells
         for k in range(len(sources)):
             sums[max(0, targets[k])] += x[max(0, origin + sources[k])]
-        for i in range(len(factors)):
-            out[max(0, place + i)] = sums[i] * factors[i]
+        means = out[plane * windows : (plane + 1) * windows]  # a slice, or LLVM does not vectorise
+        for i in range(windows):
+            means[i] = sums[i] * factors[i]
 
 
 @jit

@@ -13,7 +13,7 @@ import numpy as np
 from numba import literally
 
 from fastconv.kernels.jit import jit
-from fastconv.kernels.lanes import (
+from fastconv.kernels.pooling_lanes import (
     CHANNELS,
     GATHER,
     PAIRS,

@@ -6,6 +6,7 @@ is as in two dimensions, whose docstrings say it in full.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from math import prod
 from typing import Any
 
@@ -32,59 +33,32 @@ from fastconv.arguments import (
     size,
     whole_number,
 )
-from fastconv.geometry import (
-    channels_first_size,
-    layout_is_channels_last,
-    layout_size,
-    normal_form,
-    read_only,
-)
+from fastconv.geometry import layout_is_channels_last, read_only
+from fastconv.pool_passes import Planes, Pooling, avg_backward, avg_forward, max_backward, max_forward
 from fastconv.threads import run_ranges
-from fastconv.windows import Windows, adaptive_windows, fixed_windows
+from fastconv.windows import adaptive_windows, fixed_windows
+
+CACHED_POOLINGS = 256
+# Poolings of larger images are made anew, so that tables in the caches are small: longest axis, cells.
+CACHED_EXTENT = 2**12
+CACHED_CELLS = 2**21
 
 
-class _Planes:
-    """How the arrays of one call are laid out: batched or not, channels second or last."""
-
-    def __init__(self, ndim: int, batched: bool, layout: object) -> None:
-        self.ndim = ndim
-        self.batched = batched
-        self.channels_last = layout_is_channels_last(layout, ndim)
-
-    def normal(self, array: Array) -> Array:
-        """A view with axes (batch, channels, depth, height, width)."""
-        return normal_form(array if self.batched else array[np.newaxis], self.channels_last)
-
-    def leading_and_extent(self, shape: Size) -> tuple[Size, Size]:
-        """(batch, channels) and the spatial extents of an array of this shape."""
-        full = channels_first_size(shape if self.batched else (1, *shape), self.channels_last)
-        return full[:2], full[2:]
-
-    def size(self, leading: Size, extent: Size) -> Size:
-        """The shape of an array in the call's layout."""
-        shape = layout_size((*leading, *extent), self.channels_last)
-        return shape if self.batched else shape[1:]
-
-
-def _planes(ndim: int, name: str, array: Array, layout: object) -> _Planes:
+def _planes(ndim: int, name: str, array: Array, layout: object) -> Planes:
     rank(name, array, (ndim + 2, ndim + 1), "(batched or not)")
-    planes = _Planes(ndim, array.ndim == ndim + 2, layout)
-    _not_empty(name, planes, array.shape)
+    return _layout(ndim, name, array.shape, layout)
+
+
+def _layout(ndim: int, name: str, shape: Size, layout: object) -> Planes:
+    planes = Planes(len(shape) == ndim + 2, layout_is_channels_last(layout, ndim))
+    _not_empty(name, planes, shape)
     return planes
 
 
-def _not_empty(name: str, planes: _Planes, shape: Size) -> None:
+def _not_empty(name: str, planes: Planes, shape: Size) -> None:
     (_, channels), extent = planes.leading_and_extent(shape)
     if min(channels, *extent) < 1:
         must_be_said(ValueError, name, "of at least 1 in every extent but the batch", f"shape {shape}")
-
-
-def _sized_planes(ndim: int, input_size: object, layout: object) -> tuple[_Planes, Size]:
-    shape = size("input_size", input_size, (ndim + 2, ndim + 1))
-    planes = _Planes(ndim, len(shape) == ndim + 2, layout)
-    _not_empty("input_size", planes, shape)
-    addressable("input_size", shape, 8)
-    return planes, shape
 
 
 def _compute_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
@@ -92,62 +66,111 @@ def _compute_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
     return np.dtype(np.float32) if dtype == np.float16 else dtype
 
 
-def _windows(
+# Arguments that compare equal only to ones of the same meaning: the cache tells types apart, but not
+# those inside a tuple, where a True or a 2.0 would pass for an int that was checked before.
+_PLAIN = frozenset((int, bool, str, type(None)))
+_INTS = frozenset((int,))
+
+
+def _is_plain(value: object) -> bool:
+    if type(value) is tuple:
+        return _INTS.issuperset(map(type, value)) or all(map(_is_plain, value))
+    return type(value) is int
+
+
+def _is_small(shape: Size) -> bool:
+    return max(shape) <= CACHED_EXTENT and prod(shape[1:]) <= CACHED_CELLS
+
+
+def _pooling(ndim: int, name: str, shape: Size, dtype: np.dtype[Any], *arguments: object) -> Pooling:
+    """The sizes of a pooling with fixed windows, checked; made anew only for arguments not seen lately."""
+    plain = _PLAIN.issuperset(map(type, arguments)) or all(
+        type(value) in _PLAIN or _is_plain(value) for value in arguments
+    )
+    make = _cached_pooling if plain and _is_small(shape) else _cached_pooling.__wrapped__
+    return make(ndim, name, shape, dtype, *arguments)
+
+
+@lru_cache(CACHED_POOLINGS, typed=True)
+def _cached_pooling(
     ndim: int,
-    extent: Size,
+    name: str,
+    shape: Size,
+    dtype: np.dtype[Any],
+    layout: object,
     kernel_size: object,
     stride: object,
     padding: object,
     dilation: object,
     ceil_mode: object,
-) -> Windows:
+    count_include_pad: object = True,
+    divisor_override: object = None,
+) -> Pooling:
+    planes = _layout(ndim, name, shape, layout)
+    leading, extent = planes.leading_and_extent(shape)
     kernel = extents("kernel_size", kernel_size, ndim, 1)
-    steps = kernel if stride is None else extents("stride", stride, ndim, 1)
-    return fixed_windows(
+    windows = fixed_windows(
         extent,
         kernel,
-        steps,
+        kernel if stride is None else extents("stride", stride, ndim, 1),
         padding_pairs(padding, ndim),
         extents("dilation", dilation, ndim, 1),
         flag("ceil_mode", ceil_mode),
     )
+    padded = flag("count_include_pad", count_include_pad)
+    divisor = None if divisor_override is None else whole_number("divisor_override", divisor_override, 1)
+    output_size = planes.size(leading, windows.output)
+    addressable("the output", output_size, 8)
+    return Pooling(planes, windows, _compute_dtype(dtype), leading, shape, output_size, padded, divisor)
+
+
+def _input_planes(ndim: int, input_size: Any, layout: object) -> tuple[Planes, Size]:
+    """The layout and the shape of an input that is not there, checked."""
+    plain = type(layout) is str and _is_plain(input_size)
+    return (_cached_planes if plain else _cached_planes.__wrapped__)(ndim, input_size, layout)
+
+
+@lru_cache(CACHED_POOLINGS, typed=True)
+def _cached_planes(ndim: int, input_size: object, layout: object) -> tuple[Planes, Size]:
+    shape = size("input_size", input_size, (ndim + 2, ndim + 1))
+    planes = _layout(ndim, "input_size", shape, layout)
+    addressable("input_size", shape, 8)
+    return planes, shape
+
+
+def _adaptive_pooling(planes: Planes, shape: Size, dtype: np.dtype[Any], output: Size) -> Pooling:
+    """The sizes of a pooling from an input of this shape to these extents."""
+    make = _cached_adaptive if _is_small(shape) and _is_small(output) else _cached_adaptive.__wrapped__
+    return make(planes.batched, planes.channels_last, shape, dtype, output)
+
+
+@lru_cache(CACHED_POOLINGS)
+def _cached_adaptive(
+    batched: bool, channels_last: bool, shape: Size, dtype: np.dtype[Any], output: Size
+) -> Pooling:
+    planes = Planes(batched, channels_last)
+    leading, extent = planes.leading_and_extent(shape)
+    output_size = planes.size(leading, output)
+    addressable("the output", output_size, 8)
+    windows = adaptive_windows(extent, output)
+    return Pooling(planes, windows, _compute_dtype(dtype), leading, shape, output_size, padded=False)
 
 
 # Max-pooling
 
 
-def _max(
-    x: Array, planes: _Planes, windows: Windows, return_indices: object, out: object
-) -> Array | tuple[Array, Array]:
+def _max(x: Array, pooling: Pooling, return_indices: object, out: object) -> Array | tuple[Array, Array]:
     wanted = flag("return_indices", return_indices)
-    leading = planes.leading_and_extent(x.shape)[0]
-    shape = planes.size(leading, windows.output)
-    addressable("the output", shape, 8)
+    shape = pooling.output_size
     target = output_array(out, shape, x.dtype)
     dtype = _compute_dtype(x.dtype)
     result = target if target is not None and direct_output(target, dtype, x) else np.empty(shape, dtype)
-    if result.size and any(axis.some_empty for axis in windows.axes):
-        if dtype.kind != "f":
-            must_be(ValueError, "input", "of a float dtype where a window is all padding", x)
-        result[...] = -np.inf
+    if pooling.some_empty and dtype.kind != "f" and result.size:
+        must_be(ValueError, "input", "of a float dtype where a window is all padding", x)
     indices = np.empty(shape if wanted else (0,) * len(shape), np.int64)
-    _run_max(
-        planes.normal(x.astype(dtype, copy=False)), planes.normal(result), planes.normal(indices), windows
-    )
+    max_forward(x.astype(dtype, copy=False), result, indices, pooling)
     result = delivered(result, target, x.dtype)
     return (result, indices) if wanted else result
-
-
-def _run_max(x: Array, result: Array, indices: Array, windows: Windows) -> None:
-    x = read_only(x)
-    tables = [axis.table for axis in windows.axes]
-    steps = tuple(axis.step for axis in windows.axes)
-    visited = x.size + prod(result.shape) * 4
-
-    def run(first: int, stop: int) -> None:
-        kernels.max_pool(x, result, indices, first, stop, *tables, steps)
-
-    run_ranges(prod(result.shape[:4]), visited, run)
 
 
 def _max_pool(
@@ -163,10 +186,10 @@ def _max_pool(
     out: object,
 ) -> Any:
     x = number_array("input", input)
-    planes = _planes(ndim, "input", x, layout)
-    extent = planes.leading_and_extent(x.shape)[1]
-    windows = _windows(ndim, extent, kernel_size, stride, padding, dilation, ceil_mode)
-    return _max(x, planes, windows, return_indices, out)
+    rank("input", x, (ndim + 2, ndim + 1), "(batched or not)")
+    windows = (kernel_size, stride, padding, dilation, ceil_mode)
+    pooling = _pooling(ndim, "input", x.shape, x.dtype, layout, *windows)
+    return _max(x, pooling, return_indices, out)
 
 
 def _adaptive_max_pool(
@@ -174,13 +197,14 @@ def _adaptive_max_pool(
 ) -> Any:
     x = number_array("input", input)
     planes = _planes(ndim, "input", x, layout)
-    extent = planes.leading_and_extent(x.shape)[1]
-    windows = adaptive_windows(extent, _adaptive_output(ndim, extent, output_size))
-    return _max(x, planes, windows, return_indices, None)
+    output = _adaptive_output(ndim, planes, x.shape, output_size)
+    pooling = _adaptive_pooling(planes, x.shape, x.dtype, output)
+    return _max(x, pooling, return_indices, None)
 
 
-def _adaptive_output(ndim: int, extent: Size, output_size: object) -> Size:
+def _adaptive_output(ndim: int, planes: Planes, shape: Size, output_size: object) -> Size:
     """The extents wanted; None keeps the input's."""
+    extent = planes.leading_and_extent(shape)[1]
     if isinstance(output_size, (tuple, list)) and len(output_size) == ndim:
         output_size = [n if wanted is None else wanted for n, wanted in zip(extent, output_size, strict=True)]
     elif output_size is None:
@@ -194,24 +218,17 @@ def _max_pool_backward(
     ndim: int, grad_output: object, indices: object, input_size: object, layout: object
 ) -> Array:
     dy, index = float_array("grad_output", grad_output), index_array("indices", indices)
-    planes, shape = _sized_planes(ndim, input_size, layout)
+    planes, shape = _input_planes(ndim, input_size, layout)
     rank("grad_output", dy, (len(shape),), "(as many as input_size has)")
     shaped("indices", index, dy.shape)
     leading = planes.leading_and_extent(shape)[0]
     shaped("grad_output", dy, planes.size(leading, planes.leading_and_extent(dy.shape)[1]))
-    dtype = _compute_dtype(dy.dtype)
-    dx = np.zeros(shape, dtype)
-    source, where = read_only(planes.normal(dy.astype(dtype, copy=False))), read_only(planes.normal(index))
-    target = planes.normal(dx)
-
-    def run(first: int, stop: int) -> int:
-        return kernels.max_pool_backward(source, where, target, first, stop)
-
-    _all_inside(run_ranges(prod(leading), dy.size, run), planes, shape)
+    dx, outside = max_backward(dy.astype(_compute_dtype(dy.dtype), copy=False), index, planes, shape)
+    _all_inside(outside, planes, shape)
     return delivered(dx, None, dy.dtype)
 
 
-def _all_inside(outside: int, planes: _Planes, shape: Size) -> None:
+def _all_inside(outside: int, planes: Planes, shape: Size) -> None:
     if outside:
         cells = prod(planes.leading_and_extent(shape)[1])
         must_be_said(ValueError, "indices", f"from 0 to {cells - 1}", f"{outside} outside that")
@@ -286,52 +303,19 @@ def _max_unpool_backward(ndim: int, grad_output: object, indices: object) -> Arr
 # Average-pooling
 
 
-def _counts(windows: Windows, padded: bool, divisor: int | None) -> list[Array]:
-    """What sums are divided by, as one float64 factor an axis."""
-    if divisor is not None:
-        factors = [np.ones(axis.output) for axis in windows.axes]
-        factors[0] *= divisor
-        return factors
-    return [(axis.padded if padded else axis.valid).astype(np.float64) for axis in windows.axes]
-
-
-def _avg(x: Array, planes: _Planes, windows: Windows, padded: bool, divisor: int | None) -> Array:
-    leading = planes.leading_and_extent(x.shape)[0]
-    shape = planes.size(leading, windows.output)
-    addressable("the output", shape, 8)
+def _avg(x: Array, pooling: Pooling) -> Array:
     dtype = _compute_dtype(x.dtype)
-    out = np.empty(shape, dtype)
-    source, target = read_only(planes.normal(x.astype(dtype, copy=False))), planes.normal(out)
-    tables = [axis.table for axis in windows.axes]
-    counts = _counts(windows, padded, divisor)
-
-    def run(first: int, stop: int) -> None:
-        kernels.avg_pool(source, target, first, stop, *tables, *counts)
-
-    run_ranges(prod(target.shape[:4]), x.size + 4 * out.size, run)
+    out = np.empty(pooling.output_size, dtype)
+    avg_forward(x.astype(dtype, copy=False), out, pooling)
     return delivered(out, None, x.dtype)
 
 
-def _avg_backward(
-    dy: Array, planes: _Planes, shape: Size, windows: Windows, padded: bool, divisor: int | None
-) -> Array:
-    leading = planes.leading_and_extent(shape)[0]
-    shaped("grad_output", dy, planes.size(leading, windows.output))
+def _avg_backward(dy: Array, pooling: Pooling) -> Array:
+    shaped("grad_output", dy, pooling.output_size)
     dtype = _compute_dtype(dy.dtype)
-    dx = np.empty(shape, dtype)
-    source, target = read_only(planes.normal(dy.astype(dtype, copy=False))), planes.normal(dx)
-    covers = [axis.covers for axis in windows.axes]
-    counts = _counts(windows, padded, divisor)
-
-    def run(first: int, stop: int) -> None:
-        kernels.avg_pool_backward(source, target, first, stop, *covers, *counts)
-
-    run_ranges(prod(target.shape[:4]), dx.size + 4 * dy.size, run)
+    dx = np.empty(pooling.input_size, dtype)
+    avg_backward(dy.astype(dtype, copy=False), dx, pooling)
     return delivered(dx, None, dy.dtype)
-
-
-def _divisor(value: object) -> int | None:
-    return None if value is None else whole_number("divisor_override", value, 1)
 
 
 def _avg_pool(
@@ -346,10 +330,10 @@ def _avg_pool(
     layout: object,
 ) -> Array:
     x = float_array("input", input)
-    planes = _planes(ndim, "input", x, layout)
-    extent = planes.leading_and_extent(x.shape)[1]
-    windows = _windows(ndim, extent, kernel_size, stride, padding, 1, ceil_mode)
-    return _avg(x, planes, windows, flag("count_include_pad", count_include_pad), _divisor(divisor_override))
+    rank("input", x, (ndim + 2, ndim + 1), "(batched or not)")
+    windows = (kernel_size, stride, padding, 1, ceil_mode)
+    divided = (count_include_pad, divisor_override)
+    return _avg(x, _pooling(ndim, "input", x.shape, x.dtype, layout, *windows, *divided))
 
 
 def _avg_pool_backward(
@@ -365,28 +349,26 @@ def _avg_pool_backward(
     layout: object,
 ) -> Array:
     dy = float_array("grad_output", grad_output)
-    planes, shape = _sized_planes(ndim, input_size, layout)
-    extent = planes.leading_and_extent(shape)[1]
-    windows = _windows(ndim, extent, kernel_size, stride, padding, 1, ceil_mode)
-    padded = flag("count_include_pad", count_include_pad)
-    return _avg_backward(dy, planes, shape, windows, padded, _divisor(divisor_override))
+    _, shape = _input_planes(ndim, input_size, layout)
+    windows = (kernel_size, stride, padding, 1, ceil_mode)
+    divided = (count_include_pad, divisor_override)
+    return _avg_backward(dy, _pooling(ndim, "input_size", shape, dy.dtype, layout, *windows, *divided))
 
 
 def _adaptive_avg_pool(ndim: int, input: object, output_size: object, layout: object) -> Array:
     x = float_array("input", input)
     planes = _planes(ndim, "input", x, layout)
-    extent = planes.leading_and_extent(x.shape)[1]
-    windows = adaptive_windows(extent, _adaptive_output(ndim, extent, output_size))
-    return _avg(x, planes, windows, False, None)
+    output = _adaptive_output(ndim, planes, x.shape, output_size)
+    return _avg(x, _adaptive_pooling(planes, x.shape, x.dtype, output))
 
 
 def _adaptive_avg_pool_backward(ndim: int, grad_output: object, input_size: object, layout: object) -> Array:
     dy = float_array("grad_output", grad_output)
-    planes, shape = _sized_planes(ndim, input_size, layout)
+    planes, shape = _input_planes(ndim, input_size, layout)
     rank("grad_output", dy, (len(shape),), "(as many as input_size has)")
     _not_empty("grad_output", planes, dy.shape)
-    extent, output = planes.leading_and_extent(shape)[1], planes.leading_and_extent(dy.shape)[1]
-    return _avg_backward(dy, planes, shape, adaptive_windows(extent, output), False, None)
+    output = planes.leading_and_extent(dy.shape)[1]
+    return _avg_backward(dy, _adaptive_pooling(planes, shape, dy.dtype, output))
 
 
 _CHANNELS_FIRST = {1: "NCW", 2: "NCHW", 3: "NCDHW"}

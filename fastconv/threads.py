@@ -162,6 +162,8 @@ def run_ranges(units: int, cells: int, run: Callable[[int, int], int | None]) ->
     if units == 0:
         return 0
     jobs = max(1, min(RANGES, units, cells // RANGE_CELLS))
+    if jobs == 1:
+        return run(0, units) or 0
     bounds = [units * i // jobs for i in range(jobs + 1)]
     returned = [0] * jobs
 

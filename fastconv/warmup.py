@@ -32,15 +32,16 @@ def _columns(dtype: str) -> None:
 
 
 def _pooling(dtype: str, layout: str) -> None:
-    x, dy = np.ones((1, 2, 4, 4), dtype), np.ones((1, 2, 2, 2), dtype)
-    if layout == "NHWC":
-        x, dy = (np.ascontiguousarray(a.transpose(0, 2, 3, 1)) for a in (x, dy))
-    _, indices = max_pool2d(x, 2, return_indices=True, layout=layout)
-    max_pool2d_backward(dy, indices, x.shape, layout=layout)
-    avg_pool2d(x, 2, layout=layout)
-    avg_pool2d_backward(dy, x.shape, 2, layout=layout)
+    # Lines shorter than a vector, longer ones, and windows of a whole plane have kernels of their own.
+    for width, kernel, stride in ((4, 2, 2), (80, 2, 2), (80, 3, 1), (4, 4, 4)):
+        x = np.ones((1, 2, 4, width), dtype)
+        x = np.ascontiguousarray(x.transpose(0, 2, 3, 1)) if layout == "NHWC" else x
+        y, indices = max_pool2d(x, kernel, stride, return_indices=True, layout=layout)
+        max_pool2d_backward(y, indices, x.shape, layout=layout)
+        avg_pool2d(x, kernel, stride, layout=layout)
+        avg_pool2d_backward(y, x.shape, kernel, stride, layout=layout)
     if layout == "NCHW":
-        max_unpool2d(dy, indices, 2)
+        max_unpool2d(y, indices, 4)
 
 
 def steps() -> list[Step]:

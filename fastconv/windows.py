@@ -8,16 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 
 import numpy as np
 
 from fastconv.arguments import Array, Pairs, Size, must_be_said
 from fastconv.geometry import effective, resolved_padding
-
-CACHED_WINDOWS = 512
-# Windows of longer axes (all tables together) are made anew, so that the caches stay under some MiB.
-CACHED_EXTENT = 2**12
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +64,7 @@ class Axis:
 class FixedAxis(Axis):
     """Windows of one size: ``reach`` cells from the first tap to the last, ``stride`` cells apart."""
 
+    taps: int
     reach: int
     stride: int
     before: int
@@ -133,7 +130,7 @@ def _fixed_axis(
         output -= 1
     if output < 1:
         return None
-    return FixedAxis(n, output, dilation, reach, stride, before, after)
+    return FixedAxis(n, output, dilation, kernel, reach, stride, before, after)
 
 
 def fixed_windows(
@@ -146,14 +143,6 @@ def fixed_windows(
     ValueError
         If the padding is more than half the kernel, or a window does not fit.
     """
-    make = _fixed_windows.__wrapped__ if sum(extent) > CACHED_EXTENT else _fixed_windows
-    return make(extent, kernel, stride, padding, dilation, ceil_mode)
-
-
-@lru_cache(CACHED_WINDOWS)
-def _fixed_windows(
-    extent: Size, kernel: Size, stride: Size, padding: str | Pairs, dilation: Size, ceil_mode: bool
-) -> Windows:
     pairs = resolved_padding(padding, extent, kernel, stride, dilation)
     for pair, k in zip(pairs, kernel, strict=True):
         if not isinstance(padding, str) and max(pair) > k // 2:
@@ -170,10 +159,4 @@ def _fixed_windows(
 
 def adaptive_windows(extent: Size, output: Size) -> Windows:
     """The windows of adaptive pooling from the one extents to the other."""
-    make = _adaptive_windows.__wrapped__ if sum(extent + output) > CACHED_EXTENT else _adaptive_windows
-    return make(extent, output)
-
-
-@lru_cache(CACHED_WINDOWS)
-def _adaptive_windows(extent: Size, output: Size) -> Windows:
     return _three_axes([AdaptiveAxis(n, wanted, 1) for n, wanted in zip(extent, output, strict=True)])

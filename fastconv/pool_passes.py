@@ -1,0 +1,389 @@
+"""The passes of pooling over arrays that have been checked: which kernel runs, over which ranges.
+
+Contiguous float32 and float64 go to kernels that work a vector of windows at a time, or add up a list of
+pairs; integers and strided views go to plain loops, which read any array through any windows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from fastconv import kernels
+from fastconv.arguments import Array, Size
+from fastconv.geometry import channels_first_size, layout_size, normal_form, read_only
+from fastconv.kernels import pooling_vectors as vectors
+from fastconv.kernels.vectors import VECTOR_BYTES
+from fastconv.threads import run_ranges
+from fastconv.windows import FixedAxis, Windows
+
+# Vectors hold positions and indices of a plane in 32 bits.
+VECTOR_CELLS = 2**30
+# Planes of more lines than this (each is some 30 bytes of a table) are not cut into lines shorter than 32.
+MOST_LINES = 2**16
+# So many channels of an image are one job of max-pooling's gradient, channels last.
+CHANNEL_BLOCK = 64
+# Lists of pairs are not longer than this (each is 8 bytes).
+MOST_PAIRS = 2**16
+# Adding so many pairs of a cell and a window takes as long as a vector of windows, on an AVX-512 Xeon.
+VECTOR_PAIRS = 32
+
+
+class Planes:
+    """How the arrays of one call are laid out: batched or not, channels second or last."""
+
+    def __init__(self, batched: bool, channels_last: bool) -> None:
+        self.batched = batched
+        self.channels_last = channels_last
+
+    def normal(self, array: Array) -> Array:
+        """A view with axes (batch, channels, depth, height, width)."""
+        return normal_form(array if self.batched else array[np.newaxis], self.channels_last)
+
+    def leading_and_extent(self, shape: Size) -> tuple[Size, Size]:
+        """(batch, channels) and the spatial extents of an array of this shape."""
+        full = channels_first_size(shape if self.batched else (1, *shape), self.channels_last)
+        return full[:2], full[2:]
+
+    def size(self, leading: Size, extent: Size) -> Size:
+        """The shape of an array in the call's layout."""
+        shape = layout_size((*leading, *extent), self.channels_last)
+        return shape if self.batched else shape[1:]
+
+
+@dataclass(frozen=True)
+class Step:
+    """What is left to do once there are arrays: a kernel, how much of it, and its other arguments."""
+
+    kernel: Callable[..., Any]
+    units: int  # that the kernel takes ranges of
+    visited: int  # cells, as `run_ranges` counts them
+    sizes: tuple[Any, ...] = ()
+
+    def run(self, *arrays: Array) -> int:
+        """Kernels take their arrays, then a range, then their sizes."""
+        kernel, sizes = self.kernel, self.sizes
+        return run_ranges(self.units, self.visited, lambda first, stop: kernel(*arrays, first, stop, *sizes))
+
+
+@dataclass(frozen=True, eq=False)
+class Pooling:
+    """All that a pass knows before its data: the layout, the sizes, the windows, what sums are divided by."""
+
+    planes: Planes
+    windows: Windows
+    dtype: np.dtype[Any]  # that is computed in
+    leading: Size  # (N, C)
+    input_size: Size
+    output_size: Size
+    padded: bool = True  # whether cells in the padding count
+    divisor: int | None = None  # instead of any count
+
+    @property
+    def for_vectors(self) -> bool:
+        """Whether contiguous arrays go to the vector kernels."""
+        return self.dtype.char in "fd" and prod(self.extent) <= VECTOR_CELLS
+
+    @cached_property
+    def extent(self) -> Size:
+        """(D, H, W)."""
+        return tuple(axis.extent for axis in self.windows.axes)
+
+    @cached_property
+    def output(self) -> Size:
+        """(OD, OH, OW)."""
+        return tuple(axis.output for axis in self.windows.axes)
+
+    @cached_property
+    def tables(self) -> tuple[Array, ...]:
+        """Start and stop of the windows along each axis."""
+        return tuple(axis.table for axis in self.windows.axes)
+
+    @cached_property
+    def covers(self) -> tuple[Array, ...]:
+        """The windows over each cell along each axis."""
+        return tuple(axis.covers for axis in self.windows.axes)
+
+    @cached_property
+    def steps(self) -> Size:
+        """Dilation along each axis."""
+        return tuple(axis.step for axis in self.windows.axes)
+
+    @cached_property
+    def some_empty(self) -> bool:
+        """Whether some window has no cell."""
+        return any(axis.some_empty for axis in self.windows.axes)
+
+    @cached_property
+    def counts(self) -> tuple[Array, ...]:
+        """What sums are divided by, as one float64 factor an axis."""
+        axes = self.windows.axes
+        if self.divisor is None:
+            return tuple((axis.padded if self.padded else axis.valid).astype(np.float64) for axis in axes)
+        return tuple(
+            np.full(axis.output, float(count)) for axis, count in zip(axes, (self.divisor, 1, 1), strict=True)
+        )
+
+    @cached_property
+    def count(self) -> float | None:
+        """What every sum is divided by, if that is one number."""
+        same = all((counts == counts[0]).all() for counts in self.counts)
+        return prod(float(counts[0]) for counts in self.counts) if same else None
+
+    @cached_property
+    def factors(self) -> tuple[Array, ...]:
+        """One over `counts`."""
+        return tuple(1 / counts for counts in self.counts)
+
+    @property
+    def share(self) -> float:
+        """The factor of every gradient, which has been divided by its count where those are not the same."""
+        return 1 / self.count if self.count else 1.0
+
+    @cached_property
+    def line(self) -> Size | None:
+        """Start, stride, taps and dilation of the windows along the width, if lines are to be computed.
+
+        Not where windows differ in size, nor where a table of very many short lines would outgrow the data.
+        """
+        width, (extent, output) = self.windows.axes[2], (self.extent, self.output)
+        lines = max(prod(extent[:2]), prod(output[:2]))
+        if not isinstance(width, FixedAxis) or (lines > MOST_LINES and min(extent[2], output[2]) < 32):
+            return None
+        return -width.before, width.stride, width.taps, width.step
+
+    @cached_property
+    def lines(self) -> tuple[Any, ...]:
+        """What kernels know of the lines of an output plane: rows, extents, steps."""
+        depth, height, width = self.extent
+        step_d, step_h, _ = self.steps
+        rows = _rows(self.tables[:2], (step_d, step_h), (height, width))
+        return (
+            rows,
+            (depth * height * width, width, self.output[2]),
+            (step_d * height * width, step_h * width),
+        )
+
+    @cached_property
+    def covered_lines(self) -> tuple[Any, ...]:
+        """What kernels know of the lines of a plane under windows: rows, extents, steps."""
+        depth, height, windows = self.output
+        rows = _rows(self.covers[:2], (1, 1), (height, windows))
+        # From how many lines before the next one that differs each is.
+        changes = np.append(np.flatnonzero((rows[1:] != rows[:-1]).any(axis=1)) + 1, len(rows))
+        lines = np.arange(len(rows))
+        same = changes[np.searchsorted(changes, lines, side="right")] - lines
+        extents = (depth * height * windows, windows, self.extent[2])
+        return np.column_stack([rows, same]), extents, (height * windows, windows)
+
+    @cached_property
+    def pairs(self) -> int:
+        """How many pairs there are of a window and a cell that it holds, in a plane."""
+        return prod(int((table[:, 1] - table[:, 0]).sum()) for table in self.tables)
+
+    @cached_property
+    def paired(self) -> tuple[Array, Array]:
+        """The cell and the window of every pair, int32, counted in their planes.
+
+        All windows' first taps come first, then all second ones, so that no sum waits for the one before.
+        """
+        cells: Any = 0
+        windows: Any = 0
+        there: Any = True
+        for axis, table in enumerate(self.tables):
+            shape = [1] * 6  # taps along each axis, then windows
+            shape[axis], shape[3 + axis] = -1, len(table)
+            tap = np.arange((table[:, 1] - table[:, 0]).max())[:, None] + table[:, 0]
+            cells = cells * self.extent[axis] + tap.reshape(shape)
+            windows = windows * self.output[axis] + np.arange(len(table)).reshape(shape[3:])
+            there = there & (tap < table[:, 1]).reshape(shape)
+        cells, windows = np.broadcast_arrays(cells, windows)
+        return cells[there].astype(np.int32), windows[there].astype(np.int32)
+
+    def prefers_pairs(self, lines: int, width: int) -> bool:
+        """Whether a list of pairs is faster than so many lines of vectors a plane."""
+        lanes = VECTOR_BYTES // self.dtype.itemsize
+        return self.pairs <= min(MOST_PAIRS, VECTOR_PAIRS * lines * -(-width // lanes))
+
+    @cached_property
+    def is_global(self) -> bool:
+        """Whether there is one window, and it is the plane."""
+        return prod(self.output) == 1 and self.pairs == prod(self.extent)
+
+    def _step(self, kernel: Callable[..., Any], units: int, *sizes: Any) -> Step:
+        return Step(kernel, units, prod(self.input_size) + 4 * prod(self.output_size), sizes)
+
+    @cached_property
+    def max_loops(self) -> Step:
+        """The maxima of any arrays."""
+        lines = prod(self.leading) * prod(self.output[:2])
+        return self._step(kernels.max_pool, lines, *self.tables, self.steps)
+
+    @cached_property
+    def max_step(self) -> Step:
+        """The maxima of contiguous arrays."""
+        (batch, channels), extent, output = self.leading, self.extent, self.output
+        if self.for_vectors and self.planes.channels_last:
+            sizes = channels, extent, output, *self.tables, self.steps
+            return self._step(vectors.max_pool_pixels, batch * prod(output), *sizes)
+        if self.for_vectors and self.line:
+            lines = batch * channels * prod(output[:2])
+            return self._step(vectors.max_pool_lines, lines, *self.lines, self.line)
+        return self.max_loops
+
+    @cached_property
+    def avg_loops(self) -> Step:
+        """The means of any arrays."""
+        lines = prod(self.leading) * prod(self.output[:2])
+        return self._step(kernels.avg_pool, lines, *self.tables, *self.counts)
+
+    @cached_property
+    def avg_step(self) -> Step:
+        """The means of contiguous arrays."""
+        (batch, channels), extent, output = self.leading, self.extent, self.output
+        depth, height, width = self.factors
+        lines = prod(output[:2])
+        if not self.for_vectors:
+            return self.avg_loops
+        if self.planes.channels_last:
+            sizes = channels, extent, output, *self.tables, depth, height, width
+            return self._step(vectors.avg_pool_pixels, batch * prod(output), *sizes)
+        if self.is_global:
+            factor = depth[0] * height[0] * width[0]
+            return self._step(vectors.mean_planes, batch * channels, prod(extent), factor)
+        if self.pairs <= MOST_PAIRS and (not self.line or self.prefers_pairs(lines, output[2])):
+            factors = (depth[:, None, None] * height[:, None] * width).ravel()
+            sizes = *self.paired, factors, prod(extent)
+            return self._step(vectors.avg_pool_pairs, batch * channels, *sizes)
+        if self.line:
+            rows, extents, steps = self.lines
+            sizes = rows, np.outer(depth, height).ravel(), width, extents, steps, self.line
+            return self._step(vectors.avg_pool_lines, batch * channels * lines, *sizes)
+        return self.avg_loops
+
+    @cached_property
+    def avg_backward_loops(self) -> Step:
+        """The gradients of the means of any arrays; they alone divide by counts that differ."""
+        lines = prod(self.leading) * prod(self.extent[:2])
+        return self._step(kernels.avg_pool_backward, lines, *self.covers, *self.counts)
+
+    @cached_property
+    def avg_backward_step(self) -> Step:
+        """The gradients of the means of contiguous arrays."""
+        (batch, channels), extent, output = self.leading, self.extent, self.output
+        share, cells, line = self.share, prod(extent), self.line
+        if not self.for_vectors:
+            return self.avg_backward_loops
+        if self.planes.channels_last:
+            sizes = channels, extent, output, *self.covers, share
+            return self._step(vectors.avg_pool_backward_pixels, batch * cells, *sizes)
+        if self.is_global:
+            return self._step(vectors.fill_planes, batch * channels, cells, share)
+        if self.pairs <= MOST_PAIRS and (not line or self.prefers_pairs(*self._gradient_vectors(line[1]))):
+            cells_of, windows_of = self.paired
+            sizes = windows_of, cells_of, np.full(cells, share), prod(output)
+            return self._step(vectors.avg_pool_pairs, batch * channels, *sizes)
+        lines = batch * channels * prod(extent[:2])
+        if line and line[1] == 1:  # sums of gradients, at a stride of 1
+            rows, extents, steps = self.covered_lines
+            gradients = 1 - line[0] - line[2], 1, line[2], 1
+            sizes = rows, np.full(len(rows), share), np.ones(extent[2]), extents, steps, gradients
+            return self._step(vectors.avg_pool_lines, lines, *sizes)
+        if line:
+            return self._step(vectors.avg_pool_backward_lines, lines, *self.covered_lines, line, share)
+        return self.avg_backward_loops
+
+    def _gradient_vectors(self, stride: int) -> tuple[int, int]:
+        """Lines of a plane that the gradient of the mean computes, and the vectors' lanes that one takes."""
+        rows = self.covered_lines[0]
+        if stride == 1:
+            return len(rows), self.extent[2]
+        return int(np.count_nonzero(rows[:, 3] == 1)), -(-self.extent[2] // 2)
+
+
+def _rows(tables: tuple[Array, ...], steps: tuple[int, int], extent: tuple[int, int]) -> Array:
+    """int64 (lines, 3): where the windows of each line of a plane begin, and their taps along depth, height.
+
+    ``extent`` is (H, W) of the planes that the windows are in.
+    """
+    (depth, height), (lines, cells) = tables, extent
+    first = (depth[:, 0, None] * lines + height[:, 0]) * cells
+    taps_d, taps_h = (
+        np.maximum(0, -((table[:, 0] - table[:, 1]) // step))
+        for table, step in zip(tables, steps, strict=True)
+    )
+    rows = np.broadcast_arrays(first, taps_d[:, None], taps_h)
+    return np.ascontiguousarray(np.stack(rows, axis=-1).reshape(-1, 3))
+
+
+def _flat(array: Array) -> Array:
+    """A contiguous input as the vector kernels take it: one-dimensional, and not to be written."""
+    view = array.reshape(-1)
+    view.flags.writeable = False
+    return view
+
+
+def max_forward(x: Array, result: Array, indices: Array, pooling: Pooling) -> None:
+    """Write the maxima and, unless ``indices`` is empty, where they stand."""
+    loops = pooling.max_loops
+    step = pooling.max_step if x.flags.c_contiguous else loops
+    if step is not loops:
+        step.run(_flat(x), result.reshape(-1), indices.reshape(-1))
+        return
+    if pooling.some_empty:
+        result[...] = -np.inf
+    normal = pooling.planes.normal
+    step.run(read_only(normal(x)), normal(result), normal(indices))
+
+
+def max_backward(dy: Array, indices: Array, planes: Planes, shape: Size) -> tuple[Array, int]:
+    """The gradient of an input of this shape, and how many indices lay outside its planes."""
+    (batch, channels), extent = planes.leading_and_extent(shape)
+    visited = prod(shape) + 4 * dy.size
+    if not (dy.flags.c_contiguous and indices.flags.c_contiguous):
+        dx = np.zeros(shape, dy.dtype)
+        step = Step(kernels.max_pool_backward, batch * channels, visited)
+        return dx, step.run(
+            read_only(planes.normal(dy)), read_only(planes.normal(indices)), planes.normal(dx)
+        )
+    dx = np.empty(shape, dy.dtype)
+    sizes = prod(planes.leading_and_extent(dy.shape)[1]), prod(extent)
+    if planes.channels_last:
+        blocks = batch * -(-channels // CHANNEL_BLOCK)
+        step = Step(vectors.max_pool_backward_pixels, blocks, visited, (CHANNEL_BLOCK, channels, *sizes))
+    else:
+        step = Step(vectors.max_pool_backward_planes, batch * channels, visited, sizes)
+    return dx, step.run(_flat(dy), _flat(indices), dx.reshape(-1))
+
+
+def avg_forward(x: Array, out: Array, pooling: Pooling) -> None:
+    """Write the means."""
+    loops = pooling.avg_loops
+    step = pooling.avg_step if x.flags.c_contiguous else loops
+    if step is loops:
+        step.run(read_only(pooling.planes.normal(x)), pooling.planes.normal(out))
+    else:
+        step.run(_flat(x), out.reshape(-1))
+
+
+def avg_backward(dy: Array, dx: Array, pooling: Pooling) -> None:
+    """Write the gradient of the input: a sum over the windows that cover each cell."""
+    loops = pooling.avg_backward_loops
+    step = pooling.avg_backward_step if dy.flags.c_contiguous else loops
+    if step is loops:
+        step.run(read_only(pooling.planes.normal(dy)), pooling.planes.normal(dx))
+    else:
+        step.run(_flat(dy if pooling.count else _divided(dy, pooling)), dx.reshape(-1))
+
+
+def _divided(dy: Array, pooling: Pooling) -> Array:
+    """Every gradient by the count of its window."""
+    depth, height, width = pooling.counts
+    counts = (depth[:, None, None] * height[:, None] * width).astype(dy.dtype)
+    output = pooling.windows.output
+    return np.asarray(dy / counts.reshape((*output, 1) if pooling.planes.channels_last else output))

@@ -19,7 +19,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from fastconv.kernels.vectors import VECTOR_BYTES, _lane_sum, _pointer, _splat, _vector_load
+from fastconv.kernels.vectors import VECTOR_BYTES, lane_sum, pointer, splat, vector_load
 
 # How far apart lanes read.
 CHANNELS = 0  # one element: the lanes are channels
@@ -45,7 +45,7 @@ class _Lanes:
         stride = ir.Constant(_INT32, spread) if spread < GATHER else builder.trunc(lane_stride, _INT32)
         # How many cells of a line each lane is from the first.
         self.offsets = builder.mul(
-            self.numbers(self.count), _splat(builder, stride, self.integers(self.count))
+            self.numbers(self.count), splat(builder, stride, self.integers(self.count))
         )
 
     def integers(self, count: int) -> Any:
@@ -56,7 +56,7 @@ class _Lanes:
 
     def splat(self, value: Any, count: int) -> Any:
         """An int64 in every lane, as an int32: planes that vectors work on have fewer than 2**31 cells."""
-        return _splat(self.builder, self.builder.trunc(value, _INT32), self.integers(count))
+        return splat(self.builder, self.builder.trunc(value, _INT32), self.integers(count))
 
     def inside(self, offsets: Any, position: Any, limit: Any) -> Any:
         """Which lanes have ``0 <= position + offset < limit``, by one comparison without signs."""
@@ -75,12 +75,12 @@ class _Lanes:
         """One cell a lane; zero where it does not exist."""
         builder, count = self.builder, self.count
         if self.spread < PAIRS:
-            return _vector_load(builder, address, self.vector, self.size, valid)
+            return vector_load(builder, address, self.vector, self.size, valid)
         if self.spread == GATHER:
             return self._gather(address, valid)
         double = ir.VectorType(self.element, 2 * count)
         mask = self.inside(self.numbers(2 * count), position, limit) if self.masked else None
-        cells = _vector_load(builder, address, double, self.size, mask)
+        cells = vector_load(builder, address, double, self.size, mask)
         even = ir.Constant(self.integers(count), list(range(0, 2 * count, 2)))
         return builder.shuffle_vector(cells, ir.Constant(double, ir.Undefined), even)
 
@@ -215,7 +215,7 @@ def _max_code(context: Any, lanes: _Lanes, signature: Any, arguments: Any) -> No
     with _each_tap(builder, _values(builder, taps), _values(builder, steps)) as (offset, w):
         tap = builder.add(cell, offset)
         here = builder.add(position, builder.mul(w, position_step))
-        address = _pointer(context, builder, x_type, x, builder.add(origin, builder.mul(scale, tap)))
+        address = pointer(context, builder, x_type, x, builder.add(origin, builder.mul(scale, tap)))
         valid = lanes.valid(here, limit)
         value = lanes.load(address, here, limit, valid)
         so_far, place_so_far = builder.load(best), builder.load(where)
@@ -227,7 +227,7 @@ def _max_code(context: Any, lanes: _Lanes, signature: Any, arguments: Any) -> No
         take = builder.and_(take, builder.fcmp_ordered("ord", so_far, so_far))
         builder.store(builder.select(take, value, so_far), best)
         builder.store(builder.select(take, lanes.splat(tap, lanes.count), place_so_far), where)
-    lanes.store(builder.load(best), _pointer(context, builder, out_type, out, place), count)
+    lanes.store(builder.load(best), pointer(context, builder, out_type, out, place), count)
     found = builder.load(where)
     index = found if lanes.spread == CHANNELS else builder.add(found, lanes.offsets)
     if masked:
@@ -236,7 +236,7 @@ def _max_code(context: Any, lanes: _Lanes, signature: Any, arguments: Any) -> No
     size = cgutils.create_struct_proxy(indices_type)(context, builder, value=indices).nitems
     with builder.if_then(builder.icmp_signed(">", size, ir.Constant(_INT64, 0))):
         wide = builder.sext(index, ir.VectorType(_INT64, lanes.count))
-        lanes.store(wide, _pointer(context, builder, indices_type, indices, place), count)
+        lanes.store(wide, pointer(context, builder, indices_type, indices, place), count)
 
 
 @intrinsic(prefer_literal=True)
@@ -283,12 +283,12 @@ def _mean_code(context: Any, lanes: _Lanes, signature: Any, arguments: Any) -> N
         context, lanes, x_type, x, builder.add(origin, builder.mul(scale, cell)), scale,
         _values(builder, taps), _values(builder, steps), position, position_step, limit,
     )  # fmt: skip
-    share = _splat(builder, factor, total.type)
+    share = splat(builder, factor, total.type)
     if lanes.spread != CHANNELS:
-        address = _pointer(context, builder, factors_type, factors, first_factor)
-        share = builder.fmul(share, _vector_load(builder, address, total.type, 8, lanes.stored(count)))
+        address = pointer(context, builder, factors_type, factors, first_factor)
+        share = builder.fmul(share, vector_load(builder, address, total.type, 8, lanes.stored(count)))
     lanes.store(
-        lanes.narrow(builder.fmul(total, share)), _pointer(context, builder, out_type, out, place), count
+        lanes.narrow(builder.fmul(total, share)), pointer(context, builder, out_type, out, place), count
     )
 
 
@@ -303,7 +303,7 @@ def _window_sums(
     builder.store(ir.Constant(doubles, [0.0] * lanes.count), total)
     with _each_tap(builder, taps, steps) as (offset, w):
         here = builder.add(position, builder.mul(w, position_step))
-        address = _pointer(context, builder, x_type, x, builder.add(first, builder.mul(scale, offset)))
+        address = pointer(context, builder, x_type, x, builder.add(first, builder.mul(scale, offset)))
         value = lanes.wide(lanes.load(address, here, limit, lanes.valid(here, limit)))
         builder.store(builder.fadd(builder.load(total), value), total)
     return builder.load(total)
@@ -363,12 +363,12 @@ def _pair_code(context: Any, lanes: _Lanes, signature: Any, arguments: Any) -> N
             [*_values(builder, taps), along], [*_values(builder, steps), one],
             builder.add(position, first), one, limit,
         )  # fmt: skip
-        means.append(lanes.narrow(builder.fmul(total, _splat(builder, factor, total.type))))
+        means.append(lanes.narrow(builder.fmul(total, splat(builder, factor, total.type))))
     alternating = [i // 2 + i % 2 * lanes.count for i in range(2 * lanes.count)]
     both = builder.shuffle_vector(*means, ir.Constant(lanes.integers(2 * lanes.count), alternating))
     with cgutils.for_range(builder, lines) as loop:
         start = builder.add(place, builder.mul(loop.index, line_stride))
-        lanes.store(both, _pointer(context, builder, out_type, out, start), count)
+        lanes.store(both, pointer(context, builder, out_type, out, start), count)
 
 
 @intrinsic
@@ -389,8 +389,8 @@ def sum_cells(typingctx, x, first, count):
         builder.store(ir.Constant(doubles, [0.0] * lanes.count), total)
 
         def add(done: Any, mask: Any) -> None:
-            address = _pointer(context, builder, signature.args[0], x, builder.add(first, done))
-            value = _vector_load(builder, address, lanes.vector, lanes.size, mask)
+            address = pointer(context, builder, signature.args[0], x, builder.add(first, done))
+            value = vector_load(builder, address, lanes.vector, lanes.size, mask)
             builder.store(builder.fadd(builder.load(total), lanes.wide(value)), total)
 
         step = ir.Constant(_INT64, lanes.count)
@@ -399,7 +399,7 @@ def sum_cells(typingctx, x, first, count):
             add(builder.mul(loop.index, step), None)
         done = builder.mul(vectors, step)
         add(done, lanes.stored(builder.sub(count, done)))
-        return _lane_sum(builder, builder.load(total), lanes.count)
+        return lane_sum(builder, builder.load(total), lanes.count)
 
     return types.float64(x, types.int64, types.int64), codegen
 
@@ -409,7 +409,7 @@ def prefetch(typingctx, x, i):
     """Ask for the cache line of ``x[i]``, which is written soon."""
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        address = _pointer(context, builder, signature.args[0], *arguments)
+        address = pointer(context, builder, signature.args[0], *arguments)
         address = builder.bitcast(address, ir.IntType(8).as_pointer())
         to_write, nearest, data = (ir.Constant(_INT32, value) for value in (1, 3, 1))
         signature = ir.FunctionType(ir.VoidType(), [address.type, _INT32, _INT32, _INT32])

@@ -278,14 +278,14 @@ def _sum_tile_code(filters: int, taps: int) -> Any:
         for m in range(filters):
             for t in range(taps):
                 place = builder.gep(output, [number(m * taps + t)])
-                lane_sum = _lane_sum(builder, total[m][t], lanes)
-                builder.store(builder.fadd(builder.load(place), lane_sum), place)
+                added = lane_sum(builder, total[m][t], lanes)
+                builder.store(builder.fadd(builder.load(place), added), place)
         return context.get_dummy_value()
 
     return codegen
 
 
-def _lane_sum(builder: Any, value: Any, lanes: int) -> Any:
+def lane_sum(builder: Any, value: Any, lanes: int) -> Any:
     """The lanes of a vector added up, halves onto halves."""
     undefined = ir.Constant(value.type, ir.Undefined)
     integer = ir.IntType(32)

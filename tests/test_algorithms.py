@@ -100,10 +100,12 @@ def test_several_bands_and_parted_filters(name):
         results = []
         for threads in (1, 2, 3):
             with fastconv.num_threads(threads):
-                results.append((plan(x, w), plan.backward_input(dy, w)))
-        for y, dx in results:
-            np.testing.assert_array_equal(y, reference(x, w))
-            np.testing.assert_array_equal(dx, reference.backward_input(dy, w))
+                if "forward" in plan.algorithms:
+                    results.append((plan(x, w), reference(x, w)))
+                if "backward_input" in plan.algorithms:
+                    results.append((plan.backward_input(dy, w), reference.backward_input(dy, w)))
+        for got, expected in results:
+            np.testing.assert_array_equal(got, expected)
 
 
 @pytest.mark.parametrize("value", [np.inf, np.nan])
@@ -140,5 +142,8 @@ def test_what_virtual_columns_do_not_serve_says_why():
 
 
 def test_auto_takes_the_fast_one_where_it_is_faster():
-    assert fastconv.plan_conv2d((8, 64, 56, 56), (64, 64, 3, 3), padding=1).algorithms["forward"] == "virtual"
+    assert (
+        fastconv.plan_conv2d((8, 256, 14, 14), (64, 256, 3, 3), padding=1).algorithms["forward"] == "virtual"
+    )
+    assert set(fastconv.plan_conv2d((8, 3, 32, 32), (8, 3, 3, 3)).algorithms.values()) == {"lines"}
     assert fastconv.plan_conv2d((8, 64, 56, 56), (64, 64, 1, 1)).algorithms["forward"] == "im2col"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal, Protocol, TypeAlias, get_args
 
 from fastconv.algorithms.im2col import Im2col
+from fastconv.algorithms.lines import Lines
 from fastconv.algorithms.virtual import Virtual
 from fastconv.arguments import Array, must_be
 from fastconv.geometry import Geometry
@@ -45,7 +46,7 @@ class Algorithm(Protocol):
         """Write the whole of ``dw``."""
 
 
-ALGORITHMS: tuple[type[Algorithm], ...] = (Virtual, Im2col)
+ALGORITHMS: tuple[type[Algorithm], ...] = (Lines, Virtual, Im2col)
 
 
 def choose(geometry: Geometry, which: Pass, wanted: str) -> type[Algorithm] | str:

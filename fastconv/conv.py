@@ -7,6 +7,8 @@ The functions with one spatial dimension take arrays (N, C, W) and weights (K, C
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import combinations
+from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,9 +25,11 @@ from fastconv.arguments import (
     size,
 )
 from fastconv.geometry import canonical_steps, channels_first_size, layout_is_channels_last
+from fastconv.kernels import bias as kernels
 from fastconv.plan import ConvPlan, conv_plan, conv_transpose_plan
 
 GRADIENTS = ("input", "weight", "bias")
+_SUBSETS = {names: frozenset(names) for n in range(4) for names in combinations(GRADIENTS, n)}
 
 
 class ConvGrads(NamedTuple):
@@ -58,7 +62,8 @@ def _handed_back(result: Array, batched: bool, out: Array | None) -> Array:
 
 def _promoted(*arrays: Array) -> tuple[Array, ...]:
     """All arrays in their common dtype, by NumPy's rules."""
-    if len({array.dtype for array in arrays}) == 1:
+    dtype = arrays[0].dtype
+    if all([array.dtype == dtype for array in arrays]):
         return arrays
     dtype = np.result_type(*arrays)
     return tuple(array.astype(dtype, copy=False) for array in arrays)
@@ -71,6 +76,8 @@ def _bias_array(bias: object, filters: int) -> Array:
 
 
 def _needed(needs: Iterable[str]) -> frozenset[str]:
+    if type(needs) is tuple and all([type(name) is str for name in needs]) and needs in _SUBSETS:
+        return _SUBSETS[needs]
     expected = f"some of {', '.join(map(repr, GRADIENTS))}"
     if isinstance(needs, str) or not isinstance(needs, Iterable):
         must_be(TypeError, "needs", f"a tuple with {expected}", needs)
@@ -86,6 +93,11 @@ def _bias_gradient(grad_output: Array, channels_last: bool) -> Array:
     Summed in float64: NumPy's own float32 sums along outer axes are running sums, which lose three of
     seven digits over a million cells.
     """
+    if grad_output.flags.carray and not channels_last and grad_output.dtype != np.float16:
+        sums = np.empty(grad_output.shape[1], grad_output.dtype)
+        shape = (*grad_output.shape[:2], prod(grad_output.shape[2:]))
+        kernels.sum_channels(grad_output.reshape(shape), sums)
+        return sums
     axes = tuple(range(grad_output.ndim - 1)) if channels_last else (0, *range(2, grad_output.ndim))
     with np.errstate(all="ignore"):  # infinities and NaN travel without a warning
         return np.asarray(grad_output.sum(axis=axes, dtype=np.float64).astype(grad_output.dtype))

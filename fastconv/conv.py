@@ -24,7 +24,7 @@ from fastconv.arguments import (
     shaped,
     size,
 )
-from fastconv.geometry import canonical_steps, channels_first_size, layout_is_channels_last
+from fastconv.geometry import Steps, channels_first_size, layout_is_channels_last
 from fastconv.kernels import bias as kernels
 from fastconv.plan import ConvPlan, conv_plan, conv_transpose_plan
 
@@ -63,7 +63,10 @@ def _handed_back(result: Array, batched: bool, out: Array | None) -> Array:
 def _promoted(*arrays: Array) -> tuple[Array, ...]:
     """All arrays in their common dtype, by NumPy's rules."""
     dtype = arrays[0].dtype
-    if all([array.dtype == dtype for array in arrays]):
+    for array in arrays:
+        if array.dtype != dtype:
+            break
+    else:
         return arrays
     dtype = np.result_type(*arrays)
     return tuple(array.astype(dtype, copy=False) for array in arrays)
@@ -108,7 +111,7 @@ def _forward(
     input: object,
     weight: object,
     bias: object,
-    steps: tuple[Any, Any, Any, Any],
+    steps: Steps,
     layout: object,
     algorithm: str,
     out: object,
@@ -128,7 +131,7 @@ def _forward(
         ndim,
         x.shape,
         w.shape,
-        canonical_steps(*steps, ndim),
+        steps,
         x.dtype,
         channels_last,
         algorithm,
@@ -143,7 +146,7 @@ def _backward(
     grad_output: object,
     input: object,
     weight: object,
-    steps: tuple[Any, Any, Any, Any],
+    steps: Steps,
     layout: object,
     algorithm: str,
     needs: Iterable[str],
@@ -160,7 +163,7 @@ def _backward(
         ndim,
         x.shape,
         w.shape,
-        canonical_steps(*steps, ndim),
+        steps,
         x.dtype,
         channels_last,
         algorithm,
@@ -186,7 +189,7 @@ def _backward_input(
     grad_output: object,
     weight: object,
     input_size: object,
-    steps: tuple[Any, Any, Any, Any],
+    steps: Steps,
     layout: object,
     algorithm: str,
     out: object,
@@ -201,7 +204,7 @@ def _backward_input(
         ndim,
         shape if batched else (1, *shape),
         w.shape,
-        canonical_steps(*steps, ndim),
+        steps,
         dy.dtype,
         channels_last,
         algorithm,
@@ -217,7 +220,7 @@ def _backward_weight(
     grad_output: object,
     input: object,
     weight_size: object,
-    steps: tuple[Any, Any, Any, Any],
+    steps: Steps,
     layout: object,
     algorithm: str,
     out: object,
@@ -232,7 +235,7 @@ def _backward_weight(
         ndim,
         x.shape,
         shape,
-        canonical_steps(*steps, ndim),
+        steps,
         x.dtype,
         channels_last,
         algorithm,
@@ -246,7 +249,7 @@ def _transpose_plan(
     ndim: int,
     x: Array,
     w: Array,
-    steps: tuple[Any, Any, Any, Any],
+    steps: Steps,
     output_padding: object,
     channels_last: bool,
     algorithm: str,
@@ -255,7 +258,7 @@ def _transpose_plan(
         ndim,
         x.shape,
         w.shape,
-        canonical_steps(*steps, ndim),
+        steps,
         extents("output_padding", output_padding, ndim, 0),
         x.dtype,
         channels_last,
@@ -268,7 +271,7 @@ def _transpose_forward(
     input: object,
     weight: object,
     bias: object,
-    steps: tuple[Any, Any, Any, Any],
+    steps: Steps,
     output_padding: object,
     layout: object,
     algorithm: str,
@@ -298,7 +301,7 @@ def _transpose_backward(
     grad_output: object,
     input: object,
     weight: object,
-    steps: tuple[Any, Any, Any, Any],
+    steps: Steps,
     output_padding: object,
     layout: object,
     algorithm: str,

@@ -11,7 +11,6 @@ import numpy as np
 from fastconv.algorithms import PASSES, Algorithm, Pass, choose
 from fastconv.arguments import (
     Array,
-    Pairs,
     Size,
     delivered,
     direct_output,
@@ -22,12 +21,14 @@ from fastconv.arguments import (
 )
 from fastconv.geometry import (
     Geometry,
+    Steps,
     canonical_steps,
     conv_geometry,
     conv_transpose_geometry,
     layout_is_channels_last,
     normal_view,
     plan_sizes,
+    steps_key,
 )
 
 # Plans are a few kilobytes; a program that keeps changing shapes does not grow beyond this many.
@@ -296,52 +297,33 @@ class ConvPlan:
 
 
 @lru_cache(CACHED_PLANS)
-def _cached_conv_plan(algorithm: str, *key: Any) -> ConvPlan:
-    return ConvPlan(conv_geometry(*key), algorithm)
+def _cached_conv_plan(
+    algorithm: str,
+    ndim: int,
+    input_size: Size,
+    weight_size: Size,
+    steps: Steps,
+    dtype: np.dtype[Any],
+    channels_last: bool,
+) -> ConvPlan:
+    canonical = canonical_steps(*steps, ndim)
+    geometry = conv_geometry(ndim, input_size, weight_size, *canonical, dtype, channels_last)
+    return ConvPlan(geometry, algorithm)
 
 
 @lru_cache(CACHED_PLANS)
-def _cached_conv_transpose_plan(algorithm: str, *key: Any) -> ConvPlan:
-    return ConvPlan(conv_transpose_geometry(*key), algorithm)
-
-
-def conv_plan(
-    ndim: int,
-    input_size: Size,
-    weight_size: Size,
-    steps: tuple[Size, str | Pairs, Size, int],
-    dtype: np.dtype[Any],
-    channels_last: bool,
+def _cached_conv_transpose_plan(
     algorithm: str,
-    names: tuple[str, str],
-) -> ConvPlan:
-    """The plan of a convolution from the cache; ``names`` are what the caller calls the two sizes."""
-    key = (ndim, input_size, weight_size, *steps, dtype, channels_last)
-    if not isinstance(algorithm, str):
-        must_be_said(TypeError, "algorithm", "the name of an algorithm or 'auto'", repr(algorithm))
-    try:
-        return _cached_conv_plan(algorithm, *key)
-    except (TypeError, ValueError):
-        conv_geometry(*key, names=names)  # the same error in the caller's words
-        raise
-
-
-def conv_transpose_plan(
     ndim: int,
     input_size: Size,
     weight_size: Size,
-    steps: tuple[Size, str | Pairs, Size, int],
+    steps: Steps,
     output_padding: Size,
     dtype: np.dtype[Any],
     channels_last: bool,
-    algorithm: str,
 ) -> ConvPlan:
-    """The plan whose backward-input pass is a transposed convolution, from the cache."""
-    stride, padding, dilation, groups = steps
-    if not isinstance(algorithm, str):
-        must_be_said(TypeError, "algorithm", "the name of an algorithm or 'auto'", repr(algorithm))
-    return _cached_conv_transpose_plan(
-        algorithm,
+    stride, padding, dilation, groups = canonical_steps(*steps, ndim)
+    geometry = conv_transpose_geometry(
         ndim,
         input_size,
         weight_size,
@@ -350,6 +332,56 @@ def conv_transpose_plan(
         output_padding,
         dilation,
         groups,
+        dtype,
+        channels_last,
+    )
+    return ConvPlan(geometry, algorithm)
+
+
+def conv_plan(
+    ndim: int,
+    input_size: Size,
+    weight_size: Size,
+    steps: Steps,
+    dtype: np.dtype[Any],
+    channels_last: bool,
+    algorithm: str,
+    names: tuple[str, str],
+) -> ConvPlan:
+    """The plan of a convolution from the cache; ``names`` are what the caller calls the two sizes."""
+    steps = steps_key(steps, ndim)
+    if not isinstance(algorithm, str):
+        must_be_said(TypeError, "algorithm", "the name of an algorithm or 'auto'", repr(algorithm))
+    try:
+        return _cached_conv_plan(algorithm, ndim, input_size, weight_size, steps, dtype, channels_last)
+    except (TypeError, ValueError):
+        canonical = canonical_steps(*steps, ndim)
+        # The same error in the caller's words.
+        conv_geometry(ndim, input_size, weight_size, *canonical, dtype, channels_last, names)
+        raise
+
+
+def conv_transpose_plan(
+    ndim: int,
+    input_size: Size,
+    weight_size: Size,
+    steps: Steps,
+    output_padding: Size,
+    dtype: np.dtype[Any],
+    channels_last: bool,
+    algorithm: str,
+) -> ConvPlan:
+    """The plan whose backward-input pass is a transposed convolution, from the cache."""
+    steps = steps_key(steps, ndim)
+    if not isinstance(algorithm, str):
+        must_be_said(TypeError, "algorithm", "the name of an algorithm or 'auto'", repr(algorithm))
+    return _cached_conv_transpose_plan(
+        algorithm,
+        ndim,
+        input_size,
+        weight_size,
+        steps,
+        output_padding,
         dtype,
         channels_last,
     )
@@ -372,7 +404,7 @@ def _plan_conv(
         ndim,
         input_shape,
         weight_shape,
-        canonical_steps(stride, padding, dilation, groups, ndim),
+        (stride, padding, dilation, groups),
         float_type,
         layout_is_channels_last(layout, ndim),
         algorithm,

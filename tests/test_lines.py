@@ -47,7 +47,7 @@ def test_images_that_share_tiles(batch, channels, filters, width, seed):
 
 @pytest.mark.parametrize(
     ("size", "filters", "groups"),
-    [((40, 4, 30, 31), 6, 1), ((2, 16, 80, 81), 32, 8), ((1, 16, 40, 41), 33, 1)],
+    [((40, 4, 30, 31), 6, 1), ((2, 32, 40, 41), 64, 8), ((1, 16, 40, 41), 33, 1)],
 )
 def test_jobs_of_images_groups_and_filters(size, filters, groups):
     rng = np.random.default_rng(0)

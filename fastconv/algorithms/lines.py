@@ -194,18 +194,23 @@ class Lines:
 
     name = "lines"
 
+    # Made for the passes that it serves.
+    forward_pass: _Pass
+    input_pass: _Pass
+    weight_pass: _WeightPass
+
     def __init__(self, geometry: Geometry) -> None:
         g = geometry
         self.geometry = g
         channels, filters, taps = g.channels // g.groups, g.filters // g.groups, prod(g.kernel)
-        self.forward_pass = self.weight_pass = self.input_pass = None
         if self.why_not(g, "forward") is None:
             axes = _forward_axis(g, 0), _forward_axis(g, 1), _forward_axis(g, 2)
             correlation = self._correlation(axes, channels, filters)
             self.forward_pass = _Pass(correlation, channels * taps, taps)
             self.weight_pass = _WeightPass(correlation)
         if self.why_not(g, "backward_input") is None:
-            d, h, w = (_backward_axes(g, a)[0][1] for a in range(3))
+            # At stride 1 there is one phase, which every tap reaches.
+            d, h, w = [axis for a in range(3) for _, axis in _backward_axes(g, a) if axis is not None]
             self.input_pass = _Pass(self._correlation((d, h, w), filters, channels), taps, channels * taps)
 
     def _correlation(self, axes: tuple[Axis, Axis, Axis], channels: int, filters: int) -> Correlation:
@@ -254,8 +259,8 @@ class Lines:
     @property
     def scratch_bytes(self) -> int:
         """The sources of some images, packed gradients, and packed weights."""
-        made = [p for p in (self.forward_pass, self.weight_pass, self.input_pass) if p is not None]
-        return self.geometry.compute_dtype.itemsize * max(p.scratch for p in made)
+        made = (getattr(self, name, None) for name in ("forward_pass", "input_pass", "weight_pass"))
+        return self.geometry.compute_dtype.itemsize * max(a.scratch for a in made if a is not None)
 
     # Arrays of any other kind (strided, read-only) would each be a compilation of their own.
 

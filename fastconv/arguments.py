@@ -26,6 +26,9 @@ LARGEST_STEP = 2**31 - 1
 
 NAMED_PADDINGS = ("valid", "same", "full")
 
+# What convolution takes, in the machine's own byte order.
+_FLOATS = frozenset(np.dtype(char) for char in "efd")
+
 
 def got(value: object) -> str:
     """How a message shows what came: arrays by shape and dtype, the rest by a short repr."""
@@ -49,6 +52,8 @@ def must_be_said(kind: type[Exception], name: str, expected: str, what_came: str
 
 def whole_number(name: str, value: object, least: int, most: int = LARGEST_STEP) -> int:
     """``value`` as an int in [least, most]; floats and bools are not whole numbers here."""
+    if type(value) is int and least <= value <= most:
+        return value
     expected = f"a whole number of at least {least}"
     if type(value) is not int:
         if isinstance(value, (bool, np.bool_)):
@@ -100,6 +105,8 @@ def padding_pairs(value: object, ndim: int) -> str | Pairs:
 
 def size(name: str, value: object, lengths: Sequence[int]) -> Size:
     """A whole array's shape, of one of the given numbers of dimensions; only a batch may be empty."""
+    if type(value) is tuple and len(value) in lengths:  # an array's own shape, nearly always
+        return tuple([whole_number(name, v, 0, sys.maxsize) for v in value])
     value = _listed(value)
     expected = f"a sequence of {' or '.join(map(str, lengths))} whole numbers"
     if not _is_sequence(value):
@@ -148,6 +155,8 @@ def _in_native_form(array: Array) -> Array:
 
 def float_array(name: str, value: object) -> Array:
     """``value`` as a float16, float32 or float64 array in native form; copied only if it is not."""
+    if type(value) is np.ndarray and value.dtype in _FLOATS and value.flags.aligned:
+        return value
     expected = "a float16, float32 or float64 array"
     array = value if type(value) is np.ndarray else _as_array(name, value, expected)
     if array.dtype.char not in "efd":

@@ -7,6 +7,8 @@ The functions with one spatial dimension take arrays (N, C, W) and weights (K, C
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import combinations
+from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,10 +24,12 @@ from fastconv.arguments import (
     shaped,
     size,
 )
-from fastconv.geometry import canonical_steps, channels_first_size, layout_is_channels_last
+from fastconv.geometry import Steps, channels_first_size, layout_is_channels_last
+from fastconv.kernels import bias as kernels
 from fastconv.plan import ConvPlan, conv_plan, conv_transpose_plan
 
 GRADIENTS = ("input", "weight", "bias")
+_SUBSETS = {names: frozenset(names) for n in range(4) for names in combinations(GRADIENTS, n)}
 
 
 class ConvGrads(NamedTuple):
@@ -58,7 +62,11 @@ def _handed_back(result: Array, batched: bool, out: Array | None) -> Array:
 
 def _promoted(*arrays: Array) -> tuple[Array, ...]:
     """All arrays in their common dtype, by NumPy's rules."""
-    if len({array.dtype for array in arrays}) == 1:
+    dtype = arrays[0].dtype
+    for array in arrays:
+        if array.dtype != dtype:
+            break
+    else:
         return arrays
     dtype = np.result_type(*arrays)
     return tuple(array.astype(dtype, copy=False) for array in arrays)
@@ -71,6 +79,8 @@ def _bias_array(bias: object, filters: int) -> Array:
 
 
 def _needed(needs: Iterable[str]) -> frozenset[str]:
+    if type(needs) is tuple and all([type(name) is str for name in needs]) and needs in _SUBSETS:
+        return _SUBSETS[needs]
     expected = f"some of {', '.join(map(repr, GRADIENTS))}"
     if isinstance(needs, str) or not isinstance(needs, Iterable):
         must_be(TypeError, "needs", f"a tuple with {expected}", needs)
@@ -86,6 +96,11 @@ def _bias_gradient(grad_output: Array, channels_last: bool) -> Array:
     Summed in float64: NumPy's own float32 sums along outer axes are running sums, which lose three of
     seven digits over a million cells.
     """
+    if grad_output.flags.carray and not channels_last and grad_output.dtype != np.float16:
+        sums = np.empty(grad_output.shape[1], grad_output.dtype)
+        shape = (*grad_output.shape[:2], prod(grad_output.shape[2:]))
+        kernels.sum_channels(grad_output.reshape(shape), sums)
+        return sums
     axes = tuple(range(grad_output.ndim - 1)) if channels_last else (0, *range(2, grad_output.ndim))
     with np.errstate(all="ignore"):  # infinities and NaN travel without a warning
         return np.asarray(grad_output.sum(axis=axes, dtype=np.float64).astype(grad_output.dtype))
@@ -96,7 +111,7 @@ def _forward(
     input: object,
     weight: object,
     bias: object,
-    steps: tuple[Any, Any, Any, Any],
+    steps: Steps,
     layout: object,
     algorithm: str,
     out: object,
@@ -116,7 +131,7 @@ def _forward(
         ndim,
         x.shape,
         w.shape,
-        canonical_steps(*steps, ndim),
+        steps,
         x.dtype,
         channels_last,
         algorithm,
@@ -131,7 +146,7 @@ def _backward(
     grad_output: object,
     input: object,
     weight: object,
-    steps: tuple[Any, Any, Any, Any],
+    steps: Steps,
     layout: object,
     algorithm: str,
     needs: Iterable[str],
@@ -148,7 +163,7 @@ def _backward(
         ndim,
         x.shape,
         w.shape,
-        canonical_steps(*steps, ndim),
+        steps,
         x.dtype,
         channels_last,
         algorithm,
@@ -174,7 +189,7 @@ def _backward_input(
     grad_output: object,
     weight: object,
     input_size: object,
-    steps: tuple[Any, Any, Any, Any],
+    steps: Steps,
     layout: object,
     algorithm: str,
     out: object,
@@ -189,7 +204,7 @@ def _backward_input(
         ndim,
         shape if batched else (1, *shape),
         w.shape,
-        canonical_steps(*steps, ndim),
+        steps,
         dy.dtype,
         channels_last,
         algorithm,
@@ -205,7 +220,7 @@ def _backward_weight(
     grad_output: object,
     input: object,
     weight_size: object,
-    steps: tuple[Any, Any, Any, Any],
+    steps: Steps,
     layout: object,
     algorithm: str,
     out: object,
@@ -220,7 +235,7 @@ def _backward_weight(
         ndim,
         x.shape,
         shape,
-        canonical_steps(*steps, ndim),
+        steps,
         x.dtype,
         channels_last,
         algorithm,
@@ -234,7 +249,7 @@ def _transpose_plan(
     ndim: int,
     x: Array,
     w: Array,
-    steps: tuple[Any, Any, Any, Any],
+    steps: Steps,
     output_padding: object,
     channels_last: bool,
     algorithm: str,
@@ -243,7 +258,7 @@ def _transpose_plan(
         ndim,
         x.shape,
         w.shape,
-        canonical_steps(*steps, ndim),
+        steps,
         extents("output_padding", output_padding, ndim, 0),
         x.dtype,
         channels_last,
@@ -256,7 +271,7 @@ def _transpose_forward(
     input: object,
     weight: object,
     bias: object,
-    steps: tuple[Any, Any, Any, Any],
+    steps: Steps,
     output_padding: object,
     layout: object,
     algorithm: str,
@@ -286,7 +301,7 @@ def _transpose_backward(
     grad_output: object,
     input: object,
     weight: object,
-    steps: tuple[Any, Any, Any, Any],
+    steps: Steps,
     output_padding: object,
     layout: object,
     algorithm: str,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -10,7 +11,6 @@ import numpy as np
 from fastconv.algorithms import PASSES, Algorithm, Pass, choose
 from fastconv.arguments import (
     Array,
-    Pairs,
     Size,
     delivered,
     direct_output,
@@ -21,12 +21,14 @@ from fastconv.arguments import (
 )
 from fastconv.geometry import (
     Geometry,
+    Steps,
     canonical_steps,
     conv_geometry,
     conv_transpose_geometry,
     layout_is_channels_last,
-    normal_form,
+    normal_view,
     plan_sizes,
+    steps_key,
 )
 
 # Plans are a few kilobytes; a program that keeps changing shapes does not grow beyond this many.
@@ -54,11 +56,26 @@ class ConvPlan:
         Floating-point operations of one pass (a multiply-add counts as two), padding included.
     """
 
-    __slots__ = ("_algorithms", "_compute_dtype", "_geometry", "_wanted")
+    __slots__ = (
+        "_algorithms",
+        "_compute_dtype",
+        "_geometry",
+        "_normal",
+        "_wanted",
+        "dtype",
+        "input_size",
+        "output_size",
+        "weight_size",
+    )
     _geometry: Geometry
     _algorithms: dict[str, Algorithm]
     _compute_dtype: np.dtype[Any]
+    _normal: Callable[[Array], Array]
     _wanted: str
+    input_size: Size
+    weight_size: Size
+    output_size: Size
+    dtype: np.dtype[Any]
 
     def __init__(self, geometry: Geometry, algorithm: str) -> None:
         made: dict[type[Algorithm], Algorithm] = {}
@@ -70,10 +87,18 @@ class ConvPlan:
             if kind not in made:
                 made[kind] = kind(geometry)
             chosen[which] = made[kind]
-        object.__setattr__(self, "_geometry", geometry)
-        object.__setattr__(self, "_algorithms", chosen)
-        object.__setattr__(self, "_compute_dtype", geometry.compute_dtype)
-        object.__setattr__(self, "_wanted", algorithm)
+        for name, value in {
+            "_geometry": geometry,
+            "_algorithms": chosen,
+            "_compute_dtype": geometry.compute_dtype,
+            "_normal": normal_view(geometry),
+            "_wanted": algorithm,
+            "input_size": geometry.input_size,
+            "weight_size": geometry.weight_size,
+            "output_size": geometry.output_size,
+            "dtype": geometry.dtype,
+        }.items():
+            object.__setattr__(self, name, value)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A copy or a pickle is made anew: the algorithms hold nothing else."""
@@ -84,26 +109,6 @@ class ConvPlan:
 
     def __delattr__(self, name: str) -> None:
         raise AttributeError(f"a plan can't be changed: {name} stays")
-
-    @property
-    def input_size(self) -> Size:
-        """Shape of the input, batch included."""
-        return self._geometry.input_size
-
-    @property
-    def weight_size(self) -> Size:
-        """Shape of the weight."""
-        return self._geometry.weight_size
-
-    @property
-    def output_size(self) -> Size:
-        """Shape of the output, batch included."""
-        return self._geometry.output_size
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """Of every array."""
-        return self._geometry.dtype
 
     @property
     def algorithms(self) -> dict[str, str]:
@@ -153,14 +158,18 @@ class ConvPlan:
 
     def _taken(self, name: str, value: object, shape: Size) -> Array:
         """An argument of a call, of the plan's own shape and dtype."""
+        if (
+            type(value) is np.ndarray
+            and value.shape == shape
+            and value.dtype == self.dtype
+            and value.flags.aligned
+        ):
+            return value
         array = float_array(name, value)
         shaped(name, array, shape)
         if array.dtype != self.dtype:
             must_be_said(TypeError, name, f"of the plan's dtype {self.dtype}", f"dtype {array.dtype}")
         return array
-
-    def _normal(self, array: Array) -> Array:
-        return normal_form(array.astype(self._compute_dtype, copy=False), self._geometry.channels_last)
 
     def __call__(
         self, input: Array, weight: Array, bias: Array | None = None, out: Array | None = None
@@ -282,58 +291,39 @@ class ConvPlan:
 
     def _result(self, out: Array | None, shape: Size, *sources: Array | None) -> Array:
         """What the algorithm writes: ``out`` itself where it can, else a new array."""
-        if out is not None and direct_output(out, self._compute_dtype, *sources):
-            return out
-        return np.empty(shape, self._compute_dtype)
+        if out is None or not direct_output(out, self._compute_dtype, *sources):
+            return np.empty(shape, self._compute_dtype)
+        return out
 
 
 @lru_cache(CACHED_PLANS)
-def _cached_conv_plan(algorithm: str, *key: Any) -> ConvPlan:
-    return ConvPlan(conv_geometry(*key), algorithm)
-
-
-@lru_cache(CACHED_PLANS)
-def _cached_conv_transpose_plan(algorithm: str, *key: Any) -> ConvPlan:
-    return ConvPlan(conv_transpose_geometry(*key), algorithm)
-
-
-def conv_plan(
+def _cached_conv_plan(
+    algorithm: str,
     ndim: int,
     input_size: Size,
     weight_size: Size,
-    steps: tuple[Size, str | Pairs, Size, int],
+    steps: Steps,
     dtype: np.dtype[Any],
     channels_last: bool,
-    algorithm: str,
-    names: tuple[str, str],
 ) -> ConvPlan:
-    """The plan of a convolution from the cache; ``names`` are what the caller calls the two sizes."""
-    key = (ndim, input_size, weight_size, *steps, dtype, channels_last)
-    if not isinstance(algorithm, str):
-        must_be_said(TypeError, "algorithm", "the name of an algorithm or 'auto'", repr(algorithm))
-    try:
-        return _cached_conv_plan(algorithm, *key)
-    except (TypeError, ValueError):
-        conv_geometry(*key, names=names)  # the same error in the caller's words
-        raise
+    canonical = canonical_steps(*steps, ndim)
+    geometry = conv_geometry(ndim, input_size, weight_size, *canonical, dtype, channels_last)
+    return ConvPlan(geometry, algorithm)
 
 
-def conv_transpose_plan(
+@lru_cache(CACHED_PLANS)
+def _cached_conv_transpose_plan(
+    algorithm: str,
     ndim: int,
     input_size: Size,
     weight_size: Size,
-    steps: tuple[Size, str | Pairs, Size, int],
+    steps: Steps,
     output_padding: Size,
     dtype: np.dtype[Any],
     channels_last: bool,
-    algorithm: str,
 ) -> ConvPlan:
-    """The plan whose backward-input pass is a transposed convolution, from the cache."""
-    stride, padding, dilation, groups = steps
-    if not isinstance(algorithm, str):
-        must_be_said(TypeError, "algorithm", "the name of an algorithm or 'auto'", repr(algorithm))
-    return _cached_conv_transpose_plan(
-        algorithm,
+    stride, padding, dilation, groups = canonical_steps(*steps, ndim)
+    geometry = conv_transpose_geometry(
         ndim,
         input_size,
         weight_size,
@@ -342,6 +332,56 @@ def conv_transpose_plan(
         output_padding,
         dilation,
         groups,
+        dtype,
+        channels_last,
+    )
+    return ConvPlan(geometry, algorithm)
+
+
+def conv_plan(
+    ndim: int,
+    input_size: Size,
+    weight_size: Size,
+    steps: Steps,
+    dtype: np.dtype[Any],
+    channels_last: bool,
+    algorithm: str,
+    names: tuple[str, str],
+) -> ConvPlan:
+    """The plan of a convolution from the cache; ``names`` are what the caller calls the two sizes."""
+    steps = steps_key(steps, ndim)
+    if not isinstance(algorithm, str):
+        must_be_said(TypeError, "algorithm", "the name of an algorithm or 'auto'", repr(algorithm))
+    try:
+        return _cached_conv_plan(algorithm, ndim, input_size, weight_size, steps, dtype, channels_last)
+    except (TypeError, ValueError):
+        canonical = canonical_steps(*steps, ndim)
+        # The same error in the caller's words.
+        conv_geometry(ndim, input_size, weight_size, *canonical, dtype, channels_last, names)
+        raise
+
+
+def conv_transpose_plan(
+    ndim: int,
+    input_size: Size,
+    weight_size: Size,
+    steps: Steps,
+    output_padding: Size,
+    dtype: np.dtype[Any],
+    channels_last: bool,
+    algorithm: str,
+) -> ConvPlan:
+    """The plan whose backward-input pass is a transposed convolution, from the cache."""
+    steps = steps_key(steps, ndim)
+    if not isinstance(algorithm, str):
+        must_be_said(TypeError, "algorithm", "the name of an algorithm or 'auto'", repr(algorithm))
+    return _cached_conv_transpose_plan(
+        algorithm,
+        ndim,
+        input_size,
+        weight_size,
+        steps,
+        output_padding,
         dtype,
         channels_last,
     )
@@ -364,7 +404,7 @@ def _plan_conv(
         ndim,
         input_shape,
         weight_shape,
-        canonical_steps(stride, padding, dilation, groups, ndim),
+        (stride, padding, dilation, groups),
         float_type,
         layout_is_channels_last(layout, ndim),
         algorithm,

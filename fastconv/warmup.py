@@ -7,8 +7,11 @@ from functools import partial
 
 import numpy as np
 
+from fastconv import nn
+from fastconv.algorithms import ALGORITHMS
 from fastconv.columns import col2im, im2col
 from fastconv.conv import conv2d_backward
+from fastconv.plan import plan_conv2d
 from fastconv.pool import (
     avg_pool2d,
     avg_pool2d_backward,
@@ -25,6 +28,26 @@ def _convolution(dtype: str, layout: str) -> None:
     if layout == "NHWC":
         x, w, dy = (np.ascontiguousarray(a.transpose(0, 2, 3, 1)) for a in (x, w, dy))
     conv2d_backward(dy, x, w, layout=layout)
+    for algorithm in ALGORITHMS:
+        plan = plan_conv2d(x.shape, w.shape, dtype=dtype, layout=layout, algorithm=algorithm.name)
+        calls = {
+            "forward": lambda plan=plan: plan(x, w),
+            "backward_input": lambda plan=plan: plan.backward_input(dy, w),
+            "backward_weight": lambda plan=plan: plan.backward_weight(dy, x),
+        }
+        for which in plan.algorithms:
+            calls[which]()
+
+
+def _training(dtype: str) -> None:
+    network = nn.Sequential(
+        nn.Linear(2, 2, dtype=dtype), nn.ReLU(), nn.Linear(2, 2, dtype=dtype), nn.Sigmoid()
+    )
+    x, loss = np.ones((1, 2), dtype), nn.CrossEntropyLoss()
+    loss.forward(network.forward(x), np.zeros(1, np.int64))
+    network.backward(loss.backward())
+    nn.Adam(network).step()
+    nn.SGD(network, momentum=0.5).step()
 
 
 def _columns(dtype: str) -> None:
@@ -56,4 +79,5 @@ def steps() -> list[Step]:
             made.append((f"convolution {dtype} {layout}", partial(_convolution, dtype, layout)))
             made.append((f"pooling {dtype} {layout}", partial(_pooling, dtype, layout)))
         made.append((f"columns {dtype}", partial(_columns, dtype)))
+        made.append((f"training {dtype}", partial(_training, dtype)))
     return made

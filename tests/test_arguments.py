@@ -50,6 +50,8 @@ GOOD = {
     "adaptive_max_pool2d": {"input": X, "output_size": 4},
     "adaptive_max_pool2d_backward": {"grad_output": POOLED, "indices": INDICES, "input_size": X.shape},
 }
+# What equals a good argument but is not one.
+SAME_BUT_WRONG = [True, 1.0, np.True_, (1, True), (1.0, 1), ((1, 1), (1, 1.0))]
 CONVS = [name for name in GOOD if name.startswith(("conv2d", "conv_transpose2d"))]
 STEPPED = [*CONVS, "plan_conv2d", "conv_matrix"]
 WINDOWED = ["im2col", "col2im", "max_pool2d", "max_unpool2d", "avg_pool2d", "avg_pool2d_backward"]
@@ -455,3 +457,15 @@ def call(f, *arguments, **named):
 @settings(max_examples=15 * SEARCH, suppress_health_check=list(HealthCheck))
 def test_arguments_of_anything(name, arguments):
     call(getattr(fastconv, name), *arguments)
+
+
+@pytest.mark.parametrize("argument", ["stride", "padding", "dilation", "groups"])
+@pytest.mark.parametrize("value", SAME_BUT_WRONG, ids=repr)
+def test_what_equals_a_cached_argument_is_still_wrong(argument, value):
+    """1, 1.0 and True are one key to a dictionary."""
+    x, w = zeros(1, 1, 4, 4), zeros(1, 1, 2, 2)
+    good = {"groups": (1,), "padding": (1, (1, 1), ((1, 1), (1, 1)))}.get(argument, (1, (1, 1)))
+    for taken in good:
+        fastconv.conv2d(x, w, **{argument: taken})
+    with pytest.raises((TypeError, ValueError), match=f"^{argument} must be "):
+        fastconv.conv2d(x, w, **{argument: value})

@@ -31,6 +31,7 @@ from scipy import signal
 from strategies import conv_problems, examples
 
 import fastconv
+from fastconv.kernels.bias import sum_channels
 
 PASSES = ("forward", "backward_input", "backward_weight")
 
@@ -591,3 +592,23 @@ def test_the_im2col_algorithm_agrees(layout, rng):
     explicit = fastconv.conv2d_backward(y, x, w, **arguments, algorithm="im2col")
     for a, b in zip(chosen, explicit, strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("cells", [1, 31, 32, 33, 100])
+def test_the_kernel_of_a_bias(cells, dtype):
+    """Whole vectors, the cells behind them, and no image at all."""
+    dy = integers(np.random.default_rng(3), (3, 4, cells), dtype)
+    for images in (3, 0):
+        sums = np.full(4, np.nan, dtype)
+        sum_channels(dy[:images], sums)
+        np.testing.assert_array_equal(sums, dy[:images].sum(axis=(0, 2)))
+
+
+def test_the_gradient_of_a_bias_keeps_its_digits():
+    """Four million cells, of which a float32 running sum loses three digits."""
+    dy = np.full((4, 1, 1024, 1024), 0.1, np.float32)
+    x, w = np.zeros((4, 1, 1024, 1024), np.float32), np.zeros((1, 1, 1, 1), np.float32)
+    for gradient in (dy, dy[:, :, ::-1]):
+        got = fastconv.conv2d_backward(gradient, x, w, needs=("bias",)).bias
+        np.testing.assert_allclose(got, [dy.size * np.float64(np.float32(0.1))], 1e-7)

@@ -217,6 +217,45 @@ def test_a_convolution_asks_for_what_is_needed(monkeypatch, frozen, needs_input)
     assert asked == ([expected] if expected else [])
 
 
+def test_only_arrays_of_the_network_itself_are_written_to():
+    """Not the input, not the gradient that comes in, and not what a layer of the user's own keeps."""
+
+    class Keeps(nn.Conv2d):
+        def forward(self, x):
+            self.kept = super().forward(x)
+            return self.kept
+
+        def backward(self, grad, needs_input=True):
+            self.kept_grad = super().backward(grad, needs_input)
+            return self.kept_grad
+
+    rng = np.random.default_rng(0)
+    own, first = Keeps(2, 2, 3, padding=1, rng=0), nn.Conv2d(1, 2, 3, rng=0)
+    net = nn.Sequential(
+        nn.ReLU(), first, nn.ReLU(), own, nn.ReLU(), nn.MaxPool2d(2), nn.Sigmoid(), nn.Tanh(), nn.ReLU()
+    )
+    x = rng.standard_normal((2, 1, 6, 6)).astype(np.float32)
+    kept_x = x.copy()
+    output = net.forward(x)
+    grad = rng.standard_normal(output.shape).astype(np.float32)
+    kept_grad = grad.copy()
+    result = net.backward(grad)
+    np.testing.assert_array_equal(x, kept_x)
+    np.testing.assert_array_equal(grad, kept_grad)
+    kept, own_grad = own.kept.copy(), own.kept_grad.copy()
+    # The same layers called one by one.
+    y, down = x, grad
+    for layer in net:
+        y = layer.forward(y)
+    for layer in net.layers[::-1]:
+        down = layer.backward(down)
+    np.testing.assert_array_equal(y, output)
+    np.testing.assert_array_equal(down, result)
+    np.testing.assert_array_equal(own.kept, kept)
+    np.testing.assert_array_equal(own.kept_grad, own_grad)
+    assert (kept < 0).any()
+
+
 def test_frozen_layers_are_left_out_and_left_alone():
     net, x = small_network(), np.ones((2, 1, 4, 4), np.float32)
     net[1].frozen = True
@@ -354,6 +393,30 @@ def test_optimisers_change_parameters_in_place():
     optimiser.step()
     assert layer.weight is weight
     assert layer.bias is bias
+
+
+@pytest.mark.parametrize("optimiser", [nn.SGD, nn.Adam])
+def test_parameters_of_any_kind_are_changed_in_place(optimiser):
+    """Not contiguous, float16, and both beside a plain one."""
+    plain, turned = nn.Linear(3, 2, rng=0), nn.Linear(2, 4, rng=0)
+    half = nn.Linear(4, 2, rng=0, dtype="float16")
+    network = nn.Sequential(plain, turned, half)
+    turned.weight = np.asfortranarray(turned.weight)
+    kept = [(array, array.copy()) for array in network.parameters()]
+    output = network.forward(np.ones((5, 3), np.float32))
+    network.backward(np.ones_like(output))
+    made = optimiser(network, 0.5)
+    for _ in range(2):
+        made.step()
+    for array, before in kept:
+        assert (array != before).any()
+    assert turned.weight is kept[2][0]
+    twin = nn.Linear(2, 4, rng=0)
+    twin.grad_weight, twin.grad_bias = turned.grad_weight, turned.grad_bias
+    same = optimiser(twin, 0.5)
+    for _ in range(2):
+        same.step()
+    np.testing.assert_array_equal(twin.weight, turned.weight)
 
 
 @pytest.mark.parity

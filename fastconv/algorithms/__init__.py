@@ -6,6 +6,7 @@ from typing import Literal, Protocol, TypeAlias, get_args
 
 from fastconv.algorithms.direct import Direct
 from fastconv.algorithms.im2col import Im2col
+from fastconv.algorithms.lines import Lines
 from fastconv.algorithms.pointwise import Pointwise
 from fastconv.algorithms.virtual import Virtual
 from fastconv.algorithms.winograd import Winograd
@@ -48,7 +49,7 @@ class Algorithm(Protocol):
         """Write the whole of ``dw``."""
 
 
-ALGORITHMS: tuple[type[Algorithm], ...] = (Pointwise, Winograd, Virtual, Direct, Im2col)
+ALGORITHMS: tuple[type[Algorithm], ...] = (Winograd, Lines, Pointwise, Virtual, Direct, Im2col)
 
 
 def choose(geometry: Geometry, which: Pass, wanted: str) -> type[Algorithm] | str:

@@ -6,7 +6,8 @@ import numpy as np
 from scipy.special import expit
 
 from fastconv.arguments import Array
-from fastconv.nn.checks import no_forward
+from fastconv.kernels import training as kernels
+from fastconv.nn.checks import flat_views, no_forward
 from fastconv.nn.layer import Layer
 
 
@@ -23,7 +24,15 @@ class _Activation(Layer):
             no_forward()
         return self._times_slope(grad, self._output) if needs_input else None
 
-    def _times_slope(self, grad: Array, output: Array) -> Array:
+    def backward_in_place(self, grad: Array) -> Array:
+        """As `backward`, and may write to ``grad``."""
+        if self._output is None:
+            no_forward()
+        out = grad if grad.flags.writeable and grad.shape == self._output.shape else None
+        return self._times_slope(grad, self._output, out)
+
+    def _times_slope(self, grad: Array, output: Array, out: Array | None = None) -> Array:
+        """``grad`` times the slope where the function has the value ``output``, in ``out`` if it is given."""
         raise NotImplementedError
 
 
@@ -44,8 +53,19 @@ class ReLU(_Activation):
         self._output = output = np.maximum(x, 0)
         return output
 
-    def _times_slope(self, grad: Array, output: Array) -> Array:
-        return grad * (output > 0)
+    def forward_in_place(self, x: Array) -> Array:
+        """As `forward`, written to ``x``."""
+        self._output = np.maximum(x, 0, out=x)
+        return x
+
+    def _times_slope(self, grad: Array, output: Array, out: Array | None = None) -> Array:
+        result = grad.copy() if out is None else out
+        views = flat_views(output, result)
+        if views is None:
+            result *= output > 0
+        else:
+            kernels.relu_backward(*views)
+        return result
 
 
 class Sigmoid(_Activation):
@@ -62,15 +82,23 @@ class Sigmoid(_Activation):
 
     def forward(self, x: Array) -> Array:
         """The logistic function of ``x``."""
-        output: Array = expit(x)
+        output: Array = np.abs(x)
+        views = flat_views(x, output)
+        if views is None:
+            output = expit(x)
+        else:
+            # NumPy's exponential is a vector loop, SciPy's function is not: 40 against 147 us for 32x3x24x24
+            # (float32, AVX-512 Xeon).
+            np.negative(output, out=output)
+            np.exp(output, out=output)
+            kernels.sigmoid_of_exponentials(*views)
         self._output = output
         return output
 
-    def _times_slope(self, grad: Array, output: Array) -> Array:
+    def _times_slope(self, grad: Array, output: Array, out: Array | None = None) -> Array:
         slope: Array = 1 - output
         slope *= output
-        slope *= grad
-        return slope
+        return np.multiply(slope, grad, out=slope if out is None else out)
 
 
 class Tanh(_Activation):
@@ -90,8 +118,7 @@ class Tanh(_Activation):
         self._output = output = np.tanh(x)
         return output
 
-    def _times_slope(self, grad: Array, output: Array) -> Array:
+    def _times_slope(self, grad: Array, output: Array, out: Array | None = None) -> Array:
         slope: Array = output * output
         np.subtract(1, slope, out=slope)
-        slope *= grad
-        return slope
+        return np.multiply(slope, grad, out=slope if out is None else out)

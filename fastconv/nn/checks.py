@@ -6,12 +6,22 @@ from typing import NoReturn
 
 import numpy as np
 
-from fastconv.arguments import must_be, must_be_said
+from fastconv.arguments import Array, must_be, must_be_said
 
 
 def no_forward() -> NoReturn:
     """Refuse a backward pass that no forward pass came before."""
     must_be_said(ValueError, "backward", "called after forward", "no forward pass")
+
+
+def flat_views(first: Array, *others: Array) -> tuple[Array, ...] | None:
+    """One-dimensional views for a kernel; None of arrays that it would have to be compiled for apart."""
+    if first.dtype.char not in "fd" or not first.flags.carray:
+        return None
+    for array in others:
+        if array.dtype != first.dtype or array.shape != first.shape or not array.flags.carray:
+            return None
+    return tuple([array.reshape(-1) for array in (first, *others)])
 
 
 def generator(rng: object) -> np.random.Generator:

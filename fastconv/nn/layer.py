@@ -63,6 +63,16 @@ class Layer:
         """The gradient of the last input, from the gradient ``grad`` of the last output."""
         raise NotImplementedError(f"{type(self).__name__} defines no backward")
 
+    # What `Sequential` calls on arrays that nobody else has: for layers that can save memory by it.
+
+    def forward_in_place(self, x: Array) -> Array:
+        """As `forward`, and may write to ``x``."""
+        return self.forward(x)
+
+    def backward_in_place(self, grad: Array) -> Array | None:
+        """As `backward`, and may write to ``grad``."""
+        return self.backward(grad)
+
     def __call__(self, x: Array) -> Array:
         """Do the same as `forward`."""
         return self.forward(x)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from fastconv.arguments import Array, must_be, must_be_said
+from fastconv.kernels import training as kernels
 from fastconv.nn.checks import no_forward
 
 
@@ -33,8 +34,7 @@ class CrossEntropyLoss:
     """
 
     def __init__(self) -> None:
-        # Of the last forward pass: the probabilities, and where in them the right classes are.
-        self._kept: tuple[Array, tuple[Array, Array]] | None = None
+        self._grad: Array | None = None
 
     def forward(self, logits: Array, targets: Array) -> float:
         """The mean loss of a batch.
@@ -51,37 +51,34 @@ class CrossEntropyLoss:
         float
         """
         self._check(logits, targets)
-        shifted = logits - np.maximum.reduce(logits, 1, keepdims=True)
-        at = np.arange(len(logits)), targets
-        right = shifted[at]
-        np.exp(shifted, out=shifted)
-        total = np.add.reduce(shifted, 1)
-        shifted /= total[:, None]
-        self._kept = shifted, at
-        return float(np.add.reduce(np.log(total) - right)) / len(logits)
+        compute = np.float64 if logits.dtype == np.float64 else np.float32
+        grad = np.empty(logits.shape, compute)
+        total = kernels.cross_entropy(_plain(logits, compute), _plain(targets, np.int64), grad)
+        if total is None:
+            came = f"numbers from {targets.min()} to {targets.max()}"
+            must_be_said(ValueError, "targets", f"at least 0 and below {logits.shape[1]}", came)
+        self._grad = grad.astype(logits.dtype, copy=False)
+        return total / len(logits)
 
     @staticmethod
     def _check(logits: Array, targets: Array) -> None:
         if logits.ndim != 2 or not logits.size:
             must_be_said(ValueError, "logits", "of shape (N, K), not empty", f"shape {logits.shape}")
-        count, classes = logits.shape
         if not isinstance(targets, np.ndarray) or targets.dtype.kind not in "iu":
             must_be(TypeError, "targets", "an integer array", targets)
-        if targets.shape != (count,):
-            must_be_said(ValueError, "targets", f"of shape ({count},)", f"shape {targets.shape}")
-        if np.minimum.reduce(targets) < 0 or np.maximum.reduce(targets) >= classes:
-            came = f"numbers from {targets.min()} to {targets.max()}"
-            must_be_said(ValueError, "targets", f"at least 0 and below {classes}", came)
+        if targets.shape != logits.shape[:1]:
+            must_be_said(ValueError, "targets", f"of shape ({len(logits)},)", f"shape {targets.shape}")
 
     def backward(self) -> Array:
         """The gradient of the logits, of shape (N, K)."""
-        if self._kept is None:
+        if self._grad is None:
             no_forward()
-        probabilities, at = self._kept
-        grad = probabilities.copy()
-        grad[at] -= 1
-        grad /= len(grad)
-        return grad
+        return self._grad.copy()
+
+
+def _plain(array: Array, dtype: type) -> Array:
+    """The array itself, or a copy that the kernel need not be compiled for apart."""
+    return array if array.flags.carray and array.dtype == dtype else np.array(array, dtype, order="C")
 
 
 class MSELoss:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import sqrt
 from operator import is_
 
 import numpy as np
 
 from fastconv.arguments import Array, must_be
+from fastconv.kernels import training as kernels
 from fastconv.nn.checks import number
 from fastconv.nn.layer import Layer
 
 
 class _Optimiser:
-    """Gathers all gradients into one flat array, so that a step is few NumPy calls for any network.
+    """Changes the parameters one after the other, each by one kernel, and keeps their running averages.
 
     Freezing or unfreezing a layer changes what there is to train: the running averages then start afresh.
     """
@@ -30,15 +32,9 @@ class _Optimiser:
     def _prepare(self, parameters: list[Array]) -> None:
         self._parameters = parameters
         self.steps = 0
-        total = sum(array.size for array in parameters)
-        dtype = np.result_type(*parameters) if parameters else np.dtype(np.float32)
-        self._gradient, self._scratch = np.empty(total, dtype), np.empty(total, dtype)
-        self._averages = [np.zeros(total, dtype) for _ in range(self._averages_wanted)]
-        self._shares = []  # of the scratch array, one view a parameter
-        offset = 0
-        for array in parameters:
-            self._shares.append(self._scratch[offset : offset + array.size].reshape(array.shape))
-            offset += array.size
+        # What a kernel writes to: a view of the parameter, or a copy where that can't be.
+        self._flat = [_float_vector(parameter) for parameter in parameters]
+        self._averages = [[np.zeros_like(flat) for _ in range(self._averages_wanted)] for flat in self._flat]
 
     def step(self) -> None:
         """Change the network's parameters, in place, by the gradients of its last backward pass."""
@@ -48,18 +44,27 @@ class _Optimiser:
         if not parameters:
             return
         self.steps += 1
-        np.concatenate([gradient.ravel() for gradient in gradients], out=self._gradient)
-        if self.weight_decay:
-            np.concatenate([parameter.ravel() for parameter in parameters], out=self._scratch)
-            self._scratch *= self.weight_decay
-            self._gradient += self._scratch
-        self._change()
-        for parameter, share in zip(parameters, self._shares, strict=True):
-            parameter -= share
+        change = self._change()
+        for parameter, flat, gradient, averages in zip(
+            parameters, self._flat, gradients, self._averages, strict=True
+        ):
+            if flat.base is parameter:
+                change(flat, _float_vector(gradient), *averages)
+            else:
+                flat[...] = parameter.reshape(-1)
+                change(flat, _float_vector(gradient), *averages)
+                parameter[...] = flat.reshape(parameter.shape)
 
-    def _change(self) -> None:
-        """Leave in the scratch array what is to be taken off the parameters."""
+    def _change(self) -> Callable[..., None]:
+        """What changes a parameter in place, given its gradient and its running averages, all flat."""
         raise NotImplementedError
+
+
+def _float_vector(array: Array) -> Array:
+    """A 1-D view of an array that kernels take; else a copy, in float32 of a float16."""
+    if array.flags.carray and array.dtype != np.float16:
+        return array.reshape(-1)
+    return array.astype(np.float32 if array.dtype == np.float16 else array.dtype).reshape(-1)
 
 
 class SGD(_Optimiser):
@@ -103,13 +108,14 @@ class SGD(_Optimiser):
         self.momentum = number("momentum", momentum, 0, 1)
         super().__init__(network, learning_rate, weight_decay, averages=1 if self.momentum else 0)
 
-    def _change(self) -> None:
-        direction = self._gradient
-        if self.momentum:
-            direction = self._averages[0]
-            direction *= self.momentum
-            direction += self._gradient
-        np.multiply(direction, self.learning_rate, out=self._scratch)
+    def _change(self) -> Callable[..., None]:
+        decay, momentum, rate = self.weight_decay, self.momentum, self.learning_rate
+        nothing = np.empty(0, np.float32)
+
+        def change(parameter: Array, gradient: Array, velocity: Array = nothing) -> None:
+            kernels.sgd_step(parameter, gradient, velocity, decay, momentum, rate)
+
+        return change
 
 
 class Adam(_Optimiser):
@@ -164,19 +170,12 @@ class Adam(_Optimiser):
         self.eps = number("eps", eps, 0)
         super().__init__(network, learning_rate, weight_decay, averages=2)
 
-    def _change(self) -> None:
-        (mean, square), gradient, scratch = self._averages, self._gradient, self._scratch
-        keep_mean, keep_square = self.betas
-        # mean += (1 - beta1) * (gradient - mean), and the same for the squares
-        np.subtract(gradient, mean, out=scratch)
-        scratch *= 1 - keep_mean
-        mean += scratch
-        gradient *= gradient
-        gradient -= square
-        gradient *= 1 - keep_square
-        square += gradient
+    def _change(self) -> Callable[..., None]:
+        decay, (keep_mean, keep_square) = self.weight_decay, self.betas
         root = sqrt(1 - keep_square**self.steps)
-        np.sqrt(square, out=scratch)
-        scratch += self.eps * root
-        np.divide(mean, scratch, out=scratch)
-        scratch *= self.learning_rate * root / (1 - keep_mean**self.steps)
+        rate, eps = self.learning_rate * root / (1 - keep_mean**self.steps), self.eps * root
+
+        def change(parameter: Array, gradient: Array, mean: Array, square: Array) -> None:
+            kernels.adam_step(parameter, gradient, mean, square, decay, keep_mean, keep_square, rate, eps)
+
+        return change

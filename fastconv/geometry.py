@@ -116,6 +116,11 @@ class Geometry:
         return np.dtype(np.float32) if self.dtype == np.float16 else self.dtype
 
     @property
+    def one_plane(self) -> bool:
+        """Whether the depth has one cell, in which the kernel begins and ends."""
+        return self.input[0] == self.output[0] == self.kernel[0] == 1 and self.padding[0] == 0
+
+    @property
     def pixels(self) -> int:
         """Output cells of one image and filter."""
         return prod(self.output)

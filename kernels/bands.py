@@ -22,18 +22,18 @@ def clear(x, first, count):
 
 
 @jit
-def fill_band(x, first, plane, cell, height, width, channels, start, band, row, rows, columns, pitch, square):
+def fill_band(x, image, number, channels, start, band, row, rows, columns, pitch, square):
     """Copy lines of one image to a band with its channels last and zeros where the image ends.
 
     Parameters
     ----------
     x : 1-D float array
-    first : int
-        Where the image's first channel begins.
-    plane, cell : int
-        From one channel to the next, and from one cell to the next: one of them is 1.
-    height, width, channels : int
-        Of the image.
+    image : tuple of seven int
+        Where the first image's first channel begins, then from one image, channel and cell to the next, then
+        height and width, and from one line to the next. The step of channels is 1 where they are last.
+    number : int
+        Which image.
+    channels : int
     start : tuple of two int
         The image's line and column where the band begins; may lie outside.
     band : 1-D float array (rows, columns, pitch)
@@ -44,6 +44,8 @@ def fill_band(x, first, plane, cell, height, width, channels, start, band, row, 
         Scratch of lanes by lanes.
     """
     lanes = VECTOR_BYTES // x.itemsize
+    first, plane, cell = image[0] + number * image[1], image[2], image[3]
+    height, width, step = image[4], image[5], image[6]
     top, bottom = min(rows, max(0, -start[0])), min(rows, height - start[0])
     left, right = min(columns, max(0, -start[1])), min(columns, width - start[1])
     whole = channels // lanes * lanes
@@ -56,7 +58,7 @@ def fill_band(x, first, plane, cell, height, width, channels, start, band, row, 
         clear(band, line + right * pitch, (columns - right) * pitch)
         if plane != 1:
             continue
-        source = first + ((start[0] + r) * width + start[1] + left) * cell
+        source = first + (start[0] + r) * step + (start[1] + left) * cell
         target = line + left * pitch
         for k in range(right - left):
             for c in range(0, whole, lanes):
@@ -67,10 +69,21 @@ def fill_band(x, first, plane, cell, height, width, channels, start, band, row, 
                 band[max(0, target + k * pitch + c)] = 0
     if plane == 1:
         return
+    if cell != 1:
+        for r in range(top, bottom):
+            source = first + (start[0] + r) * step + (start[1] + left) * cell
+            target = ((row + r) * columns + left) * pitch
+            for c in range(channels):
+                for k in range(right - left):
+                    band[max(0, target + k * pitch + c)] = x[max(0, source + c * plane + k * cell)]
+            for k in range(right - left):
+                for c in range(channels, pitch):
+                    band[max(0, target + k * pitch + c)] = 0
+        return
     # A vector of channels at a time: sixteen streams through memory, which the prefetchers can follow.
     for c in range(0, channels, lanes):
         for r in range(top, bottom):
-            source = first + c * plane + (start[0] + r) * width + start[1] + left
+            source = first + c * plane + (start[0] + r) * step + start[1] + left
             target = ((row + r) * columns + left) * pitch + c
             for k in range(0, right - left, lanes):
                 some = min(lanes, right - left - k)

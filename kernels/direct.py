@@ -206,8 +206,8 @@ def convolve_bands(
         else:
             for n in range(count):
                 fill_band(
-                    x, image[0] + (first_image + n) * image[1], image[2], image[3], image[4], image[5],
-                    channels, (begin, start[1]), band, n * rows, rows, columns, pitch, square,
+                    x, image, first_image + n, channels, (begin, start[1]), band, n * rows, rows, columns,
+                    pitch, square,
                 )  # fmt: skip
         first_out = (
             output[0] + first_image * output[1] + first_filter * output[2] + first_line * output[6]
@@ -295,8 +295,8 @@ def sum_bands(
         else:
             for n in range(count):
                 fill_band(
-                    x, image[0] + (first_image + n) * image[1], image[2], image[3], image[4], image[5],
-                    channels, (begin, start[1]), band, n * rows, rows, columns, pitch, square,
+                    x, image, first_image + n, channels, (begin, start[1]), band, n * rows, rows, columns,
+                    pitch, square,
                 )  # fmt: skip
         place_cells(
             cell_rows, count, high, across, image_step, stride[0] * columns * pitch, stride[1] * pitch

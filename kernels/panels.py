@@ -37,10 +37,10 @@ STEPS = 8
 
 @intrinsic(prefer_literal=True)
 def panel_tile(
-    typingctx, a, a_rows, first_row, a_runs, a_step, b, first_b, b_runs, b_step, runs, steps, ahead,
-    start, start_rows, c, first_c, c_rows, rows, vectors,
+    typingctx, a, a_rows, first_row, a_runs, a_step, b, first_b, b_runs, runs, steps, ahead, start,
+    start_rows, c, first_c, c_rows, rows, vectors,
 ):  # fmt: skip
-    """``c[m, v] = start[m, v] + sum over r, k of a[m, a_runs[r] + k*a_step] * b[b_runs[r] + k*b_step, v]``.
+    """``c[m, v] = start[m, v] + sum over r, k of a[m, a_runs[r] + k*a_step] * b[b_runs[r] + k, v]``.
 
     The sum begins at zero and ``start`` is added last, so that a long sum made of several calls is a sum of
     short sums, and keeps more digits.
@@ -53,24 +53,34 @@ def panel_tile(
         ``first_row`` on (``start_rows`` too).
     a_runs, b_runs : 1-D int64 array
         Where each run begins, counted from the row's beginning and from ``first_b``.
-    a_step, b_step : int
-        Both literal 0: the steps of rows lie one behind the other, those of ``b`` are packed in panels of
-        `PANEL` vectors.
+    a_step : int
+        Literal 0: the steps of rows lie one behind the other. Those of ``b`` are packed in panels of `PANEL`
+        vectors.
     runs, steps : int
         How many runs, of how many steps each.
     ahead : int
         Element of ``b`` whose vector the first step asks the cache for; every further step asks for the next.
-    rows, vectors : literal int
-        The tile's sizes.
+    rows : literal int
+        Of the tile.
+    vectors : int
+        Of the tile, 1 to `PANEL`.
     """
-    packed = isinstance(a_step, types.IntegerLiteral) and isinstance(b_step, types.IntegerLiteral)
     whole = types.int64
-    step = (a_step, b_step) if packed else (whole, whole)
+    packed = isinstance(a_step, types.IntegerLiteral)
     sig = types.void(
-        a, a_rows, whole, a_runs, step[0], b, whole, b_runs, step[1], whole, whole, whole,
-        start, start_rows, c, whole, c_rows, rows, vectors,
+        a, a_rows, whole, a_runs, a_step if packed else whole, b, whole, b_runs, whole, whole, whole,
+        start, start_rows, c, whole, c_rows, rows, whole,
     )  # fmt: skip
-    return sig, _panel_tile_code(rows.literal_value, vectors.literal_value, packed)
+
+    def codegen(context: Any, builder: Any, sig: Any, arguments: Any) -> Any:
+        for width in range(1, PANEL + 1):
+            with builder.if_then(
+                builder.icmp_signed("==", arguments[-1], ir.Constant(ir.IntType(64), width))
+            ):
+                _panel_tile(context, builder, sig, arguments, rows.literal_value, width, packed)
+        return context.get_dummy_value()
+
+    return sig, codegen
 
 
 def prefetch(builder: Any, place: Any, write: bool = False) -> None:
@@ -86,86 +96,85 @@ def prefetch(builder: Any, place: Any, write: bool = False) -> None:
     builder.call(function, [address, *(ir.Constant(integer, value) for value in (0, 2, 1))])
 
 
-def _panel_tile_code(rows: int, vectors: int, packed: bool) -> Any:
-    def codegen(context: Any, builder: Any, sig: Any, arguments: Any) -> Any:
-        (
-            a, a_rows, first_row, a_runs, a_step, b, first_b, b_runs, b_step, runs, steps, ahead,
-            start, start_rows, c, first_c, c_rows, _, _,
-        ) = arguments  # fmt: skip
-        kind = Vector(sig.args[0].dtype)
-        vector, size, lanes, index = kind.llvm, kind.size, kind.lanes, ir.IntType(64)
+def _panel_tile(
+    context: Any, builder: Any, sig: Any, arguments: Any, rows: int, vectors: int, packed: bool
+) -> None:
+    """The code of a tile of one size."""
+    (
+        a, a_rows, first_row, a_runs, a_step, b, first_b, b_runs, runs, steps, ahead, start,
+        start_rows, c, first_c, c_rows, _, _,
+    ) = arguments  # fmt: skip
+    kind = Vector(sig.args[0].dtype)
+    vector, size, lanes, index = kind.llvm, kind.size, kind.lanes, ir.IntType(64)
 
-        def number(value: int) -> Any:
-            return ir.Constant(index, value)
+    def number(value: int) -> Any:
+        return ir.Constant(index, value)
 
-        def place(which: int, array: Any, first: Any) -> Any:
-            return pointer(context, builder, sig.args[which], array, first)
+    def place(which: int, array: Any, first: Any) -> Any:
+        return pointer(context, builder, sig.args[which], array, first)
 
-        def entry(which: int, table: Any, i: Any) -> Any:
-            return builder.load(place(which, table, i))
+    def entry(which: int, table: Any, i: Any) -> Any:
+        return builder.load(place(which, table, i))
 
-        def columns(first: Any) -> list[Any]:
-            return [builder.gep(first, [number(v * lanes)]) for v in range(vectors)]
+    def columns(first: Any) -> list[Any]:
+        return [builder.gep(first, [number(v * lanes)]) for v in range(vectors)]
 
-        def advance(variable: Any, elements: Any) -> Any:
-            """The pointer or number in a variable, which then goes on."""
-            value = builder.load(variable)
-            is_pointer = isinstance(value.type, ir.PointerType)
-            builder.store(
-                builder.gep(value, [elements]) if is_pointer else builder.add(value, elements), variable
-            )
-            return value
+    def advance(variable: Any, elements: Any) -> Any:
+        """The pointer or number in a variable, which then goes on."""
+        value = builder.load(variable)
+        is_pointer = isinstance(value.type, ir.PointerType)
+        builder.store(
+            builder.gep(value, [elements]) if is_pointer else builder.add(value, elements), variable
+        )
+        return value
 
-        zero = ir.Constant(vector, [0.0] * lanes)
-        # Variables of the stack, which LLVM keeps in registers.
-        sums = [[cgutils.alloca_once_value(builder, zero) for _ in range(vectors)] for _ in range(rows)]
-        numbers = [builder.add(first_row, number(m)) for m in range(rows)]
-        row = [place(0, a, entry(1, a_rows, m)) for m in numbers]
-        asked = cgutils.alloca_once_value(builder, place(5, b, ahead))
-        at = cgutils.alloca_once_value(builder, number(0))
-        panel = cgutils.alloca_once_value(builder, place(5, b, first_b))
-        a_next, b_next = (number(1), number(PANEL * lanes)) if packed else (a_step, b_step)
+    zero = ir.Constant(vector, [0.0] * lanes)
+    # Variables of the stack, which LLVM keeps in registers.
+    sums = [[cgutils.alloca_once_value(builder, zero) for _ in range(vectors)] for _ in range(rows)]
+    numbers = [builder.add(first_row, number(m)) for m in range(rows)]
+    row = [place(0, a, entry(1, a_rows, m)) for m in numbers]
+    asked = cgutils.alloca_once_value(builder, place(5, b, ahead))
+    at = cgutils.alloca_once_value(builder, number(0))
+    panel = cgutils.alloca_once_value(builder, place(5, b, first_b))
+    a_next = number(1) if packed else a_step
 
-        def step(count: int) -> None:
-            """Some steps at a time: fewer instructions that only count."""
-            here, columns_here = builder.load(at), builder.load(panel)
-            for _ in range(count):
-                prefetch(builder, advance(asked, number(lanes)))
-                values = [vector_load(builder, at_, vector, size, None) for at_ in columns(columns_here)]
-                for m in range(rows):
-                    factor = splat(builder, builder.load(builder.gep(row[m], [here])), vector)
-                    for v in range(vectors):
-                        total = fma(builder, vector, size, factor, values[v], builder.load(sums[m][v]))
-                        builder.store(total, sums[m][v])
-                here = builder.add(here, a_next)
-                columns_here = builder.gep(columns_here, [b_next])
-            builder.store(here, at)
-            builder.store(columns_here, panel)
+    def step(count: int) -> None:
+        """Some steps at a time: fewer instructions that only count."""
+        here, columns_here = builder.load(at), builder.load(panel)
+        for _ in range(count):
+            prefetch(builder, advance(asked, number(lanes)))
+            values = [vector_load(builder, at_, vector, size, None) for at_ in columns(columns_here)]
+            for m in range(rows):
+                factor = splat(builder, builder.load(builder.gep(row[m], [here])), vector)
+                for v in range(vectors):
+                    total = fma(builder, vector, size, factor, values[v], builder.load(sums[m][v]))
+                    builder.store(total, sums[m][v])
+            here = builder.add(here, a_next)
+            columns_here = builder.gep(columns_here, [number(PANEL * lanes)])
+        builder.store(here, at)
+        builder.store(columns_here, panel)
 
-        output = place(14, c, first_c)
-        written = [columns(builder.gep(output, [entry(16, c_rows, m)])) for m in numbers]
-        for where in itertools.chain(*written):
-            prefetch(builder, where, write=True)
-        at_once = STEPS if packed else 1
-        with cgutils.for_range(builder, runs) as loop:
-            builder.store(entry(3, a_runs, loop.index), at)
-            first = builder.add(first_b, entry(7, b_runs, loop.index))
-            builder.store(place(5, b, first), panel)
-            if at_once > 1:
-                with cgutils.for_range(builder, builder.sdiv(steps, number(at_once))):
-                    step(at_once)
-            with cgutils.for_range(builder, builder.srem(steps, number(at_once)) if at_once > 1 else steps):
-                step(1)
+    output = place(13, c, first_c)
+    written = [columns(builder.gep(output, [entry(15, c_rows, m)])) for m in numbers]
+    for where in itertools.chain(*written):
+        prefetch(builder, where, write=True)
+    at_once = STEPS if packed else 1
+    with cgutils.for_range(builder, runs) as loop:
+        builder.store(entry(3, a_runs, loop.index), at)
+        first = builder.add(first_b, entry(7, b_runs, loop.index))
+        builder.store(place(5, b, first), panel)
+        if at_once > 1:
+            with cgutils.for_range(builder, builder.sdiv(steps, number(at_once))):
+                step(at_once)
+        with cgutils.for_range(builder, builder.srem(steps, number(at_once)) if at_once > 1 else steps):
+            step(1)
 
-        for m in range(rows):
-            begun = columns(place(12, start, entry(13, start_rows, numbers[m])))
-            for v in range(vectors):
-                first_part = vector_load(builder, begun[v], vector, size, None)
-                total = builder.fadd(first_part, builder.load(sums[m][v]))
-                vector_store(builder, total, written[m][v], vector, size, None)
-        return context.get_dummy_value()
-
-    return codegen
+    for m in range(rows):
+        begun = columns(place(11, start, entry(12, start_rows, numbers[m])))
+        for v in range(vectors):
+            first_part = vector_load(builder, begun[v], vector, size, None)
+            total = builder.fadd(first_part, builder.load(sums[m][v]))
+            vector_store(builder, total, written[m][v], vector, size, None)
 
 
 @jit
@@ -183,101 +192,53 @@ def place_rows(rows, count, step):
 
 @jit
 def multiply_rows(
-    a, a_rows, first_row, a_runs, a_step, b, first_b, b_runs, b_step, runs, steps, ahead, start, start_rows,
-    c, first_c, c_rows, vectors, rows,
+    a, a_rows, first_row, a_runs, a_step, b, first_b, b_runs, runs, steps, ahead, start, start_rows, c,
+    first_c, c_rows, vectors, rows,
 ):  # fmt: skip
-    """`panel_tile` of 1 to `ROWS` rows by 1 to `PANEL` whole vectors; fewer rows run one by one."""
+    """`panel_tile` of 1 to `ROWS` rows; fewer run two by two."""
     if rows >= ROWS:
-        if vectors == PANEL:
-            panel_tile(
-                a, a_rows, first_row, a_runs, a_step, b, first_b, b_runs, b_step, runs, steps, ahead, start,
-                start_rows, c, first_c, c_rows, ROWS, PANEL,
-            )  # fmt: skip
-        elif vectors == 3:
-            panel_tile(
-                a, a_rows, first_row, a_runs, a_step, b, first_b, b_runs, b_step, runs, steps, ahead, start,
-                start_rows, c, first_c, c_rows, ROWS, 3,
-            )  # fmt: skip
-        elif vectors == 2:
-            panel_tile(
-                a, a_rows, first_row, a_runs, a_step, b, first_b, b_runs, b_step, runs, steps, ahead, start,
-                start_rows, c, first_c, c_rows, ROWS, 2,
-            )  # fmt: skip
-        else:
-            panel_tile(
-                a, a_rows, first_row, a_runs, a_step, b, first_b, b_runs, b_step, runs, steps, ahead, start,
-                start_rows, c, first_c, c_rows, ROWS, 1,
-            )  # fmt: skip
+        panel_tile(
+            a, a_rows, first_row, a_runs, a_step, b, first_b, b_runs, runs, steps, ahead, start, start_rows,
+            c, first_c, c_rows, ROWS, vectors,
+        )  # fmt: skip
         return
-    for row in range(first_row, first_row + rows):
-        if vectors == PANEL:
-            panel_tile(
-                a, a_rows, row, a_runs, a_step, b, first_b, b_runs, b_step, runs, steps, ahead, start,
-                start_rows, c, first_c, c_rows, 1, PANEL,
-            )  # fmt: skip
-        elif vectors == 3:
-            panel_tile(
-                a, a_rows, row, a_runs, a_step, b, first_b, b_runs, b_step, runs, steps, ahead, start,
-                start_rows, c, first_c, c_rows, 1, 3,
-            )  # fmt: skip
-        elif vectors == 2:
-            panel_tile(
-                a, a_rows, row, a_runs, a_step, b, first_b, b_runs, b_step, runs, steps, ahead, start,
-                start_rows, c, first_c, c_rows, 1, 2,
-            )  # fmt: skip
-        else:
-            panel_tile(
-                a, a_rows, row, a_runs, a_step, b, first_b, b_runs, b_step, runs, steps, ahead, start,
-                start_rows, c, first_c, c_rows, 1, 1,
-            )  # fmt: skip
+    row = first_row
+    while rows >= 2:
+        panel_tile(
+            a, a_rows, row, a_runs, a_step, b, first_b, b_runs, runs, steps, ahead, start, start_rows,
+            c, first_c, c_rows, 2, vectors,
+        )  # fmt: skip
+        row += 2
+        rows -= 2
+    if rows > 0:
+        panel_tile(
+            a, a_rows, row, a_runs, a_step, b, first_b, b_runs, runs, steps, ahead, start, start_rows,
+            c, first_c, c_rows, 1, vectors,
+        )  # fmt: skip
 
 
 @jit
 def multiply_panels(
-    a, a_rows, first_row, a_runs, b, first_b, b_runs, runs, steps, ahead, start, start_rows,
-    c, first_c, c_rows, vectors, rows,
+    a, a_rows, first_row, a_runs, b, first_b, b_runs, runs, steps, ahead, start, start_rows, c,
+    first_c, c_rows, vectors, rows,
 ):  # fmt: skip
-    """As `multiply_rows`, where the steps of rows lie one behind the other and panels are packed."""
+    """As `multiply_rows`, where the steps of rows lie one behind the other."""
     if rows >= ROWS:
-        if vectors == PANEL:
-            panel_tile(
-                a, a_rows, first_row, a_runs, 0, b, first_b, b_runs, 0, runs, steps, ahead, start,
-                start_rows, c, first_c, c_rows, ROWS, PANEL,
-            )  # fmt: skip
-        elif vectors == 3:
-            panel_tile(
-                a, a_rows, first_row, a_runs, 0, b, first_b, b_runs, 0, runs, steps, ahead, start,
-                start_rows, c, first_c, c_rows, ROWS, 3,
-            )  # fmt: skip
-        elif vectors == 2:
-            panel_tile(
-                a, a_rows, first_row, a_runs, 0, b, first_b, b_runs, 0, runs, steps, ahead, start,
-                start_rows, c, first_c, c_rows, ROWS, 2,
-            )  # fmt: skip
-        else:
-            panel_tile(
-                a, a_rows, first_row, a_runs, 0, b, first_b, b_runs, 0, runs, steps, ahead, start,
-                start_rows, c, first_c, c_rows, ROWS, 1,
-            )  # fmt: skip
+        panel_tile(
+            a, a_rows, first_row, a_runs, 0, b, first_b, b_runs, runs, steps, ahead, start, start_rows,
+            c, first_c, c_rows, ROWS, vectors,
+        )  # fmt: skip
         return
-    for row in range(first_row, first_row + rows):
-        if vectors == PANEL:
-            panel_tile(
-                a, a_rows, row, a_runs, 0, b, first_b, b_runs, 0, runs, steps, ahead, start,
-                start_rows, c, first_c, c_rows, 1, PANEL,
-            )  # fmt: skip
-        elif vectors == 3:
-            panel_tile(
-                a, a_rows, row, a_runs, 0, b, first_b, b_runs, 0, runs, steps, ahead, start,
-                start_rows, c, first_c, c_rows, 1, 3,
-            )  # fmt: skip
-        elif vectors == 2:
-            panel_tile(
-                a, a_rows, row, a_runs, 0, b, first_b, b_runs, 0, runs, steps, ahead, start,
-                start_rows, c, first_c, c_rows, 1, 2,
-            )  # fmt: skip
-        else:
-            panel_tile(
-                a, a_rows, row, a_runs, 0, b, first_b, b_runs, 0, runs, steps, ahead, start,
-                start_rows, c, first_c, c_rows, 1, 1,
-            )  # fmt: skip
+    row = first_row
+    while rows >= 2:
+        panel_tile(
+            a, a_rows, row, a_runs, 0, b, first_b, b_runs, runs, steps, ahead, start, start_rows,
+            c, first_c, c_rows, 2, vectors,
+        )  # fmt: skip
+        row += 2
+        rows -= 2
+    if rows > 0:
+        panel_tile(
+            a, a_rows, row, a_runs, 0, b, first_b, b_runs, runs, steps, ahead, start, start_rows,
+            c, first_c, c_rows, 1, vectors,
+        )  # fmt: skip

@@ -352,7 +352,8 @@ def convolve_patches(
         Images and outputs.
     image, output : tuple of seven int
         Where the first image's first channel of this group begins, then from one image, channel and cell to
-        the next (of channel and cell one is 1), then height and width, and from one line to the next.
+        the next, then height and width, and from one line to the next. The step of channels is 1 where they
+        are last.
     weights : 1-D float array
         From `transform_filters`.
     bias : 1-D float array
@@ -401,7 +402,7 @@ def convolve_patches(
         for n in range(count):
             row = n * (2 * high + 2)
             fill_band(
-                x, image[0] + (first_image + n) * image[1], image[2], image[3], image[4], image[5], channels,
+                x, image, first_image + n, channels,
                 (start[0] + 2 * first_line, start[1]), band, row, 2 * high + 2, 2 * across + 2, pitch, square,
             )  # fmt: skip
             transform_image(band, row, high, across, pitch, points, n * high * across, step)
@@ -435,9 +436,15 @@ def convolve_patches(
             )  # fmt: skip
             place = (
                 output[0] + (first_image + n) * output[1] + first_filter * output[2]
-                + 2 * first_line * output[5] * output[3]
+                + 2 * first_line * output[6]
             )  # fmt: skip
-            empty_band(cells, 0, rows * output[5], out_pitch, y, place, output[2], output[3], some, square)
+            # Lines that lie one behind the other leave together.
+            together = rows if output[6] == output[5] * output[3] else 1
+            for line in range(0, rows, together):
+                empty_band(
+                    cells, line * output[5], together * output[5], out_pitch, y, place + line * output[6],
+                    output[2], output[3], some, square,
+                )  # fmt: skip
     return not np.any(broken)
 
 
@@ -480,15 +487,14 @@ def sum_patches(
         for n in range(count):
             row = n * (2 * high + 2)
             fill_band(
-                x, image[0] + (first_image + n) * image[1], image[2], image[3], image[4], image[5], channels,
+                x, image, first_image + n, channels,
                 (start[0] + 2 * first_line, start[1]), band, row, 2 * high + 2, 2 * across + 2, pitch, square,
             )  # fmt: skip
             transform_image(band, row, high, across, pitch, points, n * high * across, step)
         for n in range(count):
-            first = gradient[0] + (first_image + n) * gradient[1] + filters[0] * gradient[2]
             row = n * 2 * high
             fill_band(
-                dy, first, gradient[2], gradient[3], gradient[4], gradient[5], filters[1],
+                dy, (gradient[0] + filters[0] * gradient[2], *gradient[1:]), first_image + n, filters[1],
                 (2 * first_line, 0), band, row, 2 * high, 2 * across, gradient_pitch, square,
             )  # fmt: skip
             transform_gradient(
@@ -503,6 +509,6 @@ def sum_patches(
                 left = (gradient_pitch - panel * width) // lanes
                 for r in range(0, channels, ROWS):
                     multiply_rows(
-                        here, a_rows, r, run, pitch, gradient_points_, b, run, width, 1, patches, b, sums[c:],
+                        here, a_rows, r, run, pitch, gradient_points_, b, run, 1, patches, b, sums[c:],
                         c_rows, sums, c, c_rows, min(PANEL, left), ROWS,
                     )  # fmt: skip

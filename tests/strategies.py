@@ -138,12 +138,16 @@ def conv_problems(draw):
 
 @st.composite
 def wide_problems(
-    draw, kernels=((1, 1), (3, 3), (1, 3), (2, 5)), steps=((1, 1), (1, 1), (2, 2), (1, 3)), widest=70
+    draw,
+    kernels=((1, 1), (3, 3), (1, 3), (2, 5)),
+    steps=((1, 1), (1, 1), (2, 2), (1, 3)),
+    dilations=((1, 1), (1, 1), (2, 2), (1, 3)),
+    widest=70,
 ):
     """A convolution of planes whose channels, filters and pixels reach beyond the tiles of the kernels."""
     groups = draw(st.sampled_from((1, 1, 1, 2)))
     kernel = draw(st.sampled_from(kernels))
-    stride, dilation = (draw(st.sampled_from(steps)) for _ in range(2))
+    stride, dilation = draw(st.sampled_from(steps)), draw(st.sampled_from(dilations))
     padding = draw_padding(draw, 2, high=3)
     pairs = resolve_padding(padding, (1, 1), kernel, stride, dilation)
     least = [d * (k - 1) + 1 for d, k in zip(dilation, kernel, strict=True)]

@@ -24,7 +24,7 @@ import numpy as np
 
 from fastconv.algorithms.im2col import JOB_MULTIPLICATIONS, JOBS, PARTS_BYTES, Im2col, blocks, ceil_div
 from fastconv.algorithms.virtual import Axis, backward_axes, finite, forward_axis
-from fastconv.algorithms.winograd import Images, aligned, one_plane
+from fastconv.algorithms.winograd import Images, aligned
 from fastconv.arguments import Array
 from fastconv.geometry import Geometry
 from fastconv.kernels import direct as kernels
@@ -39,9 +39,14 @@ if TYPE_CHECKING:
 CELLS = 384
 # Cells that backward-weight sums at a time: a panel of so many stays in L1.
 SUM_CELLS = 256
+# Channels that are not worth a vector.
+FEW = 8
 # What a chunk reads.
 BAND_BYTES = 2**20
 MOST_BAND_BYTES = 6 * 2**20
+# Cells that one part of backward-weight sums at the least: each part writes all weights once more (107 GF/s
+# with parts of 196 cells and PUT with one part, 1024x14 -> 256, float32).
+PART_CELLS = 1024
 # The sums of a job of backward-weight.
 SUMS_BYTES = 4 * 2**20
 # Elements that one sum runs over before it is added to the others.
@@ -313,10 +318,11 @@ class WeightSums:
         self.weights = s.groups * s.filters * s.taps.elements
         wanted = ceil_div(s.wanted, s.groups)
         several = wanted * self.weights * s.dtype.itemsize <= 2 * PARTS_BYTES
-        parts = max(1, min(wanted, chunks)) if several else 1
+        worthwhile = s.batch * s.height * s.width // PART_CELLS
+        parts = max(1, min(wanted, chunks, worthwhile)) if several else 1
         self.parts = list(blocks(chunks, ceil_div(chunks, parts)))
         # Filters of a job: not too few to fill a band for, nor more than there is room for sums.
-        step = max(PART_PANELS * s.panel, ceil_div(s.filters, ceil_div(wanted, parts)))
+        step = max(4 * PART_PANELS * s.panel, ceil_div(s.filters, ceil_div(wanted, parts)))
         self.step = min(s.filters, step, max(ROWS, SUMS_BYTES // (self.row * s.dtype.itemsize)))
         self.jobs = [
             (part, group, some)
@@ -429,7 +435,7 @@ class Direct:
     def why_not(geometry: Geometry, which: Pass) -> str | None:
         """All but single planes."""
         g = geometry
-        if not one_plane(g):
+        if not g.one_plane:
             return "there is more than one plane"
         if min(g.batch, g.channels, g.filters, g.pixels) == 0:
             return "there is nothing to compute"
@@ -440,7 +446,10 @@ class Direct:
 
     @staticmethod
     def why_slow(geometry: Geometry, which: Pass) -> str | None:
-        """None: who comes before it says so where this is faster."""
+        """Backward-input with a stride to few channels, which leave vectors empty: 21 and 72 GF/s (3x224, s2)."""
+        g = geometry
+        if which == "backward_input" and max(g.stride) > 1 and g.channels // g.groups < FEW:
+            return "few channels leave vectors empty"
         return None
 
     @property

@@ -440,7 +440,7 @@ class Virtual:
         """
         g = geometry
         many = g.channels // g.groups
-        if g.input[0] == g.output[0] == g.kernel[0] == 1 and g.padding[0] == 0:
+        if g.one_plane:
             least = min(g.channels, g.filters) // g.groups
             if least >= (16 if which == "backward_weight" else 32):
                 return "vectors along filters are faster where there are many"

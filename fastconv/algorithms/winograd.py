@@ -9,11 +9,14 @@ planes of any size.
                      channels exchanged
     backward-weight  patches of both, summed over the batch
 
+A dilation makes the image as many lattices as it has cells, each a convolution without dilation.
+
 A job owns chunks of patches and some of the filters; jobs follow from the shape alone.
 """
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +43,7 @@ POINT_BYTES = 6 * 2**20
 PART_PANELS = 4
 
 Image = tuple[int, int, int, int, int, int, int]
+Two = tuple[int, int]
 
 
 def point_step(elements: int, itemsize: int) -> int:
@@ -89,11 +93,6 @@ class Images:
             begin + first[0] * line + first[1] * cell, image, plane, cell * stride[1],
             -(-(height - first[0]) // stride[0]), -(-(width - first[1]) // stride[1]), line * stride[0],
         )  # fmt: skip
-
-
-def one_plane(g: Geometry) -> bool:
-    """Whether the depth has one cell, in which the kernel begins and ends."""
-    return g.input[0] == g.output[0] == g.kernel[0] == 1 and g.padding[0] == 0
 
 
 class Patches:
@@ -201,6 +200,16 @@ class Patches:
         ]
 
 
+@dataclass(frozen=True)
+class Phase:
+    """One sub-lattice of an output, and the one of the image that its taps read."""
+
+    target: Two  # its first cell in the output
+    source: Two  # the first cell of the image's lattice
+    start: Two  # the cell of that lattice which the first output's first tap reads; may lie outside
+    patches: Patches
+
+
 class Winograd:
     """Minimal filtering F(2x2, 3x3) for 3x3 kernels at stride 1."""
 
@@ -210,24 +219,39 @@ class Winograd:
         g = geometry
         self.geometry = g
         self.group_filters, self.group_channels = g.filters // g.groups, g.channels // g.groups
-        dtype = np.dtype(g.compute_dtype)
-        _, height, width = g.output
-        self.forward_patches = Patches(
-            g.batch, height, width, g.groups, self.group_channels, self.group_filters, dtype
+        c, k = self.group_channels, self.group_filters
+        first, last = (
+            (-g.padding[1], -g.padding[2]),
+            (g.padding[1] - 2 * g.dilation[1], g.padding[2] - 2 * g.dilation[2]),
         )
-        self.input_patches = Patches(
-            g.batch, g.input[1], g.input[2], g.groups, self.group_filters, self.group_channels, dtype
-        )
-        self.weight_sums = WeightSums(self.forward_patches)
+        self.forward_phases = self._phases((g.output[1], g.output[2]), first, c, k)
+        self.input_phases = self._phases((g.input[1], g.input[2]), last, k, c)
+        self.weight_sums = [WeightSums(phase.patches) for phase in self.forward_phases]
+
+    def _phases(self, extent: Two, shift: Two, channels: int, filters: int) -> list[Phase]:
+        """The sub-lattices that a dilation makes of an output whose first tap reads at ``shift``."""
+        g = self.geometry
+        dilation = (g.dilation[1], g.dilation[2])
+        phases = []
+        for row, column in itertools.product(
+            *(range(min(d, n)) for d, n in zip(dilation, extent, strict=True))
+        ):
+            height, width = ceil_div(extent[0] - row, dilation[0]), ceil_div(extent[1] - column, dilation[1])
+            (y, from_row), (x, from_column) = (
+                divmod(cell + s, d) for cell, s, d in zip((row, column), shift, dilation, strict=True)
+            )
+            patches = Patches(g.batch, height, width, g.groups, channels, filters, np.dtype(g.compute_dtype))
+            phases.append(Phase((row, column), (from_row, from_column), (y, x), patches))
+        return phases
 
     @staticmethod
     def why_not(geometry: Geometry, which: Pass) -> str | None:
         """All but planes of 3x3 taps at stride 1."""
         g = geometry
-        if g.kernel != (1, 3, 3) or not one_plane(g):
+        if g.kernel != (1, 3, 3) or not g.one_plane:
             return "the kernel is not 3x3 in one plane"
-        if g.stride != (1, 1, 1) or g.dilation != (1, 1, 1):
-            return "the stride or the dilation is not 1"
+        if g.stride != (1, 1, 1):
+            return "the stride is not 1"
         if min(g.batch, g.channels, g.filters, g.pixels) == 0:
             return "there is nothing to compute"
         width = max(g.input[2], g.output[2])
@@ -249,23 +273,18 @@ class Winograd:
         """What a chunk needs, or the other algorithms do; transformed filters are not counted."""
         return max(
             *(self._other(which).scratch_bytes for which in ("forward", "backward_input", "backward_weight")),
-            self.forward_patches.scratch_bytes,
-            self.input_patches.scratch_bytes,
-            self.weight_sums.scratch_bytes,
+            *(phase.patches.scratch_bytes for phase in (*self.forward_phases, *self.input_phases)),
+            *(sums.scratch_bytes for sums in self.weight_sums),
         )
 
     def forward(self, x: Array, w: Array, bias: Array | None, y: Array) -> None:
         """Patches of the image."""
-        g = self.geometry
-        start = (-g.padding[1], -g.padding[2])
-        if not self._convolve(self.forward_patches, x, w, False, bias, y, start):
+        if not self._convolve(self.forward_phases, x, w, False, bias, y):
             self._other("forward").forward(x, w, bias, y)
 
     def backward_input(self, dy: Array, w: Array, dx: Array) -> None:
         """Patches of the gradient: dx[i] = sum of dy[i + padding - t] * w[t], from the last tap on."""
-        g = self.geometry
-        start = (g.padding[1] - 2, g.padding[2] - 2)
-        if not self._convolve(self.input_patches, dy, w, True, None, dx, start):
+        if not self._convolve(self.input_phases, dy, w, True, None, dx):
             self._other("backward_input").backward_input(dy, w, dx)
 
     def backward_weight(self, dy: Array, x: Array, dw: Array) -> None:
@@ -275,7 +294,12 @@ class Winograd:
         gradient, image = Images.of(dy, g.channels_last), Images.of(x, g.channels_last)
         if gradient is not None and image is not None:
             result = dw.reshape(shape) if dw.flags.c_contiguous else np.empty(shape, dw.dtype)
-            self.weight_sums.run(gradient, image, result, (-g.padding[1], -g.padding[2]))
+            dilation = (g.dilation[1], g.dilation[2])
+            for i, (phase, sums) in enumerate(zip(self.forward_phases, self.weight_sums, strict=True)):
+                part = np.empty_like(result) if i else result
+                sums.run(gradient, image, part, phase, dilation)
+                if i:
+                    result += part
             with np.errstate(all="ignore"):
                 finite = np.isfinite(result.sum())
             if finite:
@@ -290,10 +314,10 @@ class Winograd:
         return Im2col(g) if Virtual.why_not(g, which) else Virtual(g)
 
     def _convolve(
-        self, patches: Patches, x: Array, w: Array, rotated: bool, bias: Array | None, y: Array, start: Range
+        self, phases: list[Phase], x: Array, w: Array, rotated: bool, bias: Array | None, y: Array
     ) -> bool:
         """Write all of ``y``; returns whether that could be done, and all of it is finite."""
-        p, g = patches, self.geometry
+        g, p = self.geometry, phases[0].patches
         source, target = Images.of(x, g.channels_last), Images.of(y, g.channels_last)
         if source is None or target is None:
             return False
@@ -301,6 +325,13 @@ class Winograd:
         added = np.zeros((g.groups, p.panels * p.panel), y.dtype)
         if bias is not None:
             added[:, : p.filters] = bias.reshape(g.groups, p.filters)
+        return all(self._convolve_phase(phase, source, weights, added, target) for phase in phases)
+
+    def _convolve_phase(
+        self, phase: Phase, source: Images, weights: list[Array], bias: Array, target: Images
+    ) -> bool:
+        """Write one phase of the output; returns whether it is finite."""
+        p, dilation = phase.patches, (self.geometry.dilation[1], self.geometry.dilation[2])
         jobs = p.jobs()
         finite = [True] * len(jobs)
 
@@ -311,9 +342,10 @@ class Winograd:
             def job(i: int) -> None:
                 group, chunks, panels = jobs[i]
                 finite[i] = kernels.convolve_patches(
-                    source.flat, source.steps(group * p.channels), weights[group], added[group],
-                    target.flat, target.steps(group * p.filters), p.batch, p.channels, (*panels, p.filters),
-                    start, chunks, p.lines, p.images, band, points, products, cells,
+                    source.flat, source.phase(group * p.channels, phase.source, dilation), weights[group],
+                    bias[group], target.flat, target.phase(group * p.filters, phase.target, dilation),
+                    p.batch, p.channels, (*panels, p.filters), phase.start, chunks, p.lines, p.images, band,
+                    points, products, cells,
                 )  # fmt: skip
 
             return job
@@ -390,8 +422,8 @@ class WeightSums:
         points = self._band() + p.points(p.pitch) + self._filter_points()
         return (points + self._sums() + partial) * p.dtype.itemsize
 
-    def run(self, dy: Images, x: Images, result: Array, start: Range) -> None:
-        """Write ``result`` (groups, filters, channels * 9)."""
+    def run(self, dy: Images, x: Images, result: Array, phase: Phase, dilation: Two) -> None:
+        """Write ``result`` (groups, filters, channels * 9): what one phase of the output gives."""
         p = self.patches
         several = len(self.parts) > 1
         partial = np.empty((len(self.parts), *result.shape), x.flat.dtype) if several else result[np.newaxis]
@@ -405,9 +437,10 @@ class WeightSums:
                 part, group, (first, stop) = self.jobs[i]
                 sums[...] = 0
                 kernels.sum_patches(
-                    dy.flat, dy.steps(group * p.filters), x.flat, x.steps(group * p.channels), sums, p.batch,
-                    p.channels, (first, stop - first), start, self.parts[part], p.lines, p.images, band,
-                    points, gradients,
+                    dy.flat, dy.phase(group * p.filters, phase.target, dilation), x.flat,
+                    x.phase(group * p.channels, phase.source, dilation), sums, p.batch, p.channels,
+                    (first, stop - first), phase.start, self.parts[part], p.lines, p.images, band, points,
+                    gradients,
                 )  # fmt: skip
                 kernels.finish_filters(
                     sums, p.channels, stop - first, ceil_div(stop - first, p.panel),

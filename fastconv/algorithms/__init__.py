@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, Protocol, TypeAlias, get_args
 
+from fastconv.algorithms.grouped import Grouped
 from fastconv.algorithms.im2col import Im2col
 from fastconv.algorithms.virtual import Virtual
 from fastconv.arguments import Array, must_be
@@ -45,7 +46,7 @@ class Algorithm(Protocol):
         """Write the whole of ``dw``."""
 
 
-ALGORITHMS: tuple[type[Algorithm], ...] = (Virtual, Im2col)
+ALGORITHMS: tuple[type[Algorithm], ...] = (Grouped, Virtual, Im2col)
 
 
 def choose(geometry: Geometry, which: Pass, wanted: str) -> type[Algorithm] | str:

@@ -1,0 +1,351 @@
+"""Small groups, down to depthwise: the planes of one group after the other, with nothing done twice a plane.
+
+The columns are virtual (see `fastconv.algorithms.virtual`), but a group has few filters over few planes, so
+that what virtual columns do once an image and group would cost more than the arithmetic: here all planes of a
+job are convolved inside one call of a kernel, from tables that it makes once (`fastconv.kernels.grouped`).
+
+    forward          each group's planes are copied into a padded grid, in the phases of the stride, and read
+                     from there
+    backward-input   the same over the output's gradient, with one set of taps for each phase of the stride;
+                     the phases are brought together plane by plane
+    backward-weight  vectors of sums along the pixels of all images, whose lanes are added at the end
+
+A job owns groups, images and lines of what it writes; jobs follow from the shape alone.
+"""
+
+from __future__ import annotations
+
+import itertools
+from math import lcm, prod
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fastconv.algorithms.im2col import JOB_MULTIPLICATIONS, JOBS, Im2col, Range, blocks, ceil_div
+from fastconv.algorithms.virtual import MOST_GRID_BYTES, Axis, _backward_axes, _finite, _forward_axis
+from fastconv.arguments import Array, Size
+from fastconv.geometry import Geometry, read_only
+from fastconv.kernels import grouped as kernels
+from fastconv.kernels.group_tiles import FEW_TAPS, TILE_TAPS, TILE_VECTORS
+from fastconv.kernels.vectors import VECTOR_BYTES
+from fastconv.threads import Job, run_jobs
+
+if TYPE_CHECKING:
+    from fastconv.algorithms import Pass
+
+# A grid stays in L2 between the copy that fills it and the taps that read it.
+GRID_BYTES = 2**18
+# Small images share a grid, as long as it stays in L1 and has at most this many segments.
+SMALL_GRID_BYTES = 2**14
+MOST_ROWS = 64
+# Sums of a job, whole vectors each, at the most.
+SUMS_BYTES = 2**20
+# Images that one sum runs over; the sums of more are added up.
+SUMMED_IMAGES = 256
+
+Three = tuple[int, int, int]
+Axes = tuple[Axis, Axis, Axis]
+
+
+def memory(array: Array) -> tuple[Array, int, Size]:
+    """The memory of an array in one dimension, its first element there, and its strides in elements.
+
+    Nothing is copied unless the strides are no whole elements.
+    """
+    size = array.itemsize
+    if any(stride % size for stride in array.strides):
+        array = np.ascontiguousarray(array)
+    strides = tuple(stride // size for stride in array.strides)
+    if array.flags.c_contiguous:
+        return array.reshape(-1), 0, strides
+    reach = [(n - 1) * stride for n, stride in zip(array.shape, strides, strict=True)]
+    first = -sum(r for r in reach if r < 0)
+    lowest = array[tuple(slice(-1, None) if r < 0 else slice(0, None) for r in reach)]
+    length = 1 + sum(map(abs, reach))
+    return np.lib.stride_tricks.as_strided(lowest, (length,), (size,)), first, strides
+
+
+class Planes:
+    """One correlation for each phase of the output, over planes of a source with the same grid.
+
+    Parameters
+    ----------
+    phases : list
+        For each phase of the output its first cell and its axes; None for the axes where no tap reaches it.
+    stride : tuple of three int
+        Of the output: one where there is one phase.
+    extent : tuple of three int
+        Of the output.
+    batch, groups, channels, filters : int
+        Channels and filters are those of a group.
+    kernel : tuple of three int
+    itemsize : int
+    """
+
+    def __init__(
+        self,
+        phases: list[tuple[Three, Axes | None]],
+        stride: Three,
+        extent: Three,
+        batch: int,
+        groups: int,
+        channels: int,
+        filters: int,
+        kernel: Three,
+        itemsize: int,
+    ) -> None:
+        self.batch, self.groups, self.channels, self.filters = batch, groups, channels, filters
+        self.out_stride, self.out_extent = stride, extent
+        self.axis_phases = tuple(len({first[a] for first, _ in phases}) for a in range(3))
+        self.reached = [axes for _, axes in phases if axes is not None]
+        one = self.reached[0]
+        self.source: Three = (one[0].source, one[1].source, one[2].source)
+        self.stride: Three = (one[0].stride, one[1].stride, one[2].stride)
+        self.start = tuple(min(axes[a].lowest for axes in self.reached) for a in range(3))
+        # Cells of the first phase along each axis, which has the most.
+        self.lines: Three = tuple(ceil_div(extent[a], stride[a]) for a in range(3))
+        self.itemsize, self.lanes = itemsize, VECTOR_BYTES // itemsize
+        # Narrow lines are put into half vectors: 60 against 45 GF/s (float32, 7x7, AVX-512 Xeon).
+        narrow = self.lanes >= 4 and self.lines[2] <= self.lanes // 2
+        self.part = self.lanes // 2 if narrow else self.lanes
+        self.axis = next((a for a in range(3) if self.lines[a] > 1), 2)
+        self.grid_phases = np.array(
+            sorted({rest for axes in self.reached for _, rest in self._places(axes)}), np.int64
+        )
+        self.block = self._block()
+        self.cells = self.grid_cells(self.block[1])
+        self.offsets, self.rows, self.out_phases = self._tables(phases, kernel)
+
+    def _places(self, axes: Axes) -> list[tuple[Three, Three]]:
+        """For each tap its distance from the grid's beginning: whole strides, and the phase that is left."""
+        found = []
+        for shift in itertools.product(*(axis.shifts for axis in axes)):
+            d, h, w = (divmod(shift[a] - self.start[a], self.stride[a]) for a in range(3))
+            found.append(((d[0], h[0], w[0]), (d[1], h[1], w[1])))
+        return found
+
+    def grid_cells(self, lines: int) -> Three:
+        """Extents of one phase of the grid for a block of so many lines."""
+        cells = []
+        for a in range(3):
+            count = lines if a == self.axis else self.lines[a]
+            reach = max(
+                (min(count, axes[a].output) - 1) * self.stride[a] + max(axes[a].shifts) for axes in self.reached
+            )
+            cells.append(ceil_div(reach - self.start[a] + 1, self.stride[a]))
+        return cells[0], cells[1], cells[2]
+
+    def grid_bytes(self, lines: int) -> int:
+        """Of one image, for a block of so many lines."""
+        return self.channels * len(self.grid_phases) * prod(self.grid_cells(lines)) * self.itemsize
+
+    def _block(self) -> Range:
+        """Images and lines of a grid: lines in blocks of equal size, several images where they are small."""
+        lines = block = self.lines[self.axis]
+        while block > 1 and self.grid_bytes(block) > GRID_BYTES:
+            block = ceil_div(block, 2)
+        block = ceil_div(lines, ceil_div(lines, block))
+        if block < lines:
+            return 1, block
+        # As many images as leave the fewest vectors of their last tile empty.
+        rows = self.lines[0] * self.lines[1] * ceil_div(self.lines[2], self.part)
+        tile = TILE_VECTORS[min(4, self.filters) if self.filters != 3 else 2] * self.lanes // self.part
+        most = max(1, min(self.batch, MOST_ROWS // rows, SMALL_GRID_BYTES // self.grid_bytes(lines)))
+        return min(range(1, most + 1), key=lambda n: ceil_div(n * rows, tile) / n), block
+
+    def _tables(
+        self, phases: list[tuple[Three, Axes | None]], kernel: Three
+    ) -> tuple[Array, Array, Array]:
+        """Where in the grid each row (phase, channel, tap) begins, which weight it is, and the phases."""
+        order = {tuple(phase): n for n, phase in enumerate(self.grid_phases.tolist())}
+        depth, height, width = self.cells
+        plane = len(order) * depth * height * width
+        offsets: list[int] = []
+        rows: list[int] = []
+        table = []
+        for first, axes in phases:
+            cells = [ceil_div(self.out_extent[a] - first[a], self.out_stride[a]) for a in range(3)]
+            if axes is None:
+                table.append((*first, *cells, 0, 0))
+                continue
+            places = [((order[n] * depth + d) * height + h) * width + w for (d, h, w), n in self._places(axes)]
+            taps = [
+                (t * kernel[1] + r) * kernel[2] + s
+                for t, r, s in itertools.product(*(axis.taps for axis in axes))
+            ]
+            table.append((*first, *cells, len(offsets), self.channels * len(taps)))
+            for c in range(self.channels):
+                offsets += [c * plane + place for place in places]
+                rows += [c * prod(kernel) + tap for tap in taps]
+        return np.array(offsets, np.int64), np.array(rows, np.int64), np.array(table, np.int64)
+
+    def jobs(self) -> list[tuple[Range, Range, Range]]:
+        """(groups, images, lines)."""
+        work = self.batch * self.groups * self.filters * len(self.offsets) * prod(self.lines)
+        wanted = max(1, min(JOBS, work // JOB_MULTIPLICATIONS))
+        group_step = ceil_div(self.groups, wanted)
+        wanted = ceil_div(wanted, ceil_div(self.groups, group_step))
+        image_step = max(1, ceil_div(ceil_div(self.batch, wanted), self.block[0]) * self.block[0])
+        wanted = ceil_div(wanted, max(1, ceil_div(self.batch, image_step)))
+        lines = self.lines[self.axis]
+        line_step = ceil_div(ceil_div(lines, wanted), self.block[1]) * self.block[1]
+        return [
+            (groups, images, band)
+            for groups in blocks(self.groups, group_step)
+            for images in blocks(self.batch, image_step)
+            for band in blocks(lines, line_step)
+        ]
+
+    @property
+    def scratch_bytes(self) -> int:
+        """The grid and the phases made apart; tables and packed weights are not counted."""
+        made = self.filters * prod(self.lines) if len(self.out_phases) > 1 else 0
+        return self.block[0] * (self.grid_bytes(self.block[1]) + made * self.itemsize)
+
+    def run(self, source: Array, weights: Array, bias: Array | None, out: Array) -> None:
+        """Write all of ``out``; ``weights`` is (groups, filters, channels * taps of the kernel)."""
+        # (groups, rows, filters): a tile reads the weights of its filters side by side
+        packed = np.ascontiguousarray(weights[:, :, self.rows].transpose(0, 2, 1))
+        added = np.zeros(self.groups * self.filters, out.dtype) if bias is None else np.ascontiguousarray(bias)
+        x, first, strides = memory(read_only(source))
+        y, _, out_strides = memory(out)
+        packed, added, jobs = read_only(packed), read_only(added), self.jobs()
+
+        def start_worker() -> Job:
+            def job(i: int) -> None:
+                kernels.correlate_planes(
+                    x, first, strides, self.source, self.channels, self.start, self.stride, self.grid_phases,
+                    self.cells, self.offsets, packed, added, y, out_strides, self.out_stride, self.out_phases,
+                    self.axis_phases, self.axis, *jobs[i], self.block, self.part,
+                )  # fmt: skip
+
+            return job
+
+        run_jobs(len(jobs), start_worker)
+
+    def sum(self, dy: Array, source: Array, result: Array) -> None:
+        """Write ``result`` (groups, filters, channels * taps): the weight's gradient of a forward correlation."""
+        if self.batch == 0:
+            result[...] = 0
+            return
+        if dy.strides[4] != dy.itemsize:
+            dy = np.ascontiguousarray(dy)
+        x, first, strides = memory(read_only(source))
+        gradients, first_gradient, gradient_strides = memory(read_only(dy))
+        multiple = _tap_multiple(self.filters)
+        offsets = np.resize(self.offsets, ceil_div(len(self.offsets), multiple) * multiple)
+        row_bytes = len(offsets) * VECTOR_BYTES
+        filter_step = max(4, SUMS_BYTES // row_bytes // 4 * 4)
+        work = self.batch * self.groups * self.filters * len(self.offsets) * prod(self.lines)
+        wanted = max(1, min(JOBS, work // JOB_MULTIPLICATIONS))
+        group_step = min(
+            ceil_div(self.groups, wanted), max(1, SUMS_BYTES // (row_bytes * min(self.filters, filter_step)))
+        )
+        owners = ceil_div(self.groups, group_step) * ceil_div(self.filters, filter_step)
+        image_step = min(SUMMED_IMAGES, ceil_div(self.batch, max(1, wanted // owners)))
+        parts = list(blocks(self.batch, image_step))
+        partial = np.empty((len(parts), *result.shape), x.dtype) if len(parts) > 1 else result[np.newaxis]
+        jobs = [
+            (part, groups, filters)
+            for part in range(len(parts))
+            for groups in blocks(self.groups, group_step)
+            for filters in blocks(self.filters, filter_step)
+        ]
+
+        def start_worker() -> Job:
+            def job(i: int) -> None:
+                part, groups, filters = jobs[i]
+                kernels.sum_planes(
+                    x, first, strides, self.source, self.channels, self.start, self.stride, self.grid_phases,
+                    self.cells, offsets, gradients, first_gradient, gradient_strides, self.lines, self.axis,
+                    partial[part], groups, filters, parts[part], self.block, self.part,
+                )  # fmt: skip
+
+            return job
+
+        run_jobs(len(jobs), start_worker)
+        if len(parts) > 1:
+            np.add.reduce(partial, axis=0, out=result)
+
+
+def _tap_multiple(filters: int) -> int:
+    """What the tiles of so many filters divide."""
+    multiple = TILE_TAPS[4] if filters >= 4 else 1
+    if filters % 4 >= 2:
+        multiple = lcm(multiple, TILE_TAPS[2])
+    return lcm(multiple, FEW_TAPS) if filters % 2 else multiple
+
+
+class Grouped:
+    """Small groups, for arrays with the channels first."""
+
+    name = "grouped"
+
+    def __init__(self, geometry: Geometry) -> None:
+        g = self.geometry = geometry
+        self.group_filters, self.group_channels = g.filters // g.groups, g.channels // g.groups
+        axes = (_forward_axis(g, 0), _forward_axis(g, 1), _forward_axis(g, 2))
+        self.forward_planes = self._planes(
+            [((0, 0, 0), axes)], (1, 1, 1), g.output, self.group_channels, self.group_filters
+        )
+        phases: list[tuple[Three, Axes | None]] = []
+        for d, h, w in itertools.product(*(_backward_axes(g, a) for a in range(3))):
+            made = None if d[1] is None or h[1] is None or w[1] is None else (d[1], h[1], w[1])
+            phases.append(((d[0], h[0], w[0]), made))
+        # None where no tap reaches any cell.
+        self.backward_planes: Planes | None = None
+        if any(axes is not None for _, axes in phases):
+            self.backward_planes = self._planes(
+                phases, g.stride, g.input, self.group_filters, self.group_channels
+            )
+
+    def _planes(
+        self, phases: list[tuple[Three, Axes | None]], stride: Three, extent: Three, channels: int, filters: int
+    ) -> Planes:
+        g = self.geometry
+        return Planes(phases, stride, extent, g.batch, g.groups, channels, filters, g.kernel, g.compute_dtype.itemsize)
+
+    @staticmethod
+    def why_not(geometry: Geometry, which: Pass) -> str | None:
+        """Channels last, and lines of output that need more scratch than there may be."""
+        if geometry.channels_last:
+            return "vectors run along pixels, which are not contiguous with the channels last"
+        return None
+
+    @staticmethod
+    def why_slow(geometry: Geometry, which: Pass) -> str | None:
+        """Where virtual columns are faster."""
+        g = geometry
+        if max(g.channels, g.filters) // g.groups > 8:
+            return "a large group fills the tiles of virtual columns"
+        return None
+
+    @property
+    def scratch_bytes(self) -> int:
+        """The largest grid, the phases of a gradient, and the sums of a job."""
+        backward = 0 if self.backward_planes is None else self.backward_planes.scratch_bytes
+        return max(backward, self.forward_planes.scratch_bytes + SUMS_BYTES)
+
+    def forward(self, x: Array, w: Array, bias: Array | None, y: Array) -> None:
+        """One correlation."""
+        weights = w.reshape(self.geometry.groups, self.group_filters, -1)
+        self.forward_planes.run(x, weights, bias, y)
+
+    def backward_input(self, dy: Array, w: Array, dx: Array) -> None:
+        """A correlation for each phase of the stride, with filters and channels exchanged."""
+        if not _finite(w):  # padding is multiplied here, and zero times infinity is not zero
+            Im2col(self.geometry).backward_input(dy, w, dx)
+            return
+        if self.backward_planes is None:
+            dx[...] = 0
+            return
+        g = self.geometry
+        weights = w.reshape(g.groups, self.group_filters, self.group_channels, -1).transpose(0, 2, 1, 3)
+        self.backward_planes.run(dy, weights.reshape(g.groups, self.group_channels, -1), None, dx)
+
+    def backward_weight(self, dy: Array, x: Array, dw: Array) -> None:
+        """Sums along pixels, in parts that are added in order."""
+        result = dw.reshape(self.geometry.groups, self.group_filters, -1)
+        self.forward_planes.sum(dy, x, result)
+        if not np.may_share_memory(result, dw):
+            dw[...] = result.reshape(dw.shape)

@@ -99,11 +99,11 @@ def _entry(builder: Any, table: Any, row: int, column: int) -> Any:
 
 
 def _loop(builder: Any, count: Any, starts: list[Any], step: Callable[[Any, list[Any]], list[Any]]) -> list[Any]:
-    """``for i in range(count): values = step(i, values)`` with ``count`` of at least 1; the last values."""
+    """``for i in range(count): values = step(i, values)``; the last values."""
     before = builder.block
     loop = builder.append_basic_block("loop")
     after = builder.append_basic_block("after")
-    builder.branch(loop)
+    builder.cbranch(builder.icmp_signed("<", _number(0), count), loop, after)
     builder.position_at_end(loop)
     i = builder.phi(INDEX)
     values = [builder.phi(start.type) for start in starts]
@@ -113,11 +113,14 @@ def _loop(builder: Any, count: Any, starts: list[Any], step: Callable[[Any, list
     builder.cbranch(builder.icmp_signed("<", following, count), loop, after)
     i.add_incoming(_number(0), before)
     i.add_incoming(following, end)
-    for value, start, new in zip(values, starts, made, strict=True):
+    builder.position_at_end(after)
+    last = [builder.phi(start.type) for start in starts]
+    for value, result, start, new in zip(values, last, starts, made, strict=True):
         value.add_incoming(start, before)
         value.add_incoming(new, end)
-    builder.position_at_end(after)
-    return made
+        result.add_incoming(start, before)
+        result.add_incoming(new, end)
+    return last
 
 
 @intrinsic(prefer_literal=True)
@@ -136,11 +139,10 @@ def correlate_segments(
     offsets : 1-D int64 array
         In elements, one for each tap, from ``first_tap`` on.
     taps : int
-        At least 1.
     segments : 1-D int64 array
         The table: (source, target, lanes) for each part of each vector.
     tiles : int
-        How many tiles of ``vectors`` the table has, at least 1.
+        How many tiles of ``vectors`` the table has.
     bias : 1-D float array
         From ``first_filter`` on.
     out : 1-D float array
@@ -229,7 +231,7 @@ def sum_segments(
     offsets : 1-D int64 array
         One for each tap, from ``first_tap`` on.
     segments : 1-D int64 array
-        As in `correlate_segments`; ``vectors`` of them, at least 1.
+        As in `correlate_segments`; ``vectors`` of them.
     sums : 1-D float array
         Added to: from ``first_sum`` on, ``taps`` whole vectors every ``sum_step`` elements.
     filters, taps, parts : literal int
@@ -328,7 +330,6 @@ def copy_segments(typingctx, source, first_source, target, first_target, segment
         Where the table's entries count from.
     segments : int64 array (rows, COLUMNS)
     rows : int
-        At least 1.
     """
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:

@@ -187,8 +187,6 @@ def copy_lines(source, first_source, source_step, target, first_target, target_s
 @jit
 def fill_grid(x, first, x_strides, stride, images, channels, table, rows, grid, plane_cells):
     """Copy the planes of one group of some images into the grid (images, channels, cells of a plane)."""
-    if rows == 0:
-        return
     for n in range(images):
         for c in range(channels):
             plane, place = first + n * x_strides[0] + c * x_strides[1], (n * channels + c) * plane_cells

@@ -21,9 +21,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fastconv.algorithms.grouped_last import Phases, Pixels, memory, tile_for
 from fastconv.algorithms.im2col import JOB_MULTIPLICATIONS, JOBS, Im2col, Range, blocks, ceil_div
 from fastconv.algorithms.virtual import MOST_GRID_BYTES, Axis, _backward_axes, _finite, _forward_axis
-from fastconv.arguments import Array, Size
+from fastconv.arguments import Array
 from fastconv.geometry import Geometry, read_only
 from fastconv.kernels import grouped as kernels
 from fastconv.kernels.group_tiles import FEW_TAPS, TILE_TAPS, TILE_VECTORS
@@ -44,25 +45,6 @@ SUMS_BYTES = 2**20
 SUMMED_IMAGES = 256
 
 Three = tuple[int, int, int]
-Axes = tuple[Axis, Axis, Axis]
-
-
-def memory(array: Array) -> tuple[Array, int, Size]:
-    """The memory of an array in one dimension, its first element there, and its strides in elements.
-
-    Nothing is copied unless the strides are no whole elements.
-    """
-    size = array.itemsize
-    if any(stride % size for stride in array.strides):
-        array = np.ascontiguousarray(array)
-    strides = tuple(stride // size for stride in array.strides)
-    if array.flags.c_contiguous:
-        return array.reshape(-1), 0, strides
-    reach = [(n - 1) * stride for n, stride in zip(array.shape, strides, strict=True)]
-    first = -sum(r for r in reach if r < 0)
-    lowest = array[tuple(slice(-1, None) if r < 0 else slice(0, None) for r in reach)]
-    length = 1 + sum(map(abs, reach))
-    return np.lib.stride_tricks.as_strided(lowest, (length,), (size,)), first, strides
 
 
 class Planes:
@@ -70,11 +52,9 @@ class Planes:
 
     Parameters
     ----------
-    phases : list
-        For each phase of the output its first cell and its axes; None for the axes where no tap reaches it.
-    stride : tuple of three int
-        Of the output: one where there is one phase.
-    extent : tuple of three int
+    phases : list of three
+        For each axis the phases of the output: first cell, and what makes its cells.
+    extent, stride : tuple of three int
         Of the output.
     batch, groups, channels, filters : int
         Channels and filters are those of a group.
@@ -84,9 +64,9 @@ class Planes:
 
     def __init__(
         self,
-        phases: list[tuple[Three, Axes | None]],
-        stride: Three,
+        phases: list[Phases],
         extent: Three,
+        stride: Three,
         batch: int,
         groups: int,
         channels: int,
@@ -96,12 +76,16 @@ class Planes:
     ) -> None:
         self.batch, self.groups, self.channels, self.filters = batch, groups, channels, filters
         self.out_stride, self.out_extent = stride, extent
-        self.axis_phases = tuple(len({first[a] for first, _ in phases}) for a in range(3))
-        self.reached = [axes for _, axes in phases if axes is not None]
-        one = self.reached[0]
+        self.axis_phases = (len(phases[0]), len(phases[1]), len(phases[2]))
+        # Along each axis the phases that taps reach: without any along one, all of the output is zero.
+        self.reached = [[axis for _, axis in some if axis is not None] for some in phases]
+        self.empty = not all(self.reached)
+        if self.empty:
+            return
+        one = self.reached[0][0], self.reached[1][0], self.reached[2][0]
         self.source: Three = (one[0].source, one[1].source, one[2].source)
         self.stride: Three = (one[0].stride, one[1].stride, one[2].stride)
-        self.start = tuple(min(axes[a].lowest for axes in self.reached) for a in range(3))
+        self.start = tuple(min(axis.lowest for axis in some) for some in self.reached)
         # Cells of the first phase along each axis, which has the most.
         self.lines: Three = tuple(ceil_div(extent[a], stride[a]) for a in range(3))
         self.itemsize, self.lanes = itemsize, VECTOR_BYTES // itemsize
@@ -110,13 +94,13 @@ class Planes:
         self.part = self.lanes // 2 if narrow else self.lanes
         self.axis = next((a for a in range(3) if self.lines[a] > 1), 2)
         self.grid_phases = np.array(
-            sorted({rest for axes in self.reached for _, rest in self._places(axes)}), np.int64
+            sorted({rest for axes in itertools.product(*self.reached) for _, rest in self._places(axes)}), np.int64
         )
         self.block = self._block()
         self.cells = self.grid_cells(self.block[1])
         self.offsets, self.rows, self.out_phases = self._tables(phases, kernel)
 
-    def _places(self, axes: Axes) -> list[tuple[Three, Three]]:
+    def _places(self, axes: tuple[Axis, ...]) -> list[tuple[Three, Three]]:
         """For each tap its distance from the grid's beginning: whole strides, and the phase that is left."""
         found = []
         for shift in itertools.product(*(axis.shifts for axis in axes)):
@@ -130,7 +114,7 @@ class Planes:
         for a in range(3):
             count = lines if a == self.axis else self.lines[a]
             reach = max(
-                (min(count, axes[a].output) - 1) * self.stride[a] + max(axes[a].shifts) for axes in self.reached
+                (min(count, axis.output) - 1) * axis.stride + max(axis.shifts) for axis in self.reached[a]
             )
             cells.append(ceil_div(reach - self.start[a] + 1, self.stride[a]))
         return cells[0], cells[1], cells[2]
@@ -154,7 +138,7 @@ class Planes:
         return min(range(1, most + 1), key=lambda n: ceil_div(n * rows, tile) / n), block
 
     def _tables(
-        self, phases: list[tuple[Three, Axes | None]], kernel: Three
+        self, phases: list[Phases], kernel: Three
     ) -> tuple[Array, Array, Array]:
         """Where in the grid each row (phase, channel, tap) begins, which weight it is, and the phases."""
         order = {tuple(phase): n for n, phase in enumerate(self.grid_phases.tolist())}
@@ -163,9 +147,11 @@ class Planes:
         offsets: list[int] = []
         rows: list[int] = []
         table = []
-        for first, axes in phases:
+        for phase in itertools.product(*phases):
+            first = [cell for cell, _ in phase]
+            axes = tuple(axis for _, axis in phase if axis is not None)
             cells = [ceil_div(self.out_extent[a] - first[a], self.out_stride[a]) for a in range(3)]
-            if axes is None:
+            if len(axes) < 3:
                 table.append((*first, *cells, 0, 0))
                 continue
             places = [((order[n] * depth + d) * height + h) * width + w for (d, h, w), n in self._places(axes)]
@@ -199,16 +185,22 @@ class Planes:
     @property
     def scratch_bytes(self) -> int:
         """The grid and the phases made apart; tables and packed weights are not counted."""
+        if self.empty:
+            return 0
         made = self.filters * prod(self.lines) if len(self.out_phases) > 1 else 0
         return self.block[0] * (self.grid_bytes(self.block[1]) + made * self.itemsize)
 
     def run(self, source: Array, weights: Array, bias: Array | None, out: Array) -> None:
-        """Write all of ``out``; ``weights`` is (groups, filters, channels * taps of the kernel)."""
+        """Write all of ``out``; ``weights`` is (groups, filters, channels, taps of the kernel)."""
+        if self.empty:
+            out[...] = 0
+            return
         # (groups, rows, filters): a tile reads the weights of its filters side by side
-        packed = np.ascontiguousarray(weights[:, :, self.rows].transpose(0, 2, 1))
+        rows = weights.reshape(self.groups, self.filters, -1)[:, :, self.rows]
+        packed = np.ascontiguousarray(rows.transpose(0, 2, 1))
         added = np.zeros(self.groups * self.filters, out.dtype) if bias is None else np.ascontiguousarray(bias)
         x, first, strides = memory(read_only(source))
-        y, _, out_strides = memory(out)
+        y, _, out_strides = memory(out, 4)
         packed, added, jobs = read_only(packed), read_only(added), self.jobs()
 
         def start_worker() -> Job:
@@ -223,15 +215,14 @@ class Planes:
 
         run_jobs(len(jobs), start_worker)
 
-    def sum(self, dy: Array, source: Array, result: Array) -> None:
-        """Write ``result`` (groups, filters, channels * taps): the weight's gradient of a forward correlation."""
+    def sum(self, dy: Array, source: Array, dw: Array) -> None:
+        """Write ``dw`` (K, C/G, kernel): the weight's gradient of a forward correlation."""
         if self.batch == 0:
-            result[...] = 0
+            dw[...] = 0
             return
-        if dy.strides[4] != dy.itemsize:
-            dy = np.ascontiguousarray(dy)
+        result = dw.reshape(self.groups, self.filters, -1)
         x, first, strides = memory(read_only(source))
-        gradients, first_gradient, gradient_strides = memory(read_only(dy))
+        gradients, first_gradient, gradient_strides = memory(read_only(dy), 4)
         multiple = _tap_multiple(self.filters)
         offsets = np.resize(self.offsets, ceil_div(len(self.offsets), multiple) * multiple)
         row_bytes = len(offsets) * VECTOR_BYTES
@@ -266,6 +257,8 @@ class Planes:
         run_jobs(len(jobs), start_worker)
         if len(parts) > 1:
             np.add.reduce(partial, axis=0, out=result)
+        if not np.may_share_memory(result, dw):
+            dw[...] = result.reshape(dw.shape)
 
 
 def _tap_multiple(filters: int) -> int:
@@ -277,75 +270,67 @@ def _tap_multiple(filters: int) -> int:
 
 
 class Grouped:
-    """Small groups, for arrays with the channels first."""
+    """Small groups: vectors along pixels with the channels first, along filters with the channels last."""
 
     name = "grouped"
 
     def __init__(self, geometry: Geometry) -> None:
         g = self.geometry = geometry
         self.group_filters, self.group_channels = g.filters // g.groups, g.channels // g.groups
-        axes = (_forward_axis(g, 0), _forward_axis(g, 1), _forward_axis(g, 2))
-        self.forward_planes = self._planes(
-            [((0, 0, 0), axes)], (1, 1, 1), g.output, self.group_channels, self.group_filters
-        )
-        phases: list[tuple[Three, Axes | None]] = []
-        for d, h, w in itertools.product(*(_backward_axes(g, a) for a in range(3))):
-            made = None if d[1] is None or h[1] is None or w[1] is None else (d[1], h[1], w[1])
-            phases.append(((d[0], h[0], w[0]), made))
-        # None where no tap reaches any cell.
-        self.backward_planes: Planes | None = None
-        if any(axes is not None for _, axes in phases):
-            self.backward_planes = self._planes(
-                phases, g.stride, g.input, self.group_filters, self.group_channels
-            )
+        forward: list[Phases] = [[(0, _forward_axis(g, a))] for a in range(3)]
+        backward: list[Phases] = [_backward_axes(g, a) for a in range(3)]
+        one = (1, 1, 1)
+        channels, filters = self.group_channels, self.group_filters
+        self.forward_engine = self._engine(forward, g.output, one, channels, filters)
+        self.backward_engine = self._engine(backward, g.input, g.stride, filters, channels)
 
-    def _planes(
-        self, phases: list[tuple[Three, Axes | None]], stride: Three, extent: Three, channels: int, filters: int
-    ) -> Planes:
+    def _engine(
+        self, phases: list[Phases], extent: Three, stride: Three, channels: int, filters: int
+    ) -> Planes | Pixels:
         g = self.geometry
-        return Planes(phases, stride, extent, g.batch, g.groups, channels, filters, g.kernel, g.compute_dtype.itemsize)
+        sizes = (phases, extent, stride, g.batch, g.groups, channels, filters, g.kernel)
+        return Pixels(*sizes) if g.channels_last else Planes(*sizes, g.compute_dtype.itemsize)
 
     @staticmethod
     def why_not(geometry: Geometry, which: Pass) -> str | None:
-        """Channels last, and lines of output that need more scratch than there may be."""
-        if geometry.channels_last:
-            return "vectors run along pixels, which are not contiguous with the channels last"
+        """Groups with channels last that there is no tile for, and lines that need too large a grid."""
+        g = geometry
+        channels, filters = g.channels // g.groups, g.filters // g.groups
+        if which == "backward_input":
+            channels, filters = filters, channels
+        if g.channels_last and not tile_for(channels, filters, g.compute_dtype.itemsize):
+            return f"channels last, there is no tile for groups of {channels} channels and {filters} filters"
         return None
 
     @staticmethod
     def why_slow(geometry: Geometry, which: Pass) -> str | None:
         """Where virtual columns are faster."""
         g = geometry
-        if max(g.channels, g.filters) // g.groups > 8:
+        if g.groups == 1 or max(g.channels, g.filters) // g.groups > 8:
             return "a large group fills the tiles of virtual columns"
         return None
 
     @property
     def scratch_bytes(self) -> int:
-        """The largest grid, the phases of a gradient, and the sums of a job."""
-        backward = 0 if self.backward_planes is None else self.backward_planes.scratch_bytes
-        return max(backward, self.forward_planes.scratch_bytes + SUMS_BYTES)
+        """The largest grid, the phases of a gradient, and the sums of a job; channels last have none."""
+        return max(self.forward_engine.scratch_bytes + SUMS_BYTES, self.backward_engine.scratch_bytes)
+
+    def _weights(self, w: Array) -> Array:
+        """(G, K/G, C/G, taps): a view, or a copy where the weights are not contiguous."""
+        return w.reshape(self.geometry.groups, self.group_filters, self.group_channels, -1)
 
     def forward(self, x: Array, w: Array, bias: Array | None, y: Array) -> None:
         """One correlation."""
-        weights = w.reshape(self.geometry.groups, self.group_filters, -1)
-        self.forward_planes.run(x, weights, bias, y)
+        self.forward_engine.run(x, self._weights(w), bias, y)
 
     def backward_input(self, dy: Array, w: Array, dx: Array) -> None:
         """A correlation for each phase of the stride, with filters and channels exchanged."""
-        if not _finite(w):  # padding is multiplied here, and zero times infinity is not zero
+        if not self.geometry.channels_last and not _finite(w):
+            # Padding is multiplied here, and zero times infinity is not zero.
             Im2col(self.geometry).backward_input(dy, w, dx)
             return
-        if self.backward_planes is None:
-            dx[...] = 0
-            return
-        g = self.geometry
-        weights = w.reshape(g.groups, self.group_filters, self.group_channels, -1).transpose(0, 2, 1, 3)
-        self.backward_planes.run(dy, weights.reshape(g.groups, self.group_channels, -1), None, dx)
+        self.backward_engine.run(dy, self._weights(w).transpose(0, 2, 1, 3), None, dx)
 
     def backward_weight(self, dy: Array, x: Array, dw: Array) -> None:
         """Sums along pixels, in parts that are added in order."""
-        result = dw.reshape(self.geometry.groups, self.group_filters, -1)
-        self.forward_planes.sum(dy, x, result)
-        if not np.may_share_memory(result, dw):
-            dw[...] = result.reshape(dw.shape)
+        self.forward_engine.sum(dy, x, dw)

@@ -1,0 +1,251 @@
+"""Micro-kernels for small groups with the channels last: vectors lie along the filters of a few pixels.
+
+A vector of filters reads the channels of its groups: the same number of channels where a group has as many
+channels as filters, else more or fewer. A group of several channels multiplies each of them with a vector of
+weights of its own, for which the channel is spread over the lanes of its group's filters by a shuffle.
+
+The pixels of a tile have rows in a table of segments (`fastconv.kernels.group_tiles`) and share their taps.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from fastconv.kernels.group_tiles import (
+    SOURCE,
+    TARGET,
+    _entry,
+    _loop,
+    _mask,
+    _number,
+    _pick,
+    _size,
+    _vector_store,
+    _vector_type,
+    COLUMNS,
+)
+from fastconv.kernels.vectors import VECTOR_BITS, _fma, _pointer, _vector_load
+
+# Columns of a table of taps: elements from a pixel's source to what the tap reads, and its first weight.
+SHIFT, WEIGHT = 0, 1
+# Pixels of a tile, and taps of a tile of sums by the channels of a group.
+TILE_PIXELS = 8
+PIXEL_TAPS = {1: 9, 2: 5, 4: 3, 8: 2} if VECTOR_BITS == 512 else {1: 9, 2: 4, 4: 2, 8: 1}
+
+
+def _spread(builder: Any, channels: Any, group: tuple[int, int], channel: int, lanes: int) -> Any:
+    """One channel of each group, in the lanes of all filters of the group."""
+    if group == (1, 1):
+        return channels
+    return _pick(builder, channels, [lane // group[1] * group[0] + channel for lane in range(lanes)])
+
+
+def _filter_masks(builder: Any, left: Any, lanes: int, group: tuple[int, int], masked: int) -> tuple[Any, Any]:
+    """The masks of the filters that are left and of their channels."""
+    if not masked:
+        return None, None
+
+    def below(count: Any, wide: int) -> Any:
+        bits = builder.sub(builder.shl(_number(1), count), _number(1))
+        return _mask(builder, bits, wide)
+
+    channels = builder.sdiv(builder.mul(left, _number(group[0])), _number(group[1]))
+    return below(left, lanes), below(channels, lanes * group[0] // group[1])
+
+
+@intrinsic(prefer_literal=True)
+def correlate_pixels(
+    typingctx, weights, weight_step, x, first_x, taps, first_tap, tap_count, pixels, first_row, tiles, bias,
+    out, first_out, first_filter, count, channels, filters, masked,
+):  # fmt: skip
+    """``out[target + k] = bias[k] + sum over taps, c of weights[weight + c*step + k] * x[source + shift + c']``.
+
+    ``c'`` is the channel c of the group of the filter k.
+
+    Parameters
+    ----------
+    weights : 1-D float array
+        Of each tap and channel of a group a row of all filters, ``weight_step`` elements long.
+    x : 1-D float array
+        From ``first_x``, the first channel of the first filter's group at the image's first pixel.
+    taps : int64 array (rows, 2)
+        (`SHIFT`, `WEIGHT`) of ``tap_count`` taps, from the row ``first_tap`` on.
+    pixels : int64 array (rows, COLUMNS)
+        (`SOURCE`, `TARGET`) of ``tiles`` times `TILE_PIXELS` pixels, from the row ``first_row`` on.
+    bias : 1-D float array
+    out : 1-D float array
+        From ``first_out``, the first filter of all at the image's first pixel. Written.
+    first_filter : int
+    count : int
+        Without a mask, whole vectors of filters; with one, how many filters, fewer than a vector has.
+    channels, filters, masked : literal int
+        Of a group, and 1 where loads and stores are masked.
+    """
+    sizes = [argument.literal_value for argument in (channels, filters, masked)]
+    whole = types.int64
+    signature = types.void(
+        weights, whole, x, whole, taps, whole, whole, pixels, whole, whole, bias, out, whole, whole, whole,
+        channels, filters, masked,
+    )  # fmt: skip
+    return signature, _correlate_pixels_code(*sizes)
+
+
+def _correlate_pixels_code(channels: int, filters: int, masked: int) -> Any:
+    group = channels, filters
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        weights, weight_step, x, first_x, taps, first_tap, tap_count, pixels = arguments[:8]
+        first_row, tiles, bias, out, first_out, first_filter, count = arguments[8:15]
+        types_ = signature.args
+        vector = _vector_type(types_[2])
+        lanes, size = vector.count, _size(vector)
+        if lanes % filters:  # too short a vector for such groups: never called
+            return context.get_dummy_value()
+        source = _vector_type(types_[2], lanes * channels // filters)
+        weight = _pointer(context, builder, types_[0], weights, first_filter)
+        image = _pointer(context, builder, types_[2], x, first_x)
+        tap_table = _pointer(context, builder, types_[4], taps, builder.mul(first_tap, _number(2)))
+        table = _pointer(context, builder, types_[7], pixels, builder.mul(first_row, _number(COLUMNS)))
+        added = _pointer(context, builder, types_[10], bias, first_filter)
+        target = _pointer(context, builder, types_[11], out, builder.add(first_out, first_filter))
+        filter_mask, channel_mask = _filter_masks(builder, count, lanes, group, masked)
+
+        def tile(i: Any, _: list[Any]) -> list[Any]:
+            rows = range(TILE_PIXELS)
+            here = builder.gep(table, [builder.mul(i, _number(COLUMNS * TILE_PIXELS))])
+            sources = [builder.gep(image, [_entry(builder, here, row, SOURCE)]) for row in rows]
+
+            def vectors(v: Any, _: list[Any]) -> list[Any]:
+                """One vector of filters of all pixels: all their taps, then the stores."""
+                first = builder.mul(v, _number(lanes))
+                channel = builder.mul(v, _number(source.count))
+                row_weights = builder.gep(weight, [first])
+
+                def step(q: Any, sums: list[Any]) -> list[Any]:
+                    """All products of one tap."""
+                    tap = builder.gep(tap_table, [builder.mul(q, _number(2))])
+                    shift = builder.add(builder.load(builder.gep(tap, [_number(SHIFT)])), channel)
+                    row = builder.gep(row_weights, [builder.load(builder.gep(tap, [_number(WEIGHT)]))])
+                    cells = [
+                        _vector_load(builder, builder.gep(s, [shift]), source, size, channel_mask)
+                        for s in sources
+                    ]
+                    for c in range(channels):
+                        place = builder.gep(row, [builder.mul(_number(c), weight_step)])
+                        factor = _vector_load(builder, place, vector, size, filter_mask)
+                        sums = [
+                            _fma(builder, vector, size, factor, _spread(builder, cell, group, c, lanes), total)
+                            for cell, total in zip(cells, sums, strict=True)
+                        ]
+                    return sums
+
+                start = _vector_load(builder, builder.gep(added, [first]), vector, size, filter_mask)
+                sums = _loop(builder, tap_count, [start] * TILE_PIXELS, step)
+                for row in rows:
+                    place = builder.gep(target, [builder.add(_entry(builder, here, row, TARGET), first)])
+                    _vector_store(builder, sums[row], place, filter_mask)
+                return []
+
+            _loop(builder, _number(1) if masked else count, [], vectors)
+            return []
+
+        _loop(builder, tiles, [], tile)
+        return context.get_dummy_value()
+
+    return codegen
+
+
+@intrinsic(prefer_literal=True)
+def sum_pixels(
+    typingctx, dy, first_dy, x, first_x, taps, first_tap, pixels, first_row, rows, sums, sum_step,
+    first_filter, count, channels, filters, masked,
+):  # fmt: skip
+    """``sums[weight + c*step + k] += sum over pixels of dy[target + k] * x[source + shift + c']``.
+
+    For as many taps as `PIXEL_TAPS` says; the other parameters are those of `correlate_pixels`.
+
+    Parameters
+    ----------
+    dy : 1-D float array
+        From ``first_dy``, the first filter of all at the image's first pixel.
+    pixels : int64 array (rows, COLUMNS)
+        (`SOURCE`, `TARGET`) of ``rows`` pixels, from the row ``first_row`` on.
+    sums : 1-D float array
+        Added to.
+    """
+    sizes = [argument.literal_value for argument in (channels, filters, masked)]
+    whole = types.int64
+    signature = types.void(
+        dy, whole, x, whole, taps, whole, pixels, whole, whole, sums, whole, whole, whole,
+        channels, filters, masked,
+    )  # fmt: skip
+    return signature, _sum_pixels_code(*sizes)
+
+
+def _sum_pixels_code(channels: int, filters: int, masked: int) -> Any:
+    group, taps_ = (channels, filters), range(PIXEL_TAPS[channels])
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        dy, first_dy, x, first_x, taps, first_tap, pixels, first_row, rows = arguments[:9]
+        sums, sum_step, first_filter, count = arguments[9:13]
+        types_ = signature.args
+        vector = _vector_type(types_[2])
+        lanes, size = vector.count, _size(vector)
+        if lanes % filters:  # too short a vector for such groups: never called
+            return context.get_dummy_value()
+        source = _vector_type(types_[2], lanes * channels // filters)
+        gradient = _pointer(context, builder, types_[0], dy, builder.add(first_dy, first_filter))
+        image = _pointer(context, builder, types_[2], x, first_x)
+        tap = _pointer(context, builder, types_[4], taps, builder.mul(first_tap, _number(2)))
+        table = _pointer(context, builder, types_[6], pixels, builder.mul(first_row, _number(COLUMNS)))
+        memory = _pointer(context, builder, types_[9], sums, first_filter)
+        filter_mask, channel_mask = _filter_masks(builder, count, lanes, group, masked)
+        shifts = [builder.load(builder.gep(tap, [_number(2 * t + SHIFT)])) for t in taps_]
+        places = [builder.load(builder.gep(tap, [_number(2 * t + WEIGHT)])) for t in taps_]
+        zero = ir.Constant(vector, [0.0] * lanes)
+
+        def vectors(v: Any, _: list[Any]) -> list[Any]:
+            """One vector of filters: the sums over all pixels."""
+            first = builder.mul(v, _number(lanes))
+            images = [
+                builder.gep(image, [builder.add(shift, builder.mul(v, _number(source.count)))])
+                for shift in shifts
+            ]
+            gradients = builder.gep(gradient, [first])
+
+            def step(i: Any, totals: list[Any]) -> list[Any]:
+                """All products of one pixel."""
+                here = builder.gep(table, [builder.mul(i, _number(COLUMNS))])
+                place = builder.gep(gradients, [_entry(builder, here, 0, TARGET)])
+                row = _vector_load(builder, place, vector, size, filter_mask)
+                pixel = _entry(builder, here, 0, SOURCE)
+                made = []
+                for t in taps_:
+                    cells = _vector_load(builder, builder.gep(images[t], [pixel]), source, size, channel_mask)
+                    made += [
+                        _fma(
+                            builder, vector, size, row, _spread(builder, cells, group, c, lanes),
+                            totals[t * channels + c],
+                        )
+                        for c in range(channels)
+                    ]  # fmt: skip
+                return made
+
+            totals = _loop(builder, rows, [zero] * (len(taps_) * channels), step)
+            for t in taps_:
+                for c in range(channels):
+                    start = builder.add(builder.add(places[t], builder.mul(_number(c), sum_step)), first)
+                    place = builder.gep(memory, [start])
+                    before = _vector_load(builder, place, vector, size, filter_mask)
+                    after = builder.fadd(before, totals[t * channels + c])
+                    _vector_store(builder, after, place, filter_mask)
+            return []
+
+        _loop(builder, _number(1) if masked else count, [], vectors)
+        return context.get_dummy_value()
+
+    return codegen

@@ -15,6 +15,7 @@ from fastconv.kernels.group_tiles import (
     COLUMNS,
     FEW_TAPS,
     LANES,
+    RUN,
     SOURCE,
     TARGET,
     TILE_TAPS,
@@ -32,8 +33,9 @@ from fastconv.kernels.vectors import VECTOR_BYTES
 # Tile sizes as globals of their own: literals to Numba.
 VECTORS_1, VECTORS_2, VECTORS_4 = TILE_VECTORS[1], TILE_VECTORS[2], TILE_VECTORS[4]
 TAPS_1, TAPS_2, TAPS_4 = TILE_TAPS[1], TILE_TAPS[2], TILE_TAPS[4]
-# Columns of the table of output phases: first output cell, cells along each axis, first tap and taps.
-FIRST, CELLS, FIRST_TAP, TAPS = 0, 3, 6, 7
+# Columns of the table of output phases: first output cell, cells along each axis, first tap,
+# triples of taps, and taps.
+FIRST, CELLS, FIRST_TAP, TRIPLES, TAPS = 0, 3, 6, 7, 8
 
 
 @jit
@@ -139,7 +141,7 @@ def list_pairs(first, phases, extent, cells, line, target, other, lanes, table, 
 
 
 @jit
-def list_segments(images, extent, source_steps, target_steps, part, spare, table):
+def list_segments(images, extent, source_steps, target_steps, part, parts, run, spare, table):
     """The lines of the output, cut into segments of at most ``part`` lanes.
 
     Parameters
@@ -149,11 +151,13 @@ def list_segments(images, extent, source_steps, target_steps, part, spare, table
         Cells of the output along each axis.
     source_steps, target_steps : tuple of three int
         Elements from one image, plane and line to the next, of the grid and of what is written.
-    part : int
-        Lanes of a segment or of a part of it.
+    part, parts : int
+        Lanes of a part of a vector, and how many of them it has.
+    run : int
+        So many consecutive vectors read lines that follow each other; beyond the last line they have no lanes.
     spare : int
-        So many rows without lanes are put behind them, so that the last tile finds some.
-    table : int64 array (rows + spare, COLUMNS)
+        At least so many rows without lanes are put behind them, so that the last tile finds some.
+    table : int64 array (rows, COLUMNS)
         Written.
 
     Returns
@@ -161,18 +165,29 @@ def list_segments(images, extent, source_steps, target_steps, part, spare, table
     int
         How many rows, without the spare ones.
     """
-    found = 0
+    found, last = 0, 0
     for n in range(images):
         for d in range(extent[0]):
-            for h in range(extent[1]):
-                source = n * source_steps[0] + d * source_steps[1] + h * source_steps[2]
-                target = n * target_steps[0] + d * target_steps[1] + h * target_steps[2]
+            for h in range(0, extent[1], run):
                 for w in range(0, extent[2], part):
-                    put(table, found, source + w, target + w, first_lanes(min(part, extent[2] - w)))
+                    # Runs side by side: each takes one part of their vectors.
+                    first = found // parts * parts * run + found % parts
+                    for j in range(run):
+                        source = n * source_steps[0] + d * source_steps[1] + (h + j) * source_steps[2] + w
+                        target = n * target_steps[0] + d * target_steps[1] + (h + j) * target_steps[2] + w
+                        lanes = first_lanes(min(part, extent[2] - w)) if h + j < extent[1] else 0
+                        put(table, first + j * parts, source, target if lanes else 0, lanes)
+                    last = first + (run - 1) * parts + 1
                     found += 1
-    for row in range(found, found + spare):
+    # The other parts of the last run, and the spare rows.
+    for p in range(found % parts, parts if found % parts > 0 else 0):
+        first = found // parts * parts * run + p
+        for j in range(run):
+            put(table, first + j * parts, 0, 0, 0)
+            last = max(last, first + j * parts + 1)
+    for row in range(last, last + spare):
         put(table, row, 0, 0, 0)
-    return found
+    return last
 
 
 @jit
@@ -200,8 +215,8 @@ def fill_grid(x, first, x_strides, stride, images, channels, table, rows, grid, 
 
 @jit
 def correlate_rows(
-    weights, first_weight, grid, offsets, first_tap, taps, segments, rows, parts, bias, first_filter, filters,
-    out, first_out, filter_step,
+    weights, first_weight, grid, line, offsets, first_tap, triples, taps, segments, rows, parts, run, bias,
+    first_filter, filters, out, first_out, filter_step,
 ):  # fmt: skip
     """All filters of a group over the ``rows`` of a table of segments, in tiles of 4, 2 and 1 filters."""
     k = 0
@@ -212,39 +227,49 @@ def correlate_rows(
             tiles = (rows - 1) // (VECTORS_4 * parts) + 1
             if parts == 1:
                 correlate_segments(
-                    weights, weight, filters, grid, offsets, first_tap, taps, segments, tiles, bias, added,
-                    out, place, filter_step, 4, VECTORS_4, 1,
+                    weights, weight, filters, grid, line, offsets, first_tap, triples, taps, segments, tiles,
+                    bias, added, out, place, filter_step, 4, VECTORS_4, 1, 1,
                 )  # fmt: skip
             else:
                 correlate_segments(
-                    weights, weight, filters, grid, offsets, first_tap, taps, segments, tiles, bias, added,
-                    out, place, filter_step, 4, VECTORS_4, 2,
+                    weights, weight, filters, grid, line, offsets, first_tap, triples, taps, segments, tiles,
+                    bias, added, out, place, filter_step, 4, VECTORS_4, 2, 1,
                 )  # fmt: skip
             k += 4
         elif left >= 2:
             tiles = (rows - 1) // (VECTORS_2 * parts) + 1
             if parts == 1:
                 correlate_segments(
-                    weights, weight, filters, grid, offsets, first_tap, taps, segments, tiles, bias, added,
-                    out, place, filter_step, 2, VECTORS_2, 1,
+                    weights, weight, filters, grid, line, offsets, first_tap, triples, taps, segments, tiles,
+                    bias, added, out, place, filter_step, 2, VECTORS_2, 1, 1,
                 )  # fmt: skip
             else:
                 correlate_segments(
-                    weights, weight, filters, grid, offsets, first_tap, taps, segments, tiles, bias, added,
-                    out, place, filter_step, 2, VECTORS_2, 2,
+                    weights, weight, filters, grid, line, offsets, first_tap, triples, taps, segments, tiles,
+                    bias, added, out, place, filter_step, 2, VECTORS_2, 2, 1,
                 )  # fmt: skip
             k += 2
         else:
             tiles = (rows - 1) // (VECTORS_1 * parts) + 1
-            if parts == 1:
+            if run > 1 and parts == 1:
                 correlate_segments(
-                    weights, weight, filters, grid, offsets, first_tap, taps, segments, tiles, bias, added,
-                    out, place, filter_step, 1, VECTORS_1, 1,
+                    weights, weight, filters, grid, line, offsets, first_tap, triples, taps, segments, tiles,
+                    bias, added, out, place, filter_step, 1, VECTORS_1, 1, RUN,
+                )  # fmt: skip
+            elif run > 1:
+                correlate_segments(
+                    weights, weight, filters, grid, line, offsets, first_tap, triples, taps, segments, tiles,
+                    bias, added, out, place, filter_step, 1, VECTORS_1, 2, RUN,
+                )  # fmt: skip
+            elif parts == 1:
+                correlate_segments(
+                    weights, weight, filters, grid, line, offsets, first_tap, triples, taps, segments, tiles,
+                    bias, added, out, place, filter_step, 1, VECTORS_1, 1, 1,
                 )  # fmt: skip
             else:
                 correlate_segments(
-                    weights, weight, filters, grid, offsets, first_tap, taps, segments, tiles, bias, added,
-                    out, place, filter_step, 1, VECTORS_1, 2,
+                    weights, weight, filters, grid, line, offsets, first_tap, triples, taps, segments, tiles,
+                    bias, added, out, place, filter_step, 1, VECTORS_1, 2, 1,
                 )  # fmt: skip
             k += 1
 
@@ -255,7 +280,7 @@ def list_lines(phases, extents, axis_phases, phase_step, line_steps, out_strides
 
     Parameters
     ----------
-    phases : int64 array (phases, 8)
+    phases : int64 array (phases, 9)
         As in `correlate_planes`.
     extents : int64 array (phases, 3)
         Cells of each phase.
@@ -332,7 +357,7 @@ def moved(corner, axis, cells):
 @jit
 def correlate_planes(
     x, first_x, x_strides, x_extent, channels, start, stride, grid_phases, cells, offsets, weights, bias, out,
-    out_strides, out_stride, out_phases, axis_phases, axis, groups, images, lines, block, part,
+    out_strides, out_stride, out_phases, axis_phases, axis, groups, images, lines, block, part, run,
 ):  # fmt: skip
     """Convolve planes by way of grids, for some groups, images and lines.
 
@@ -360,8 +385,8 @@ def correlate_planes(
         In elements: (N, K, D, H, W).
     out_stride : tuple of three int
         Cells of the output from one cell of an output phase to the next.
-    out_phases : int64 array (phases, 8)
-        Columns `FIRST` (three), `CELLS` (three), `FIRST_TAP` and `TAPS`; a phase without taps is zero.
+    out_phases : int64 array (phases, 9)
+        Columns `FIRST` (three), `CELLS` (three), `FIRST_TAP`, `TRIPLES` and `TAPS`; a phase without taps is zero.
     axis_phases : tuple of three int
         How many output phases there are along each axis; their product is their number.
     axis : int
@@ -372,13 +397,16 @@ def correlate_planes(
         How many images and lines have room in a grid.
     part : int
         Lanes of a segment: those of a vector, or half of them.
+    run : int
+        `RUN` where groups have one filter and tiles are made of runs of lines, else 1.
     """
     lanes = VECTOR_BYTES // x.itemsize
     parts = lanes // part
     filters = weights.shape[2]
     flat_weights = weights.reshape(weights.size)
     plane_cells = len(grid_phases) * cells[0] * cells[1] * cells[2]
-    grid = np.empty(block[0] * channels * plane_cells + 2 * lanes, x.dtype)
+    beyond = (run - 1) * cells[2] + 2 * lanes  # what the last run and vector read
+    grid = np.empty(block[0] * channels * plane_cells + beyond, x.dtype)
     copies = np.empty((2 * len(grid_phases) * cells[0] * cells[1] * ((cells[2] - 1) // lanes + 1), COLUMNS), np.int64)
     # Several phases are made apart: (images, filters, phases, depth, height, width rounded up to vectors).
     phases = len(out_phases)
@@ -391,7 +419,9 @@ def correlate_planes(
     made = np.zeros(block[0] * image_step if phases > 1 else 0, x.dtype)
     joins = np.empty((phases * made_lines * (pitch // lanes) + 1, COLUMNS), np.int64)
     spare = 2 * VECTORS_1  # more than a tile of any number of filters has
-    segments = np.empty((phases, block[0] * made_lines * (pitch // part) + spare, COLUMNS), np.int64)
+    run_lines = extents[0, 0] * ((extents[0, 1] - 1) // run + 1) * run
+    most_rows = block[0] * run_lines * (pitch // part) + run * parts
+    segments = np.empty((phases, most_rows + spare, COLUMNS), np.int64)
     rows = np.empty(phases, np.int64)
     listed, copied, joined = (-1, -1), 0, 0
     for image in range(images[0], images[1], block[0]):
@@ -416,7 +446,9 @@ def correlate_planes(
                     )  # fmt: skip
                 for f in range(phases):
                     extent = (extents[f, 0], extents[f, 1], extents[f, 2])
-                    rows[f] = list_segments(some, extent, grid_steps, steps, part, spare, segments[f])
+                    rows[f] = list_segments(
+                        some, extent, grid_steps, steps, part, parts, run, spare, segments[f]
+                    )
             first_out = image * out_strides[0] + line * out_stride[axis] * out_strides[2 + axis]
             for group in range(groups[0], groups[1]):
                 first = first_x + image * x_strides[0] + group * channels * x_strides[1]
@@ -431,9 +463,9 @@ def correlate_planes(
                     if phases > 1:
                         target, place, filter_step = made, f * phase_step, phases * phase_step
                     correlate_rows(
-                        flat_weights, (group * weights.shape[1] + first_tap) * filters, grid, offsets,
-                        first_tap, taps, segments[f], rows[f], parts, bias, first_filter, filters, target,
-                        place, filter_step,
+                        flat_weights, (group * weights.shape[1] + first_tap) * filters, grid, cells[2],
+                        offsets, first_tap, out_phases[f, TRIPLES], taps, segments[f], rows[f], parts, run,
+                        bias, first_filter, filters, target, place, filter_step,
                     )  # fmt: skip
                 if phases > 1:
                     for n in range(some):
@@ -569,7 +601,7 @@ def sum_planes(
                 )
                 grid_steps = (channels * plane_cells, cells[1] * cells[2], cells[2])
                 steps = (dy_strides[0], dy_strides[2], dy_strides[3])
-                rows = list_segments(some, extent, grid_steps, steps, part, parts, segments)
+                rows = list_segments(some, extent, grid_steps, steps, part, parts, 1, 0, segments)
                 vectors = (rows - 1) // parts + 1
             first_gradient = first_dy + image * dy_strides[0] + line * dy_strides[2 + axis]
             for group in range(groups[0], groups[1]):

@@ -27,7 +27,7 @@ from fastconv.algorithms.virtual import MOST_GRID_BYTES, Axis, _backward_axes, _
 from fastconv.arguments import Array
 from fastconv.geometry import Geometry, read_only
 from fastconv.kernels import grouped as kernels
-from fastconv.kernels.group_tiles import FEW_TAPS, TILE_TAPS, TILE_VECTORS
+from fastconv.kernels.group_tiles import FEW_TAPS, RUN, TILE_TAPS, TILE_VECTORS
 from fastconv.kernels.vectors import VECTOR_BYTES
 from fastconv.threads import Job, run_jobs
 
@@ -96,9 +96,14 @@ class Planes:
         self.grid_phases = np.array(
             sorted({rest for axes in itertools.product(*self.reached) for _, rest in self._places(axes)}), np.int64
         )
+        # Runs of lines, unless they would mostly lie beyond the last one.
+        lines = self.lines[1]
+        self.run_lines = RUN if filters == 1 and ceil_div(lines, RUN) * RUN * 3 <= lines * 4 else 1
         self.block = self._block()
         self.cells = self.grid_cells(self.block[1])
         self.offsets, self.rows, self.out_phases = self._tables(phases, kernel)
+        # Where the columns of the weight's gradient are read, in their own order.
+        self.natural_offsets = self.offsets[np.argsort(self.rows)]
 
     def _places(self, axes: tuple[Axis, ...]) -> list[tuple[Three, Three]]:
         """For each tap its distance from the grid's beginning: whole strides, and the phase that is left."""
@@ -132,10 +137,11 @@ class Planes:
         if block < lines:
             return 1, block
         # As many images as leave the fewest vectors of their last tile empty.
-        rows = self.lines[0] * self.lines[1] * ceil_div(self.lines[2], self.part)
+        lines_run = ceil_div(self.lines[1], self.run_lines) * self.run_lines
+        rows = self.lines[0] * lines_run * ceil_div(self.lines[2], self.part)
         tile = TILE_VECTORS[min(4, self.filters) if self.filters != 3 else 2] * self.lanes // self.part
         most = max(1, min(self.batch, MOST_ROWS // rows, SMALL_GRID_BYTES // self.grid_bytes(lines)))
-        return min(range(1, most + 1), key=lambda n: ceil_div(n * rows, tile) / n), block
+        return min(range(1, most + 1), key=lambda n: (ceil_div(n * rows, tile) / n, -n)), block
 
     def _tables(
         self, phases: list[Phases], kernel: Three
@@ -152,17 +158,22 @@ class Planes:
             axes = tuple(axis for _, axis in phase if axis is not None)
             cells = [ceil_div(self.out_extent[a] - first[a], self.out_stride[a]) for a in range(3)]
             if len(axes) < 3:
-                table.append((*first, *cells, 0, 0))
+                table.append((*first, *cells, 0, 0, 0))
                 continue
             places = [((order[n] * depth + d) * height + h) * width + w for (d, h, w), n in self._places(axes)]
             taps = [
                 (t * kernel[1] + r) * kernel[2] + s
                 for t, r, s in itertools.product(*(axis.taps for axis in axes))
             ]
-            table.append((*first, *cells, len(offsets), self.channels * len(taps)))
-            for c in range(self.channels):
-                offsets += [c * plane + place for place in places]
-                rows += [c * prod(kernel) + tap for tap in taps]
+            pairs = [
+                (c * plane + place, c * prod(kernel) + tap)
+                for c in range(self.channels)
+                for place, tap in zip(places, taps, strict=True)
+            ]
+            triples, singles = _triples(pairs, width)
+            table.append((*first, *cells, len(offsets), len(triples) // 3, len(pairs)))
+            offsets += [offset for offset, _ in triples + singles]
+            rows += [row for _, row in triples + singles]
         return np.array(offsets, np.int64), np.array(rows, np.int64), np.array(table, np.int64)
 
     def jobs(self) -> list[tuple[Range, Range, Range]]:
@@ -208,7 +219,7 @@ class Planes:
                 kernels.correlate_planes(
                     x, first, strides, self.source, self.channels, self.start, self.stride, self.grid_phases,
                     self.cells, self.offsets, packed, added, y, out_strides, self.out_stride, self.out_phases,
-                    self.axis_phases, self.axis, *jobs[i], self.block, self.part,
+                    self.axis_phases, self.axis, *jobs[i], self.block, self.part, self.run_lines,
                 )  # fmt: skip
 
             return job
@@ -224,7 +235,7 @@ class Planes:
         x, first, strides = memory(read_only(source))
         gradients, first_gradient, gradient_strides = memory(read_only(dy), 4)
         multiple = _tap_multiple(self.filters)
-        offsets = np.resize(self.offsets, ceil_div(len(self.offsets), multiple) * multiple)
+        offsets = np.resize(self.natural_offsets, ceil_div(len(self.offsets), multiple) * multiple)
         row_bytes = len(offsets) * VECTOR_BYTES
         filter_step = max(4, SUMS_BYTES // row_bytes // 4 * 4)
         work = self.batch * self.groups * self.filters * len(self.offsets) * prod(self.lines)
@@ -259,6 +270,16 @@ class Planes:
             np.add.reduce(partial, axis=0, out=result)
         if not np.may_share_memory(result, dw):
             dw[...] = result.reshape(dw.shape)
+
+
+def _triples(taps: list[tuple[int, int]], line: int) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+    """Taps (offset, row) parted in triples, each tap a line further than the one before, and others."""
+    left, triples = dict(sorted(taps)), []
+    for offset, _ in sorted(taps):
+        wanted = [offset, offset + line, offset + 2 * line]
+        if all(place in left for place in wanted):
+            triples += [(place, left.pop(place)) for place in wanted]
+    return triples, list(left.items())
 
 
 def _tap_multiple(filters: int) -> int:

@@ -8,7 +8,7 @@ with the list of taps of the class, so that padding is never read nor multiplied
 
 import numpy as np
 
-from fastconv.kernels.group_tiles import COLUMNS, SOURCE, TARGET
+from fastconv.kernels.group_tiles import COLUMNS, RUN, SOURCE, TARGET
 from fastconv.kernels.jit import jit
 from fastconv.kernels.pixel_tiles import (
     PIXEL_TAPS,
@@ -27,13 +27,24 @@ BEGIN, END, FIRST, FIRST_TAP, TAPS = 0, 1, 2, 3, 4
 RUN_COLUMNS = 5
 # Columns of an axis' table of taps: which tap of the kernel, and its shift from the first cell it reads.
 TAP, TAP_SHIFT = 0, 1
-# Columns of a table of classes: rows of the table of pixels and of the table of taps.
-CLASS_ROW, CLASS_ROWS, CLASS_TAP, CLASS_TAPS = 0, 1, 2, 3
+# Columns of a table of classes: rows of the table of pixels and of the table of taps,
+# and how many of the former are runs, and of the latter triples.
+CLASS_ROW, CLASS_RUNS, CLASS_ROWS, CLASS_TAP, CLASS_TRIPLES, CLASS_TAPS = 0, 1, 2, 3, 4, 5
 
 
 @jit
-def list_taps(runs, axis_taps, kernel, x_steps, weight_step, multiple, spare_weight, taps, first):
-    """The taps of a class, with rows for `correlate_pixels`; returns how many.
+def count_triples(axis_taps, run, step):
+    """How many triples the taps of a run along the last axis make: each tap ``step`` further."""
+    first, count = run[FIRST_TAP], run[TAPS]
+    for k in range(first + 1, first + count):
+        if axis_taps[k, TAP_SHIFT] != axis_taps[k - 1, TAP_SHIFT] + step:
+            return 0
+    return count // 3
+
+
+@jit
+def list_taps(runs, axis_taps, kernel, x_steps, step, weight_step, multiple, spare_weight, taps, first):
+    """The taps of a class, with rows for `correlate_pixels`; returns how many triples and taps.
 
     Parameters
     ----------
@@ -43,34 +54,41 @@ def list_taps(runs, axis_taps, kernel, x_steps, weight_step, multiple, spare_wei
     kernel : tuple of three int
     x_steps : tuple of three int
         Elements from one cell of the source to the next along each axis.
+    step : int
+        Cells from one pixel of a run to the next.
     weight_step : int
         Elements from one tap's weights to the next one's.
     multiple : int
         Repeated up to a multiple of so many, with ``spare_weight`` for their weights.
     taps : int64 array (rows, 2)
-        Written from the row ``first`` on.
+        Written from the row ``first`` on, triples first.
     """
+    inner = 3 * count_triples(axis_taps[2], runs[2], step)
     found = 0
-    for i in range(runs[0][TAPS]):
-        d = axis_taps[0][runs[0][FIRST_TAP] + i]
-        for j in range(runs[1][TAPS]):
-            h = axis_taps[1][runs[1][FIRST_TAP] + j]
-            for k in range(runs[2][TAPS]):
-                w = axis_taps[2][runs[2][FIRST_TAP] + k]
-                tap = (d[TAP] * kernel[1] + h[TAP]) * kernel[2] + w[TAP]
-                shift = d[TAP_SHIFT] * x_steps[0] + h[TAP_SHIFT] * x_steps[1] + w[TAP_SHIFT] * x_steps[2]
-                taps[first + found, SHIFT] = shift
-                taps[first + found, WEIGHT] = tap * weight_step
-                found += 1
+    for part in range(2):
+        from_k, to_k = (0, inner) if part == 0 else (inner, runs[2][TAPS])
+        for i in range(runs[0][TAPS]):
+            d = axis_taps[0][runs[0][FIRST_TAP] + i]
+            for j in range(runs[1][TAPS]):
+                h = axis_taps[1][runs[1][FIRST_TAP] + j]
+                for k in range(from_k, to_k):
+                    w = axis_taps[2][runs[2][FIRST_TAP] + k]
+                    tap = (d[TAP] * kernel[1] + h[TAP]) * kernel[2] + w[TAP]
+                    shift = d[TAP_SHIFT] * x_steps[0] + h[TAP_SHIFT] * x_steps[1] + w[TAP_SHIFT] * x_steps[2]
+                    taps[first + found, SHIFT] = shift
+                    taps[first + found, WEIGHT] = tap * weight_step
+                    found += 1
     while found % multiple > 0:
         taps[first + found, SHIFT] = taps[first, SHIFT]
         taps[first + found, WEIGHT] = spare_weight
         found += 1
-    return found
+    return runs[0][TAPS] * runs[1][TAPS] * (inner // 3), found
 
 
 @jit
-def list_pixels(runs, axis, lines, images, x_steps, stride, out_steps, out_stride, multiple, table, first):
+def list_pixels(
+    runs, axis, lines, images, x_steps, stride, out_steps, out_stride, length, few, multiple, table, first
+):  # fmt: skip
     """The pixels of a class that lie in a range of lines along an axis; returns how many rows.
 
     Parameters
@@ -85,14 +103,20 @@ def list_pixels(runs, axis, lines, images, x_steps, stride, out_steps, out_strid
         Elements from one image, plane, line and pixel to the next, of the source and of the output.
     stride, out_stride : tuple of three int
         Cells of the source, and of the output, from one cell of a phase to the next.
+    length : int
+        A row is put for so many consecutive pixels of a line.
+    few : bool
+        Only what is left of the lines when they are cut into runs of `RUN`; else only whole rows.
     multiple : int
-        The last pixel is repeated up to a multiple of so many.
+        The last row is repeated up to a multiple of so many.
     table : int64 array (rows, COLUMNS)
         Written from the row ``first`` on.
     """
     from_d, to_d = clipped(runs[0], axis == 0, lines)
     from_h, to_h = clipped(runs[1], axis == 1, lines)
     from_w, to_w = clipped(runs[2], axis == 2, lines)
+    if few:
+        from_w += max(0, to_w - from_w) // RUN * RUN
     found = 0
     for n in range(images):
         for d in range(from_d, to_d):
@@ -101,7 +125,7 @@ def list_pixels(runs, axis, lines, images, x_steps, stride, out_steps, out_strid
             for h in range(from_h, to_h):
                 out_h = out_d + (runs[1][FIRST] + h * out_stride[1]) * out_steps[2]
                 x_h = x_d + h * stride[1] * x_steps[2]
-                for w in range(from_w, to_w):
+                for w in range(from_w, to_w - length + 1, length):
                     table[first + found, SOURCE] = x_h + w * stride[2] * x_steps[3]
                     table[first + found, TARGET] = out_h + (runs[2][FIRST] + w * out_stride[2]) * out_steps[3]
                     found += 1
@@ -123,180 +147,178 @@ def clipped(run, here, lines):
 @jit
 def list_classes(
     axis_runs, axis_taps, kernel, axis, lines, images, x_steps, stride, out_steps, out_stride, weight_step,
-    multiples, spare_weight, pixels, taps, classes,
+    tile_pixels, tile_taps, spare_weight, pixels, taps, classes,
 ):  # fmt: skip
     """All classes with a pixel in a range of lines; returns how many.
 
-    ``multiples`` are those of `list_pixels` and `list_taps`, whose tables ``pixels`` and ``taps`` are written;
-    ``classes``, int64 (classes, 4), says which rows of them belong to each.
+    The tables ``pixels``, in whole tiles, and ``taps``, in multiples of ``tile_taps``, are written; ``classes``,
+    int64 (classes, 6), says which rows of them belong to each. Runs stand first where tiles have several
+    pixels and the class has triples of taps.
     """
     found, row, tap = 0, 0, 0
     for d in range(len(axis_runs[0])):
         for h in range(len(axis_runs[1])):
             for w in range(len(axis_runs[2])):
                 runs = (axis_runs[0][d], axis_runs[1][h], axis_runs[2][w])
-                rows = list_pixels(
-                    runs, axis, lines, images, x_steps, stride, out_steps, out_stride, multiples[0], pixels, row
-                )
-                if rows == 0:
-                    continue
-                count = list_taps(
-                    runs, axis_taps, kernel, x_steps[1:4], weight_step, multiples[1], spare_weight, taps, tap
-                )
-                classes[found, CLASS_ROW] = row
-                classes[found, CLASS_ROWS] = rows
-                classes[found, CLASS_TAP] = tap
-                classes[found, CLASS_TAPS] = count
-                found, row, tap = found + 1, row + rows, tap + count
+                triples, count = list_taps(
+                    runs, axis_taps, kernel, x_steps[1:4], stride[2], weight_step, tile_taps, spare_weight,
+                    taps, tap,
+                )  # fmt: skip
+                long_rows, few = 0, tile_pixels > 1 and triples > 0
+                if few:
+                    long_rows = list_pixels(
+                        runs, axis, lines, images, x_steps, stride, out_steps, out_stride, RUN, False,
+                        tile_pixels // RUN, pixels, row,
+                    )  # fmt: skip
+                rows = long_rows + list_pixels(
+                    runs, axis, lines, images, x_steps, stride, out_steps, out_stride, 1, few, tile_pixels,
+                    pixels, row + long_rows,
+                )  # fmt: skip
+                if rows > 0:
+                    classes[found, CLASS_ROW] = row
+                    classes[found, CLASS_RUNS] = long_rows
+                    classes[found, CLASS_ROWS] = rows
+                    classes[found, CLASS_TAP] = tap
+                    classes[found, CLASS_TRIPLES] = triples
+                    classes[found, CLASS_TAPS] = count
+                    found, row, tap = found + 1, row + rows, tap + count
     return found
 
 
 @jit
 def correlate_class(
-    weights, weight_step, x, first_x, taps, first_tap, tap_count, pixels, first_row, tiles, bias, out,
-    first_out, first_filter, count, group, masked,
+    weights, weight_step, x, first_x, x_step, taps, first_tap, triples, tap_count, pixels, first_row, rows,
+    bias, out, first_out, out_step, first_filter, count, group, run, masked,
 ):  # fmt: skip
     """`correlate_pixels` for groups of (channels, filters) that there is a tile for."""
+    tiles = rows * run // TILE_PIXELS
     if group == (1, 1):
-        if not masked:
+        if run > 1 and not masked:
             correlate_pixels(
-                weights, weight_step, x, first_x, taps, first_tap, tap_count, pixels, first_row, tiles, bias,
-                out, first_out, first_filter, count, 1, 1, 0,
+                weights, weight_step, x, first_x, x_step, taps, first_tap, triples, tap_count, pixels,
+                first_row, tiles, bias, out, first_out, out_step, first_filter, count, 1, 1, RUN, 0,
+            )  # fmt: skip
+        elif run > 1:
+            correlate_pixels(
+                weights, weight_step, x, first_x, x_step, taps, first_tap, triples, tap_count, pixels,
+                first_row, tiles, bias, out, first_out, out_step, first_filter, count, 1, 1, RUN, 1,
             )  # fmt: skip
         else:
             correlate_pixels(
-                weights, weight_step, x, first_x, taps, first_tap, tap_count, pixels, first_row, tiles, bias,
-                out, first_out, first_filter, count, 1, 1, 1,
+                weights, weight_step, x, first_x, x_step, taps, first_tap, triples, tap_count, pixels,
+                first_row, tiles, bias, out, first_out, out_step, first_filter, count, 1, 1, 1, 1,
             )  # fmt: skip
     elif group == (2, 2):
-        if not masked:
+        if run > 1 and not masked:
             correlate_pixels(
-                weights, weight_step, x, first_x, taps, first_tap, tap_count, pixels, first_row, tiles, bias,
-                out, first_out, first_filter, count, 2, 2, 0,
+                weights, weight_step, x, first_x, x_step, taps, first_tap, triples, tap_count, pixels,
+                first_row, tiles, bias, out, first_out, out_step, first_filter, count, 2, 2, RUN, 0,
+            )  # fmt: skip
+        elif run > 1:
+            correlate_pixels(
+                weights, weight_step, x, first_x, x_step, taps, first_tap, triples, tap_count, pixels,
+                first_row, tiles, bias, out, first_out, out_step, first_filter, count, 2, 2, RUN, 1,
             )  # fmt: skip
         else:
             correlate_pixels(
-                weights, weight_step, x, first_x, taps, first_tap, tap_count, pixels, first_row, tiles, bias,
-                out, first_out, first_filter, count, 2, 2, 1,
+                weights, weight_step, x, first_x, x_step, taps, first_tap, triples, tap_count, pixels,
+                first_row, tiles, bias, out, first_out, out_step, first_filter, count, 2, 2, 1, 1,
             )  # fmt: skip
     elif group == (4, 4):
-        if not masked:
+        if run > 1 and not masked:
             correlate_pixels(
-                weights, weight_step, x, first_x, taps, first_tap, tap_count, pixels, first_row, tiles, bias,
-                out, first_out, first_filter, count, 4, 4, 0,
+                weights, weight_step, x, first_x, x_step, taps, first_tap, triples, tap_count, pixels,
+                first_row, tiles, bias, out, first_out, out_step, first_filter, count, 4, 4, RUN, 0,
+            )  # fmt: skip
+        elif run > 1:
+            correlate_pixels(
+                weights, weight_step, x, first_x, x_step, taps, first_tap, triples, tap_count, pixels,
+                first_row, tiles, bias, out, first_out, out_step, first_filter, count, 4, 4, RUN, 1,
             )  # fmt: skip
         else:
             correlate_pixels(
-                weights, weight_step, x, first_x, taps, first_tap, tap_count, pixels, first_row, tiles, bias,
-                out, first_out, first_filter, count, 4, 4, 1,
+                weights, weight_step, x, first_x, x_step, taps, first_tap, triples, tap_count, pixels,
+                first_row, tiles, bias, out, first_out, out_step, first_filter, count, 4, 4, 1, 1,
             )  # fmt: skip
     elif group == (8, 8):
-        if not masked:
+        if run > 1 and not masked:
             correlate_pixels(
-                weights, weight_step, x, first_x, taps, first_tap, tap_count, pixels, first_row, tiles, bias,
-                out, first_out, first_filter, count, 8, 8, 0,
+                weights, weight_step, x, first_x, x_step, taps, first_tap, triples, tap_count, pixels,
+                first_row, tiles, bias, out, first_out, out_step, first_filter, count, 8, 8, RUN, 0,
+            )  # fmt: skip
+        elif run > 1:
+            correlate_pixels(
+                weights, weight_step, x, first_x, x_step, taps, first_tap, triples, tap_count, pixels,
+                first_row, tiles, bias, out, first_out, out_step, first_filter, count, 8, 8, RUN, 1,
             )  # fmt: skip
         else:
             correlate_pixels(
-                weights, weight_step, x, first_x, taps, first_tap, tap_count, pixels, first_row, tiles, bias,
-                out, first_out, first_filter, count, 8, 8, 1,
+                weights, weight_step, x, first_x, x_step, taps, first_tap, triples, tap_count, pixels,
+                first_row, tiles, bias, out, first_out, out_step, first_filter, count, 8, 8, 1, 1,
             )  # fmt: skip
     elif group == (1, 2):
-        if not masked:
+        if run > 1 and not masked:
             correlate_pixels(
-                weights, weight_step, x, first_x, taps, first_tap, tap_count, pixels, first_row, tiles, bias,
-                out, first_out, first_filter, count, 1, 2, 0,
+                weights, weight_step, x, first_x, x_step, taps, first_tap, triples, tap_count, pixels,
+                first_row, tiles, bias, out, first_out, out_step, first_filter, count, 1, 2, RUN, 0,
+            )  # fmt: skip
+        elif run > 1:
+            correlate_pixels(
+                weights, weight_step, x, first_x, x_step, taps, first_tap, triples, tap_count, pixels,
+                first_row, tiles, bias, out, first_out, out_step, first_filter, count, 1, 2, RUN, 1,
             )  # fmt: skip
         else:
             correlate_pixels(
-                weights, weight_step, x, first_x, taps, first_tap, tap_count, pixels, first_row, tiles, bias,
-                out, first_out, first_filter, count, 1, 2, 1,
+                weights, weight_step, x, first_x, x_step, taps, first_tap, triples, tap_count, pixels,
+                first_row, tiles, bias, out, first_out, out_step, first_filter, count, 1, 2, 1, 1,
             )  # fmt: skip
     elif group == (2, 1):
-        if not masked:
+        if run > 1 and not masked:
             correlate_pixels(
-                weights, weight_step, x, first_x, taps, first_tap, tap_count, pixels, first_row, tiles, bias,
-                out, first_out, first_filter, count, 2, 1, 0,
+                weights, weight_step, x, first_x, x_step, taps, first_tap, triples, tap_count, pixels,
+                first_row, tiles, bias, out, first_out, out_step, first_filter, count, 2, 1, RUN, 0,
+            )  # fmt: skip
+        elif run > 1:
+            correlate_pixels(
+                weights, weight_step, x, first_x, x_step, taps, first_tap, triples, tap_count, pixels,
+                first_row, tiles, bias, out, first_out, out_step, first_filter, count, 2, 1, RUN, 1,
             )  # fmt: skip
         else:
             correlate_pixels(
-                weights, weight_step, x, first_x, taps, first_tap, tap_count, pixels, first_row, tiles, bias,
-                out, first_out, first_filter, count, 2, 1, 1,
+                weights, weight_step, x, first_x, x_step, taps, first_tap, triples, tap_count, pixels,
+                first_row, tiles, bias, out, first_out, out_step, first_filter, count, 2, 1, 1, 1,
             )  # fmt: skip
 
 
 @jit
 def sum_class(
-    dy, first_dy, x, first_x, taps, first_tap, pixels, first_row, rows, sums, sum_step, first_filter, count,
-    group, masked,
+    dy, first_dy, x, first_x, taps, first_tap, pixels, first_row, rows, sums, sum_step, count, group
 ):  # fmt: skip
     """`sum_pixels` for groups of (channels, filters) that there is a tile for."""
     if group == (1, 1):
-        if not masked:
-            sum_pixels(
-                dy, first_dy, x, first_x, taps, first_tap, pixels, first_row, rows, sums, sum_step,
-                first_filter, count, 1, 1, 0,
-            )  # fmt: skip
-        else:
-            sum_pixels(
-                dy, first_dy, x, first_x, taps, first_tap, pixels, first_row, rows, sums, sum_step,
-                first_filter, count, 1, 1, 1,
-            )  # fmt: skip
+        sum_pixels(
+            dy, first_dy, x, first_x, taps, first_tap, pixels, first_row, rows, sums, sum_step, count, 1, 1
+        )
     elif group == (2, 2):
-        if not masked:
-            sum_pixels(
-                dy, first_dy, x, first_x, taps, first_tap, pixels, first_row, rows, sums, sum_step,
-                first_filter, count, 2, 2, 0,
-            )  # fmt: skip
-        else:
-            sum_pixels(
-                dy, first_dy, x, first_x, taps, first_tap, pixels, first_row, rows, sums, sum_step,
-                first_filter, count, 2, 2, 1,
-            )  # fmt: skip
+        sum_pixels(
+            dy, first_dy, x, first_x, taps, first_tap, pixels, first_row, rows, sums, sum_step, count, 2, 2
+        )
     elif group == (4, 4):
-        if not masked:
-            sum_pixels(
-                dy, first_dy, x, first_x, taps, first_tap, pixels, first_row, rows, sums, sum_step,
-                first_filter, count, 4, 4, 0,
-            )  # fmt: skip
-        else:
-            sum_pixels(
-                dy, first_dy, x, first_x, taps, first_tap, pixels, first_row, rows, sums, sum_step,
-                first_filter, count, 4, 4, 1,
-            )  # fmt: skip
+        sum_pixels(
+            dy, first_dy, x, first_x, taps, first_tap, pixels, first_row, rows, sums, sum_step, count, 4, 4
+        )
     elif group == (8, 8):
-        if not masked:
-            sum_pixels(
-                dy, first_dy, x, first_x, taps, first_tap, pixels, first_row, rows, sums, sum_step,
-                first_filter, count, 8, 8, 0,
-            )  # fmt: skip
-        else:
-            sum_pixels(
-                dy, first_dy, x, first_x, taps, first_tap, pixels, first_row, rows, sums, sum_step,
-                first_filter, count, 8, 8, 1,
-            )  # fmt: skip
+        sum_pixels(
+            dy, first_dy, x, first_x, taps, first_tap, pixels, first_row, rows, sums, sum_step, count, 8, 8
+        )
     elif group == (1, 2):
-        if not masked:
-            sum_pixels(
-                dy, first_dy, x, first_x, taps, first_tap, pixels, first_row, rows, sums, sum_step,
-                first_filter, count, 1, 2, 0,
-            )  # fmt: skip
-        else:
-            sum_pixels(
-                dy, first_dy, x, first_x, taps, first_tap, pixels, first_row, rows, sums, sum_step,
-                first_filter, count, 1, 2, 1,
-            )  # fmt: skip
+        sum_pixels(
+            dy, first_dy, x, first_x, taps, first_tap, pixels, first_row, rows, sums, sum_step, count, 1, 2
+        )
     elif group == (2, 1):
-        if not masked:
-            sum_pixels(
-                dy, first_dy, x, first_x, taps, first_tap, pixels, first_row, rows, sums, sum_step,
-                first_filter, count, 2, 1, 0,
-            )  # fmt: skip
-        else:
-            sum_pixels(
-                dy, first_dy, x, first_x, taps, first_tap, pixels, first_row, rows, sums, sum_step,
-                first_filter, count, 2, 1, 1,
-            )  # fmt: skip
+        sum_pixels(
+            dy, first_dy, x, first_x, taps, first_tap, pixels, first_row, rows, sums, sum_step, count, 2, 1
+        )
 
 
 @jit
@@ -338,11 +360,12 @@ def correlate_lasts(
     filters = weights.shape[2]
     weight_step = weights.shape[1] * filters
     flat_weights = weights.reshape(weights.size)
-    vectors, rest = filters // lanes, filters % lanes
+    whole = filters // lanes * lanes
+    x_step, out_step = stride[2] * x_steps[3], out_stride[2] * out_steps[3]
     count_classes = len(axis_runs[0]) * len(axis_runs[1]) * len(axis_runs[2])
-    pixels = np.empty((block[2] + count_classes * TILE_PIXELS, COLUMNS), np.int64)
-    taps = np.empty((count_classes * kernel[0] * kernel[1] * kernel[2], 2), np.int64)
-    classes = np.empty((count_classes, 4), np.int64)
+    pixels = np.empty((block[2] + 2 * count_classes * TILE_PIXELS, COLUMNS), np.int64)
+    taps = np.empty(((count_classes + 1) * kernel[0] * kernel[1] * kernel[2], 2), np.int64)
+    classes = np.empty((count_classes, 6), np.int64)
     for line in range(lines[0], lines[1], block[1]):
         listed, found = 0, 0
         for image in range(images[0], images[1], block[0]):
@@ -351,22 +374,27 @@ def correlate_lasts(
                 listed = some
                 found = list_classes(
                     axis_runs, axis_taps, kernel, axis, (line, min(line + block[1], lines[1])), some, x_steps,
-                    stride, out_steps, out_stride, weight_step, (TILE_PIXELS, 1), 0, pixels, taps, classes,
+                    stride, out_steps, out_stride, weight_step, TILE_PIXELS, 1, 0, pixels, taps, classes,
                 )  # fmt: skip
             first, first_out = first_x + image * x_steps[0], image * out_steps[0]
             for c in range(found):
-                row, tiles = classes[c, CLASS_ROW], classes[c, CLASS_ROWS] // TILE_PIXELS
-                tap, tap_count = classes[c, CLASS_TAP], classes[c, CLASS_TAPS]
-                if vectors > 0:
+                row, runs, rows = classes[c, CLASS_ROW], classes[c, CLASS_RUNS], classes[c, CLASS_ROWS]
+                tap, triples, tap_count = classes[c, CLASS_TAP], classes[c, CLASS_TRIPLES], classes[c, CLASS_TAPS]
+                if runs > 0 and whole > 0:
                     correlate_class(
-                        flat_weights, filters, x, first, taps, tap, tap_count, pixels, row, tiles, bias, out,
-                        first_out, 0, vectors, group, False,
+                        flat_weights, filters, x, first, x_step, taps, tap, triples, tap_count, pixels, row,
+                        runs, bias, out, first_out, out_step, 0, whole, group, RUN, False,
                     )  # fmt: skip
-                if rest > 0:
-                    done = vectors * lanes
+                if runs > 0 and whole < filters:
                     correlate_class(
-                        flat_weights, filters, x, first + done // group[1] * group[0], taps, tap, tap_count,
-                        pixels, row, tiles, bias, out, first_out, done, rest, group, True,
+                        flat_weights, filters, x, first + whole // group[1] * group[0], x_step, taps, tap,
+                        triples, tap_count, pixels, row, runs, bias, out, first_out, out_step, whole,
+                        filters - whole, group, RUN, True,
+                    )  # fmt: skip
+                if rows > runs:
+                    correlate_class(
+                        flat_weights, filters, x, first, x_step, taps, tap, triples, tap_count, pixels,
+                        row + runs, rows - runs, bias, out, first_out, out_step, 0, filters, group, 1, True,
                     )  # fmt: skip
 
 
@@ -400,17 +428,15 @@ def sum_lasts(
     result : float array (taps + 1, channels of a group, K)
         Written; the last row is scratch.
     """
-    lanes = VECTOR_BYTES // x.itemsize
     filters = result.shape[2]
     weight_step = result.shape[1] * filters
     sums = result.reshape(result.size)
     sums[:] = 0
-    vectors, rest, tile = filters // lanes, filters % lanes, pixel_taps(group[0])
-    done = vectors * lanes
+    tile = pixel_taps(group[0])
     count_classes = len(axis_runs[0]) * len(axis_runs[1]) * len(axis_runs[2])
     pixels = np.empty((block[2], COLUMNS), np.int64)
-    taps = np.empty((count_classes * (kernel[0] * kernel[1] * kernel[2] + tile), 2), np.int64)
-    classes = np.empty((count_classes, 4), np.int64)
+    taps = np.empty(((count_classes + 1) * (kernel[0] * kernel[1] * kernel[2] + tile), 2), np.int64)
+    classes = np.empty((count_classes, 6), np.int64)
     for line in range(lines[0], lines[1], block[1]):
         listed, found = 0, 0
         for image in range(images[0], images[1], block[0]):
@@ -419,7 +445,7 @@ def sum_lasts(
                 listed = some
                 found = list_classes(
                     axis_runs, axis_taps, kernel, axis, (line, min(line + block[1], lines[1])), some, x_steps,
-                    stride, dy_steps, (1, 1, 1), weight_step, (1, tile), len(sums) - weight_step, pixels, taps,
+                    stride, dy_steps, (1, 1, 1), weight_step, 1, tile, len(sums) - weight_step, pixels, taps,
                     classes,
                 )  # fmt: skip
             first, gradient = first_x + image * x_steps[0], first_dy + image * dy_steps[0]
@@ -429,13 +455,6 @@ def sum_lasts(
                     rows = min(chunk, stop - row)
                     for t in range(0, classes[c, CLASS_TAPS], tile):
                         tap = classes[c, CLASS_TAP] + t
-                        if vectors > 0:
-                            sum_class(
-                                dy, gradient, x, first, taps, tap, pixels, row, rows, sums, filters, 0,
-                                vectors, group, False,
-                            )  # fmt: skip
-                        if rest > 0:
-                            sum_class(
-                                dy, gradient, x, first + done // group[1] * group[0], taps, tap, pixels, row,
-                                rows, sums, filters, done, rest, group, True,
-                            )  # fmt: skip
+                        sum_class(
+                            dy, gradient, x, first, taps, tap, pixels, row, rows, sums, filters, filters, group
+                        )

@@ -16,6 +16,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from fastconv.kernels.group_tiles import (
+    COLUMNS,
     SOURCE,
     TARGET,
     _entry,
@@ -26,7 +27,6 @@ from fastconv.kernels.group_tiles import (
     _size,
     _vector_store,
     _vector_type,
-    COLUMNS,
 )
 from fastconv.kernels.vectors import VECTOR_BITS, _fma, _pointer, _vector_load
 
@@ -44,23 +44,36 @@ def _spread(builder: Any, channels: Any, group: tuple[int, int], channel: int, l
     return _pick(builder, channels, [lane // group[1] * group[0] + channel for lane in range(lanes)])
 
 
-def _filter_masks(builder: Any, left: Any, lanes: int, group: tuple[int, int], masked: int) -> tuple[Any, Any]:
-    """The masks of the filters that are left and of their channels."""
-    if not masked:
-        return None, None
+def _filter_masks(builder: Any, left: Any, lanes: int, group: tuple[int, int]) -> tuple[Any, Any]:
+    """The masks of the filters that are left and of their channels, in one vector."""
+    most = _number(lanes)
+    count = builder.select(builder.icmp_signed("<", left, most), left, most)
 
     def below(count: Any, wide: int) -> Any:
         bits = builder.sub(builder.shl(_number(1), count), _number(1))
         return _mask(builder, bits, wide)
 
-    channels = builder.sdiv(builder.mul(left, _number(group[0])), _number(group[1]))
-    return below(left, lanes), below(channels, lanes * group[0] // group[1])
+    channels = builder.sdiv(builder.mul(count, _number(group[0])), _number(group[1]))
+    return below(count, lanes), below(channels, lanes * group[0] // group[1])
+
+
+def _over_filters(builder: Any, count: Any, lanes: int, group: tuple[int, int], masked: int, step: Any) -> None:
+    """``step(first filter, first channel, their masks)`` for each vector of ``count`` filters."""
+    vectors = builder.sdiv(builder.add(count, _number(lanes - 1 if masked else 0)), _number(lanes))
+
+    def vector(v: Any, _: list[Any]) -> list[Any]:
+        first = builder.mul(v, _number(lanes))
+        masks = _filter_masks(builder, builder.sub(count, first), lanes, group) if masked else (None, None)
+        step(first, builder.mul(v, _number(lanes * group[0] // group[1])), *masks)
+        return []
+
+    _loop(builder, vectors, [], vector)
 
 
 @intrinsic(prefer_literal=True)
 def correlate_pixels(
-    typingctx, weights, weight_step, x, first_x, taps, first_tap, tap_count, pixels, first_row, tiles, bias,
-    out, first_out, first_filter, count, channels, filters, masked,
+    typingctx, weights, weight_step, x, first_x, x_step, taps, first_tap, triples, tap_count, pixels,
+    first_row, tiles, bias, out, first_out, out_step, first_filter, count, channels, filters, run, masked,
 ):  # fmt: skip
     """``out[target + k] = bias[k] + sum over taps, c of weights[weight + c*step + k] * x[source + shift + c']``.
 
@@ -72,34 +85,42 @@ def correlate_pixels(
         Of each tap and channel of a group a row of all filters, ``weight_step`` elements long.
     x : 1-D float array
         From ``first_x``, the first channel of the first filter's group at the image's first pixel.
+    x_step, out_step : int
+        Elements from one pixel of a run to the next.
     taps : int64 array (rows, 2)
         (`SHIFT`, `WEIGHT`) of ``tap_count`` taps, from the row ``first_tap`` on.
+    triples, tap_count : int
+        The first taps come in so many triples, each tap ``x_step`` further than the one before; all taps.
     pixels : int64 array (rows, COLUMNS)
-        (`SOURCE`, `TARGET`) of ``tiles`` times `TILE_PIXELS` pixels, from the row ``first_row`` on.
+        (`SOURCE`, `TARGET`) of the runs of ``tiles`` times `TILE_PIXELS` pixels, from ``first_row`` on.
     bias : 1-D float array
     out : 1-D float array
         From ``first_out``, the first filter of all at the image's first pixel. Written.
-    first_filter : int
-    count : int
-        Without a mask, whole vectors of filters; with one, how many filters, fewer than a vector has.
-    channels, filters, masked : literal int
-        Of a group, and 1 where loads and stores are masked.
+    first_filter, count : int
+        From which filter on, and how many; without a mask, whole vectors of them.
+    channels, filters : literal int
+        Of a group.
+    run : literal int
+        So many pixels follow each other: what a triple of taps reads for 4 of them are 6 vectors instead
+        of 12 (7x7 taps, float32 on an AVX-512 Xeon: 50 and RUNGF GF/s).
+    masked : literal int
+        1 where the last vector may have fewer filters.
     """
-    sizes = [argument.literal_value for argument in (channels, filters, masked)]
+    sizes = [argument.literal_value for argument in (channels, filters, run, masked)]
     whole = types.int64
     signature = types.void(
-        weights, whole, x, whole, taps, whole, whole, pixels, whole, whole, bias, out, whole, whole, whole,
-        channels, filters, masked,
+        weights, whole, x, whole, whole, taps, whole, whole, whole, pixels, whole, whole, bias, out, whole,
+        whole, whole, whole, channels, filters, run, masked,
     )  # fmt: skip
     return signature, _correlate_pixels_code(*sizes)
 
 
-def _correlate_pixels_code(channels: int, filters: int, masked: int) -> Any:
+def _correlate_pixels_code(channels: int, filters: int, run: int, masked: int) -> Any:
     group = channels, filters
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        weights, weight_step, x, first_x, taps, first_tap, tap_count, pixels = arguments[:8]
-        first_row, tiles, bias, out, first_out, first_filter, count = arguments[8:15]
+        weights, weight_step, x, first_x, x_step, taps, first_tap, triples, tap_count = arguments[:9]
+        pixels, first_row, tiles, bias, out, first_out, out_step, first_filter, count = arguments[9:18]
         types_ = signature.args
         vector = _vector_type(types_[2])
         lanes, size = vector.count, _size(vector)
@@ -108,49 +129,61 @@ def _correlate_pixels_code(channels: int, filters: int, masked: int) -> Any:
         source = _vector_type(types_[2], lanes * channels // filters)
         weight = _pointer(context, builder, types_[0], weights, first_filter)
         image = _pointer(context, builder, types_[2], x, first_x)
-        tap_table = _pointer(context, builder, types_[4], taps, builder.mul(first_tap, _number(2)))
-        table = _pointer(context, builder, types_[7], pixels, builder.mul(first_row, _number(COLUMNS)))
-        added = _pointer(context, builder, types_[10], bias, first_filter)
-        target = _pointer(context, builder, types_[11], out, builder.add(first_out, first_filter))
-        filter_mask, channel_mask = _filter_masks(builder, count, lanes, group, masked)
+        tap_table = _pointer(context, builder, types_[5], taps, builder.mul(first_tap, _number(2)))
+        table = _pointer(context, builder, types_[9], pixels, builder.mul(first_row, _number(COLUMNS)))
+        added = _pointer(context, builder, types_[12], bias, first_filter)
+        target = _pointer(context, builder, types_[13], out, builder.add(first_out, first_filter))
+        runs = range(TILE_PIXELS // run)
 
         def tile(i: Any, _: list[Any]) -> list[Any]:
-            rows = range(TILE_PIXELS)
-            here = builder.gep(table, [builder.mul(i, _number(COLUMNS * TILE_PIXELS))])
-            sources = [builder.gep(image, [_entry(builder, here, row, SOURCE)]) for row in rows]
+            here = builder.gep(table, [builder.mul(i, _number(COLUMNS * len(runs)))])
+            sources = [builder.gep(image, [_entry(builder, here, row, SOURCE)]) for row in runs]
 
-            def vectors(v: Any, _: list[Any]) -> list[Any]:
+            def vectors(first: Any, channel: Any, filter_mask: Any, channel_mask: Any) -> None:
                 """One vector of filters of all pixels: all their taps, then the stores."""
-                first = builder.mul(v, _number(lanes))
-                channel = builder.mul(v, _number(source.count))
                 row_weights = builder.gep(weight, [first])
 
-                def step(q: Any, sums: list[Any]) -> list[Any]:
-                    """All products of one tap."""
-                    tap = builder.gep(tap_table, [builder.mul(q, _number(2))])
+                def products(first_tap: Any, taps: int, sums: list[Any]) -> list[Any]:
+                    """Those of so many taps, each a pixel further, from ``first_tap`` on."""
+                    tap = builder.gep(tap_table, [builder.mul(first_tap, _number(2))])
                     shift = builder.add(builder.load(builder.gep(tap, [_number(SHIFT)])), channel)
-                    row = builder.gep(row_weights, [builder.load(builder.gep(tap, [_number(WEIGHT)]))])
+                    shifts = [
+                        builder.add(shift, builder.mul(x_step, _number(n))) for n in range(run + taps - 1)
+                    ]
                     cells = [
-                        _vector_load(builder, builder.gep(s, [shift]), source, size, channel_mask)
+                        [_vector_load(builder, builder.gep(s, [n]), source, size, channel_mask) for n in shifts]
                         for s in sources
                     ]
+                    rows = [
+                        builder.gep(row_weights, [builder.load(builder.gep(tap, [_number(2 * t + WEIGHT)]))])
+                        for t in range(taps)
+                    ]
                     for c in range(channels):
-                        place = builder.gep(row, [builder.mul(_number(c), weight_step)])
-                        factor = _vector_load(builder, place, vector, size, filter_mask)
-                        sums = [
-                            _fma(builder, vector, size, factor, _spread(builder, cell, group, c, lanes), total)
-                            for cell, total in zip(cells, sums, strict=True)
-                        ]
+                        spread = [[_spread(builder, x, group, c, lanes) for x in some] for some in cells]
+                        for t in range(taps):
+                            place = builder.gep(rows[t], [builder.mul(_number(c), weight_step)])
+                            factor = _vector_load(builder, place, vector, size, filter_mask)
+                            sums = [
+                                _fma(builder, vector, size, factor, spread[p // run][p % run + t], total)
+                                for p, total in enumerate(sums)
+                            ]
                     return sums
 
                 start = _vector_load(builder, builder.gep(added, [first]), vector, size, filter_mask)
-                sums = _loop(builder, tap_count, [start] * TILE_PIXELS, step)
-                for row in rows:
-                    place = builder.gep(target, [builder.add(_entry(builder, here, row, TARGET), first)])
-                    _vector_store(builder, sums[row], place, filter_mask)
-                return []
+                sums, done = [start] * TILE_PIXELS, _number(0)
+                if run > 1:
+                    sums = _loop(
+                        builder, triples, sums, lambda i, s: products(builder.mul(i, _number(3)), 3, s)
+                    )
+                    done = builder.mul(triples, _number(3))
+                left = builder.sub(tap_count, done)
+                sums = _loop(builder, left, sums, lambda i, s: products(builder.add(done, i), 1, s))
+                for p, total in enumerate(sums):
+                    further = builder.add(first, builder.mul(out_step, _number(p % run)))
+                    start = builder.add(_entry(builder, here, p // run, TARGET), further)
+                    _vector_store(builder, total, builder.gep(target, [start]), filter_mask)
 
-            _loop(builder, _number(1) if masked else count, [], vectors)
+            _over_filters(builder, count, lanes, group, masked, vectors)
             return []
 
         _loop(builder, tiles, [], tile)
@@ -162,7 +195,7 @@ def _correlate_pixels_code(channels: int, filters: int, masked: int) -> Any:
 @intrinsic(prefer_literal=True)
 def sum_pixels(
     typingctx, dy, first_dy, x, first_x, taps, first_tap, pixels, first_row, rows, sums, sum_step,
-    first_filter, count, channels, filters, masked,
+    count, channels, filters,
 ):  # fmt: skip
     """``sums[weight + c*step + k] += sum over pixels of dy[target + k] * x[source + shift + c']``.
 
@@ -176,45 +209,41 @@ def sum_pixels(
         (`SOURCE`, `TARGET`) of ``rows`` pixels, from the row ``first_row`` on.
     sums : 1-D float array
         Added to.
+    count : int
+        How many filters.
     """
-    sizes = [argument.literal_value for argument in (channels, filters, masked)]
+    sizes = [argument.literal_value for argument in (channels, filters)]
     whole = types.int64
     signature = types.void(
-        dy, whole, x, whole, taps, whole, pixels, whole, whole, sums, whole, whole, whole,
-        channels, filters, masked,
-    )  # fmt: skip
+        dy, whole, x, whole, taps, whole, pixels, whole, whole, sums, whole, whole, channels, filters
+    )
     return signature, _sum_pixels_code(*sizes)
 
 
-def _sum_pixels_code(channels: int, filters: int, masked: int) -> Any:
+def _sum_pixels_code(channels: int, filters: int) -> Any:
     group, taps_ = (channels, filters), range(PIXEL_TAPS[channels])
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         dy, first_dy, x, first_x, taps, first_tap, pixels, first_row, rows = arguments[:9]
-        sums, sum_step, first_filter, count = arguments[9:13]
+        sums, sum_step, count = arguments[9:12]
         types_ = signature.args
         vector = _vector_type(types_[2])
         lanes, size = vector.count, _size(vector)
         if lanes % filters:  # too short a vector for such groups: never called
             return context.get_dummy_value()
         source = _vector_type(types_[2], lanes * channels // filters)
-        gradient = _pointer(context, builder, types_[0], dy, builder.add(first_dy, first_filter))
+        gradient = _pointer(context, builder, types_[0], dy, first_dy)
         image = _pointer(context, builder, types_[2], x, first_x)
         tap = _pointer(context, builder, types_[4], taps, builder.mul(first_tap, _number(2)))
         table = _pointer(context, builder, types_[6], pixels, builder.mul(first_row, _number(COLUMNS)))
-        memory = _pointer(context, builder, types_[9], sums, first_filter)
-        filter_mask, channel_mask = _filter_masks(builder, count, lanes, group, masked)
+        memory = _pointer(context, builder, types_[9], sums, _number(0))
         shifts = [builder.load(builder.gep(tap, [_number(2 * t + SHIFT)])) for t in taps_]
         places = [builder.load(builder.gep(tap, [_number(2 * t + WEIGHT)])) for t in taps_]
         zero = ir.Constant(vector, [0.0] * lanes)
 
-        def vectors(v: Any, _: list[Any]) -> list[Any]:
+        def vectors(first: Any, channel: Any, filter_mask: Any, channel_mask: Any) -> None:
             """One vector of filters: the sums over all pixels."""
-            first = builder.mul(v, _number(lanes))
-            images = [
-                builder.gep(image, [builder.add(shift, builder.mul(v, _number(source.count)))])
-                for shift in shifts
-            ]
+            images = [builder.gep(image, [builder.add(shift, channel)]) for shift in shifts]
             gradients = builder.gep(gradient, [first])
 
             def step(i: Any, totals: list[Any]) -> list[Any]:
@@ -243,9 +272,8 @@ def _sum_pixels_code(channels: int, filters: int, masked: int) -> Any:
                     before = _vector_load(builder, place, vector, size, filter_mask)
                     after = builder.fadd(before, totals[t * channels + c])
                     _vector_store(builder, after, place, filter_mask)
-            return []
 
-        _loop(builder, _number(1) if masked else count, [], vectors)
+        _over_filters(builder, count, lanes, group, 1, vectors)
         return context.get_dummy_value()
 
     return codegen

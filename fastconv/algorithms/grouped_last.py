@@ -73,13 +73,13 @@ def axis_tables(phases: Phases, extent: int, out_stride: int) -> tuple[Array, Ar
         ]
         marks = sorted({0, cells} | {mark for ends in reach for mark in ends if 0 < mark < cells})
         for begin, end in itertools.pairwise(marks):
-            met = [
-                (tap, shift)
+            met = sorted(
+                (shift, tap)
                 for tap, shift, (low, high) in zip(axis.taps, axis.shifts, reach, strict=True)
                 if low <= begin and end <= high
-            ]
+            )
             runs.append((begin, end, first, len(taps), len(met)))
-            taps += met
+            taps += [(tap, shift) for shift, tap in met]
     return np.array(runs, np.int64), np.array(taps or [(0, 0)], np.int64)
 
 

@@ -33,9 +33,8 @@ CLASS_ROW, CLASS_RUNS, CLASS_ROWS, CLASS_TAP, CLASS_TRIPLES, CLASS_TAPS = 0, 1, 
 
 
 @jit
-def count_triples(axis_taps, run, step):
-    """How many triples the taps of a run along the last axis make: each tap ``step`` further."""
-    first, count = run[FIRST_TAP], run[TAPS]
+def count_triples(axis_taps, first, count, step):
+    """How many triples consecutive taps of an axis make: each tap ``step`` cells further."""
     for k in range(first + 1, first + count):
         if axis_taps[k, TAP_SHIFT] != axis_taps[k - 1, TAP_SHIFT] + step:
             return 0
@@ -43,145 +42,143 @@ def count_triples(axis_taps, run, step):
 
 
 @jit
-def list_taps(runs, axis_taps, kernel, x_steps, step, weight_step, multiple, spare_weight, taps, first):
-    """The taps of a class, with rows for `correlate_pixels`; returns how many triples and taps.
+def list_taps(
+    d_taps, h_taps, w_taps, from_d, to_d, from_h, to_h, from_w, to_w, kernel, x_steps, weight_step, taps, first
+):  # fmt: skip
+    """The taps of a box of the axes' tables of taps, with rows for `correlate_pixels`; returns the next row.
 
     Parameters
     ----------
-    runs : tuple of three int64 arrays (RUN_COLUMNS,)
-        The class' run along each axis.
-    axis_taps : tuple of three int64 arrays (taps, 2)
+    d_taps, h_taps, w_taps : int64 array (taps, 2)
+        Columns `TAP` and `TAP_SHIFT`.
     kernel : tuple of three int
     x_steps : tuple of three int
         Elements from one cell of the source to the next along each axis.
-    step : int
-        Cells from one pixel of a run to the next.
     weight_step : int
         Elements from one tap's weights to the next one's.
-    multiple : int
-        Repeated up to a multiple of so many, with ``spare_weight`` for their weights.
     taps : int64 array (rows, 2)
-        Written from the row ``first`` on, triples first.
+        Written from the row ``first`` on.
     """
-    inner = 3 * count_triples(axis_taps[2], runs[2], step)
-    found = 0
-    for part in range(2):
-        from_k, to_k = (0, inner) if part == 0 else (inner, runs[2][TAPS])
-        for i in range(runs[0][TAPS]):
-            d = axis_taps[0][runs[0][FIRST_TAP] + i]
-            for j in range(runs[1][TAPS]):
-                h = axis_taps[1][runs[1][FIRST_TAP] + j]
-                for k in range(from_k, to_k):
-                    w = axis_taps[2][runs[2][FIRST_TAP] + k]
-                    tap = (d[TAP] * kernel[1] + h[TAP]) * kernel[2] + w[TAP]
-                    shift = d[TAP_SHIFT] * x_steps[0] + h[TAP_SHIFT] * x_steps[1] + w[TAP_SHIFT] * x_steps[2]
-                    taps[first + found, SHIFT] = shift
-                    taps[first + found, WEIGHT] = tap * weight_step
-                    found += 1
-    while found % multiple > 0:
-        taps[first + found, SHIFT] = taps[first, SHIFT]
-        taps[first + found, WEIGHT] = spare_weight
-        found += 1
-    return runs[0][TAPS] * runs[1][TAPS] * (inner // 3), found
+    row = first
+    for d in range(from_d, to_d):
+        for h in range(from_h, to_h):
+            line = (d_taps[d, TAP] * kernel[1] + h_taps[h, TAP]) * kernel[2]
+            shift = d_taps[d, TAP_SHIFT] * x_steps[0] + h_taps[h, TAP_SHIFT] * x_steps[1]
+            for w in range(from_w, to_w):
+                taps[row, SHIFT] = shift + w_taps[w, TAP_SHIFT] * x_steps[2]
+                taps[row, WEIGHT] = (line + w_taps[w, TAP]) * weight_step
+                row += 1
+    return row
 
 
 @jit
-def list_pixels(
-    runs, axis, lines, images, x_steps, stride, out_steps, out_stride, length, few, multiple, table, first
-):  # fmt: skip
-    """The pixels of a class that lie in a range of lines along an axis; returns how many rows.
+def list_pixels(sources, targets, counts, source_steps, target_steps, multiple, table, first):
+    """A box of pixels, from one to the next so many elements; returns the next row.
 
     Parameters
     ----------
-    runs
-        As in `list_taps`.
-    axis : int
-    lines : tuple of two int
-        In cells of a phase.
-    images : int
-    x_steps, out_steps : tuple of four int
-        Elements from one image, plane, line and pixel to the next, of the source and of the output.
-    stride, out_stride : tuple of three int
-        Cells of the source, and of the output, from one cell of a phase to the next.
-    length : int
-        A row is put for so many consecutive pixels of a line.
-    few : bool
-        Only what is left of the lines when they are cut into runs of `RUN`; else only whole rows.
+    sources, targets : int
+        Where the first pixel reads and writes.
+    counts : tuple of four int
+        Images, planes, lines and pixels.
+    source_steps, target_steps : tuple of four int
     multiple : int
         The last row is repeated up to a multiple of so many.
     table : int64 array (rows, COLUMNS)
         Written from the row ``first`` on.
     """
-    from_d, to_d = clipped(runs[0], axis == 0, lines)
-    from_h, to_h = clipped(runs[1], axis == 1, lines)
-    from_w, to_w = clipped(runs[2], axis == 2, lines)
-    if few:
-        from_w += max(0, to_w - from_w) // RUN * RUN
-    found = 0
-    for n in range(images):
-        for d in range(from_d, to_d):
-            out_d = n * out_steps[0] + (runs[0][FIRST] + d * out_stride[0]) * out_steps[1]
-            x_d = n * x_steps[0] + d * stride[0] * x_steps[1]
-            for h in range(from_h, to_h):
-                out_h = out_d + (runs[1][FIRST] + h * out_stride[1]) * out_steps[2]
-                x_h = x_d + h * stride[1] * x_steps[2]
-                for w in range(from_w, to_w - length + 1, length):
-                    table[first + found, SOURCE] = x_h + w * stride[2] * x_steps[3]
-                    table[first + found, TARGET] = out_h + (runs[2][FIRST] + w * out_stride[2]) * out_steps[3]
-                    found += 1
-    while found % multiple > 0:
-        table[first + found, SOURCE] = table[first + found - 1, SOURCE]
-        table[first + found, TARGET] = table[first + found - 1, TARGET]
-        found += 1
-    return found
+    row = first
+    for n in range(counts[0]):
+        for d in range(counts[1]):
+            for h in range(counts[2]):
+                source = sources + n * source_steps[0] + d * source_steps[1] + h * source_steps[2]
+                target = targets + n * target_steps[0] + d * target_steps[1] + h * target_steps[2]
+                for w in range(counts[3]):
+                    table[row, SOURCE] = source + w * source_steps[3]
+                    table[row, TARGET] = target + w * target_steps[3]
+                    row += 1
+    while (row - first) % multiple > 0:
+        table[row, SOURCE] = table[row - 1, SOURCE]
+        table[row, TARGET] = table[row - 1, TARGET]
+        row += 1
+    return row
 
 
 @jit
-def clipped(run, here, lines):
-    """From and up to which cell of a run, in the range of lines where that is along its axis."""
+def clipped(runs, n, here, lines):
+    """From and up to which cell the run ``n`` goes, in the range of lines where that is along its axis."""
     if here:
-        return max(run[BEGIN], lines[0]), min(run[END], lines[1])
-    return run[BEGIN], run[END]
+        return max(runs[n, BEGIN], lines[0]), min(runs[n, END], lines[1])
+    return runs[n, BEGIN], runs[n, END]
 
 
 @jit
 def list_classes(
-    axis_runs, axis_taps, kernel, axis, lines, images, x_steps, stride, out_steps, out_stride, weight_step,
-    tile_pixels, tile_taps, spare_weight, pixels, taps, classes,
+    d_runs, h_runs, w_runs, d_taps, h_taps, w_taps, kernel, axis, lines, images, x_steps, stride, out_steps,
+    out_stride, weight_step, tile_pixels, tile_taps, spare_weight, pixels, taps, classes,
 ):  # fmt: skip
-    """All classes with a pixel in a range of lines; returns how many.
+    """All classes with a pixel in a range of lines along an axis; returns how many.
 
-    The tables ``pixels``, in whole tiles, and ``taps``, in multiples of ``tile_taps``, are written; ``classes``,
-    int64 (classes, 6), says which rows of them belong to each. Runs stand first where tiles have several
-    pixels and the class has triples of taps.
+    The tables ``pixels``, in whole tiles, and ``taps``, in multiples of ``tile_taps`` with ``spare_weight`` for
+    those repeated, are written; ``classes``, int64 (classes, 6), says which rows of them belong to each. Runs
+    of pixels stand first where tiles have several pixels and the class has triples of taps.
     """
     found, row, tap = 0, 0, 0
-    for d in range(len(axis_runs[0])):
-        for h in range(len(axis_runs[1])):
-            for w in range(len(axis_runs[2])):
-                runs = (axis_runs[0][d], axis_runs[1][h], axis_runs[2][w])
-                triples, count = list_taps(
-                    runs, axis_taps, kernel, x_steps[1:4], stride[2], weight_step, tile_taps, spare_weight,
-                    taps, tap,
+    source_steps = (x_steps[0], stride[0] * x_steps[1], stride[1] * x_steps[2], stride[2] * x_steps[3])
+    target_steps = (
+        out_steps[0], out_stride[0] * out_steps[1], out_stride[1] * out_steps[2], out_stride[2] * out_steps[3]
+    )  # fmt: skip
+    long_source_steps = (source_steps[0], source_steps[1], source_steps[2], RUN * source_steps[3])
+    long_target_steps = (target_steps[0], target_steps[1], target_steps[2], RUN * target_steps[3])
+    for d in range(len(d_runs)):
+        from_d, to_d = clipped(d_runs, d, axis == 0, lines)
+        for h in range(len(h_runs)):
+            from_h, to_h = clipped(h_runs, h, axis == 1, lines)
+            for w in range(len(w_runs)):
+                from_w, to_w = clipped(w_runs, w, axis == 2, lines)
+                depth, height, width = to_d - from_d, to_h - from_h, to_w - from_w
+                if depth <= 0 or height <= 0 or width <= 0:
+                    continue
+                d_tap, h_tap, w_tap = d_runs[d, FIRST_TAP], h_runs[h, FIRST_TAP], w_runs[w, FIRST_TAP]
+                to_d_tap, to_h_tap = d_tap + d_runs[d, TAPS], h_tap + h_runs[h, TAPS]
+                in_line = count_triples(w_taps, w_tap, w_runs[w, TAPS], stride[2])
+                middle = w_tap + 3 * in_line
+                next_tap = list_taps(
+                    d_taps, h_taps, w_taps, d_tap, to_d_tap, h_tap, to_h_tap, w_tap, middle, kernel,
+                    x_steps[1:4], weight_step, taps, tap,
                 )  # fmt: skip
-                long_rows, few = 0, tile_pixels > 1 and triples > 0
-                if few:
-                    long_rows = list_pixels(
-                        runs, axis, lines, images, x_steps, stride, out_steps, out_stride, RUN, False,
-                        tile_pixels // RUN, pixels, row,
-                    )  # fmt: skip
-                rows = long_rows + list_pixels(
-                    runs, axis, lines, images, x_steps, stride, out_steps, out_stride, 1, few, tile_pixels,
-                    pixels, row + long_rows,
+                triples = (next_tap - tap) // 3
+                next_tap = list_taps(
+                    d_taps, h_taps, w_taps, d_tap, to_d_tap, h_tap, to_h_tap, middle, w_tap + w_runs[w, TAPS],
+                    kernel, x_steps[1:4], weight_step, taps, next_tap,
                 )  # fmt: skip
-                if rows > 0:
-                    classes[found, CLASS_ROW] = row
-                    classes[found, CLASS_RUNS] = long_rows
-                    classes[found, CLASS_ROWS] = rows
-                    classes[found, CLASS_TAP] = tap
-                    classes[found, CLASS_TRIPLES] = triples
-                    classes[found, CLASS_TAPS] = count
-                    found, row, tap = found + 1, row + rows, tap + count
+                while (next_tap - tap) % tile_taps > 0:
+                    taps[next_tap, SHIFT] = taps[tap, SHIFT]
+                    taps[next_tap, WEIGHT] = spare_weight
+                    next_tap += 1
+                source = from_d * source_steps[1] + from_h * source_steps[2] + from_w * source_steps[3]
+                target = (
+                    d_runs[d, FIRST] * out_steps[1] + h_runs[h, FIRST] * out_steps[2]
+                    + w_runs[w, FIRST] * out_steps[3]
+                    + from_d * target_steps[1] + from_h * target_steps[2] + from_w * target_steps[3]
+                )  # fmt: skip
+                long = width // RUN if tile_pixels > 1 and triples > 0 else 0
+                next_row = list_pixels(
+                    source, target, (images, depth, height, long), long_source_steps, long_target_steps,
+                    max(1, tile_pixels // RUN), pixels, row,
+                )  # fmt: skip
+                classes[found, CLASS_ROW] = row
+                classes[found, CLASS_RUNS] = next_row - row
+                next_row = list_pixels(
+                    source + long * long_source_steps[3], target + long * long_target_steps[3],
+                    (images, depth, height, width - long * RUN), source_steps, target_steps, tile_pixels,
+                    pixels, next_row,
+                )  # fmt: skip
+                classes[found, CLASS_ROWS] = next_row - row
+                classes[found, CLASS_TAP] = tap
+                classes[found, CLASS_TRIPLES] = triples
+                classes[found, CLASS_TAPS] = next_tap - tap
+                found, row, tap = found + 1, next_row, next_tap
     return found
 
 
@@ -373,7 +370,7 @@ def correlate_lasts(
             if listed != some:
                 listed = some
                 found = list_classes(
-                    axis_runs, axis_taps, kernel, axis, (line, min(line + block[1], lines[1])), some, x_steps,
+                    axis_runs[0], axis_runs[1], axis_runs[2], axis_taps[0], axis_taps[1], axis_taps[2], kernel, axis, (line, min(line + block[1], lines[1])), some, x_steps,
                     stride, out_steps, out_stride, weight_step, TILE_PIXELS, 1, 0, pixels, taps, classes,
                 )  # fmt: skip
             first, first_out = first_x + image * x_steps[0], image * out_steps[0]
@@ -444,7 +441,7 @@ def sum_lasts(
             if listed != some:
                 listed = some
                 found = list_classes(
-                    axis_runs, axis_taps, kernel, axis, (line, min(line + block[1], lines[1])), some, x_steps,
+                    axis_runs[0], axis_runs[1], axis_runs[2], axis_taps[0], axis_taps[1], axis_taps[2], kernel, axis, (line, min(line + block[1], lines[1])), some, x_steps,
                     stride, dy_steps, (1, 1, 1), weight_step, 1, tile, len(sums) - weight_step, pixels, taps,
                     classes,
                 )  # fmt: skip

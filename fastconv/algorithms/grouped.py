@@ -102,6 +102,7 @@ class Planes:
         self.block = self._block()
         self.cells = self.grid_cells(self.block[1])
         self.offsets, self.rows, self.out_phases = self._tables(phases, kernel)
+        self.jobs = self._jobs()
         # Where the columns of the weight's gradient are read, in their own order.
         self.natural_offsets = self.offsets[np.argsort(self.rows)]
 
@@ -176,7 +177,7 @@ class Planes:
             rows += [row for _, row in triples + singles]
         return np.array(offsets, np.int64), np.array(rows, np.int64), np.array(table, np.int64)
 
-    def jobs(self) -> list[tuple[Range, Range, Range]]:
+    def _jobs(self) -> list[tuple[Range, Range, Range]]:
         """(groups, images, lines)."""
         work = self.batch * self.groups * self.filters * len(self.offsets) * prod(self.lines)
         wanted = max(1, min(JOBS, work // JOB_MULTIPLICATIONS))
@@ -210,9 +211,9 @@ class Planes:
         rows = weights.reshape(self.groups, self.filters, -1)[:, :, self.rows]
         packed = np.ascontiguousarray(rows.transpose(0, 2, 1))
         added = np.zeros(self.groups * self.filters, out.dtype) if bias is None else np.ascontiguousarray(bias)
-        x, first, strides = memory(read_only(source))
-        y, _, out_strides = memory(out, 4)
-        packed, added, jobs = read_only(packed), read_only(added), self.jobs()
+        x, first, strides = memory(read_only(source), contiguous=False)
+        y, _, out_strides = memory(out)
+        packed, added, jobs = read_only(packed), read_only(added), self.jobs
 
         def start_worker() -> Job:
             def job(i: int) -> None:
@@ -232,8 +233,8 @@ class Planes:
             dw[...] = 0
             return
         result = dw.reshape(self.groups, self.filters, -1)
-        x, first, strides = memory(read_only(source))
-        gradients, first_gradient, gradient_strides = memory(read_only(dy), 4)
+        x, first, strides = memory(read_only(source), contiguous=False)
+        gradients, first_gradient, gradient_strides = memory(read_only(dy))
         multiple = _tap_multiple(self.filters)
         offsets = np.resize(self.natural_offsets, ceil_div(len(self.offsets), multiple) * multiple)
         row_bytes = len(offsets) * VECTOR_BYTES

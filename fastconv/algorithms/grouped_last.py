@@ -32,24 +32,30 @@ Three = tuple[int, int, int]
 Phases = list[tuple[int, Axis | None]]
 
 
-def memory(array: Array, axis: int | None = None) -> tuple[Array, int, Size]:
+def memory(array: Array, contiguous: bool = True) -> tuple[Array, int, Size]:
     """The memory of an array in one dimension, its first element there, and its strides in elements.
 
-    Nothing is copied unless the strides are no whole elements, or that of ``axis`` is not one.
+    Nothing is copied unless the strides are no whole elements, or the last one must be one and is not.
     """
     size = array.itemsize
-    whole = all(stride % size == 0 for stride in array.strides)
-    last = -1 if axis is None else axis
-    if not whole or (axis is not None and array.shape[axis] > 1 and array.strides[axis] != size):
-        array = np.moveaxis(np.ascontiguousarray(np.moveaxis(array, last, -1)), -1, last)
+    if array.flags.c_contiguous or array.size == 0:
+        return array.reshape(-1), 0, tuple(stride // size for stride in array.strides)
+    if any(stride % size for stride in array.strides) or (
+        contiguous and array.shape[-1] > 1 and array.strides[-1] != size
+    ):
+        return memory(np.ascontiguousarray(array))
     strides = tuple(stride // size for stride in array.strides)
-    if array.size == 0 or array.flags.c_contiguous:
-        return array.reshape(-1), 0, strides
     reach = [(n - 1) * stride for n, stride in zip(array.shape, strides, strict=True)]
     first = -sum(r for r in reach if r < 0)
     lowest = array[tuple(slice(-1, None) if r < 0 else slice(0, None) for r in reach)]
     length = 1 + sum(map(abs, reach))
     return np.lib.stride_tricks.as_strided(lowest, (length,), (size,)), first, strides
+
+
+def _pixels_first(array: Array) -> tuple[Array, int, Size]:
+    """The memory of images, and their strides along (N, D, H, W), the channels contiguous."""
+    flat, first, strides = memory(array.transpose(0, 2, 3, 4, 1))
+    return flat, first, strides[:4]
 
 
 def tile_for(channels: int, filters: int, itemsize: int) -> bool:
@@ -126,8 +132,11 @@ class Pixels:
         if lines == self.lines:
             images = min(ceil_div(batch, self.wanted), max(1, TABLE_PIXELS // (lines * line_pixels)))
         self.block = (max(1, images), lines, max(1, images) * lines * line_pixels)
+        self.jobs = self._jobs(self.wanted)
+        chunks = ceil_div(batch * prod(self.lines_of), CHUNK)
+        self.sum_jobs = self._jobs(max(self.wanted, ceil_div(chunks, CHUNKS)))
 
-    def jobs(self, wanted: int) -> list[tuple[Range, Range]]:
+    def _jobs(self, wanted: int) -> list[tuple[Range, Range]]:
         """(images, lines)."""
         line_step = ceil_div(ceil_div(self.lines, self.block[1]), wanted) * self.block[1]
         wanted = ceil_div(wanted, ceil_div(self.lines, line_step))
@@ -145,15 +154,15 @@ class Pixels:
         packed = weights.transpose(3, 2, 0, 1).reshape(-1, self.group[0], filters)
         packed = read_only(np.ascontiguousarray(packed))
         added = read_only(np.zeros(filters, out.dtype) if bias is None else np.ascontiguousarray(bias))
-        x, first, steps = memory(read_only(source), 1)
-        y, _, out_steps = memory(out, 1)
-        jobs = self.jobs(self.wanted)
+        x, first, steps = _pixels_first(read_only(source))
+        y, _, out_steps = _pixels_first(out)
+        jobs = self.jobs
 
         def start_worker() -> Job:
             def job(i: int) -> None:
                 kernels.correlate_lasts(
-                    x, first, steps[:1] + steps[2:], self.stride, self.runs, self.taps, self.kernel, packed,
-                    added, y, out_steps[:1] + out_steps[2:], self.out_stride, self.axis, self.group, *jobs[i],
+                    x, first, steps, self.stride, self.runs, self.taps, self.kernel, packed,
+                    added, y, out_steps, self.out_stride, self.axis, self.group, *jobs[i],
                     self.block,
                 )  # fmt: skip
 
@@ -168,18 +177,17 @@ class Pixels:
 
     def sum(self, dy: Array, source: Array, dw: Array) -> None:
         """Write ``dw`` (K, C/G, kernel): the weight's gradient of a forward correlation."""
-        x, first, steps = memory(read_only(source), 1)
-        gradient, first_gradient, gradient_steps = memory(read_only(dy), 1)
-        chunks = ceil_div(self.batch * prod(self.lines_of), CHUNK)
-        jobs = self.jobs(max(self.wanted, ceil_div(chunks, CHUNKS)))
+        x, first, steps = _pixels_first(read_only(source))
+        gradient, first_gradient, gradient_steps = _pixels_first(read_only(dy))
+        jobs = self.sum_jobs
         shape = (prod(self.kernel) + 1, self.group[0], self.groups * self.group[1])
         partial = np.zeros((max(1, len(jobs)), *shape), x.dtype)
 
         def start_worker() -> Job:
             def job(i: int) -> None:
                 kernels.sum_lasts(
-                    x, first, steps[:1] + steps[2:], self.stride, self.runs, self.taps, self.kernel, gradient,
-                    first_gradient, gradient_steps[:1] + gradient_steps[2:], self.axis, self.group, *jobs[i],
+                    x, first, steps, self.stride, self.runs, self.taps, self.kernel, gradient,
+                    first_gradient, gradient_steps, self.axis, self.group, *jobs[i],
                     self.block, CHUNK, partial[i],
                 )  # fmt: skip
 

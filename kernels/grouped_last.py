@@ -11,6 +11,7 @@ import numpy as np
 from fastconv.kernels.group_tiles import COLUMNS, RUN, SOURCE, TARGET
 from fastconv.kernels.jit import jit
 from fastconv.kernels.pixel_tiles import (
+    FEW_PIXELS,
     PIXEL_TAPS,
     SHIFT,
     TILE_PIXELS,
@@ -115,13 +116,13 @@ def clipped(runs, n, here, lines):
 @jit
 def list_classes(
     d_runs, h_runs, w_runs, d_taps, h_taps, w_taps, kernel, axis, lines, images, x_steps, stride, out_steps,
-    out_stride, weight_step, tile_pixels, tile_taps, spare_weight, pixels, taps, classes,
+    out_stride, weight_step, tiles, tile_taps, spare_weight, pixels, taps, classes,
 ):  # fmt: skip
     """All classes with a pixel in a range of lines along an axis; returns how many.
 
     The tables ``pixels``, in whole tiles, and ``taps``, in multiples of ``tile_taps`` with ``spare_weight`` for
-    those repeated, are written; ``classes``, int64 (classes, 6), says which rows of them belong to each. Runs
-    of pixels stand first where tiles have several pixels and the class has triples of taps.
+    those repeated, are written; ``classes``, int64 (classes, 6), says which rows of them belong to each. With
+    ``tiles``, runs of pixels stand first where the class has triples of taps, and both come in whole tiles.
     """
     found, row, tap = 0, 0, 0
     source_steps = (x_steps[0], stride[0] * x_steps[1], stride[1] * x_steps[2], stride[2] * x_steps[3])
@@ -162,17 +163,17 @@ def list_classes(
                     + w_runs[w, FIRST] * out_steps[3]
                     + from_d * target_steps[1] + from_h * target_steps[2] + from_w * target_steps[3]
                 )  # fmt: skip
-                long = width // RUN if tile_pixels > 1 and triples > 0 else 0
+                long = width // RUN if tiles and triples > 0 else 0
                 next_row = list_pixels(
                     source, target, (images, depth, height, long), long_source_steps, long_target_steps,
-                    max(1, tile_pixels // RUN), pixels, row,
+                    TILE_PIXELS // RUN, pixels, row,
                 )  # fmt: skip
                 classes[found, CLASS_ROW] = row
                 classes[found, CLASS_RUNS] = next_row - row
                 next_row = list_pixels(
                     source + long * long_source_steps[3], target + long * long_target_steps[3],
-                    (images, depth, height, width - long * RUN), source_steps, target_steps, tile_pixels,
-                    pixels, next_row,
+                    (images, depth, height, width - long * RUN), source_steps, target_steps,
+                    FEW_PIXELS if tiles else 1, pixels, next_row,
                 )  # fmt: skip
                 classes[found, CLASS_ROWS] = next_row - row
                 classes[found, CLASS_TAP] = tap
@@ -188,7 +189,7 @@ def correlate_class(
     bias, out, first_out, out_step, first_filter, count, group, run, masked,
 ):  # fmt: skip
     """`correlate_pixels` for groups of (channels, filters) that there is a tile for."""
-    tiles = rows * run // TILE_PIXELS
+    tiles = rows * run // (TILE_PIXELS if run > 1 else FEW_PIXELS)
     if group == (1, 1):
         if run > 1 and not masked:
             correlate_pixels(
@@ -371,7 +372,7 @@ def correlate_lasts(
                 listed = some
                 found = list_classes(
                     axis_runs[0], axis_runs[1], axis_runs[2], axis_taps[0], axis_taps[1], axis_taps[2], kernel, axis, (line, min(line + block[1], lines[1])), some, x_steps,
-                    stride, out_steps, out_stride, weight_step, TILE_PIXELS, 1, 0, pixels, taps, classes,
+                    stride, out_steps, out_stride, weight_step, True, 1, 0, pixels, taps, classes,
                 )  # fmt: skip
             first, first_out = first_x + image * x_steps[0], image * out_steps[0]
             for c in range(found):
@@ -442,7 +443,7 @@ def sum_lasts(
                 listed = some
                 found = list_classes(
                     axis_runs[0], axis_runs[1], axis_runs[2], axis_taps[0], axis_taps[1], axis_taps[2], kernel, axis, (line, min(line + block[1], lines[1])), some, x_steps,
-                    stride, dy_steps, (1, 1, 1), weight_step, 1, tile, len(sums) - weight_step, pixels, taps,
+                    stride, dy_steps, (1, 1, 1), weight_step, False, tile, len(sums) - weight_step, pixels, taps,
                     classes,
                 )  # fmt: skip
             first, gradient = first_x + image * x_steps[0], first_dy + image * dy_steps[0]

@@ -32,8 +32,10 @@ from fastconv.kernels.vectors import VECTOR_BITS, _fma, _pointer, _vector_load
 
 # Columns of a table of taps: elements from a pixel's source to what the tap reads, and its first weight.
 SHIFT, WEIGHT = 0, 1
-# Pixels of a tile, and taps of a tile of sums by the channels of a group.
-TILE_PIXELS = 8
+# Pixels of a tile of runs, and of a tile of single pixels: at one load a product the latter can't be faster
+# with more, and a corner of an image is one pixel.
+TILE_PIXELS, FEW_PIXELS = 8, 4
+# Taps of a tile of sums by the channels of a group.
 PIXEL_TAPS = {1: 9, 2: 5, 4: 3, 8: 2} if VECTOR_BITS == 512 else {1: 9, 2: 4, 4: 2, 8: 1}
 
 
@@ -92,7 +94,7 @@ def correlate_pixels(
     triples, tap_count : int
         The first taps come in so many triples, each tap ``x_step`` further than the one before; all taps.
     pixels : int64 array (rows, COLUMNS)
-        (`SOURCE`, `TARGET`) of the runs of ``tiles`` times `TILE_PIXELS` pixels, from ``first_row`` on.
+        (`SOURCE`, `TARGET`) of the runs of ``tiles`` tiles, from the row ``first_row`` on.
     bias : 1-D float array
     out : 1-D float array
         From ``first_out``, the first filter of all at the image's first pixel. Written.
@@ -133,7 +135,8 @@ def _correlate_pixels_code(channels: int, filters: int, run: int, masked: int) -
         table = _pointer(context, builder, types_[9], pixels, builder.mul(first_row, _number(COLUMNS)))
         added = _pointer(context, builder, types_[12], bias, first_filter)
         target = _pointer(context, builder, types_[13], out, builder.add(first_out, first_filter))
-        runs = range(TILE_PIXELS // run)
+        tile_pixels = TILE_PIXELS if run > 1 else FEW_PIXELS
+        runs = range(tile_pixels // run)
 
         def tile(i: Any, _: list[Any]) -> list[Any]:
             here = builder.gep(table, [builder.mul(i, _number(COLUMNS * len(runs)))])
@@ -170,7 +173,7 @@ def _correlate_pixels_code(channels: int, filters: int, run: int, masked: int) -
                     return sums
 
                 start = _vector_load(builder, builder.gep(added, [first]), vector, size, filter_mask)
-                sums, done = [start] * TILE_PIXELS, _number(0)
+                sums, done = [start] * tile_pixels, _number(0)
                 if run > 1:
                     sums = _loop(
                         builder, triples, sums, lambda i, s: products(builder.mul(i, _number(3)), 3, s)

@@ -23,7 +23,7 @@ from fastconv.threads import Job, run_jobs
 # (channels, filters) of a group that there are tiles for.
 GROUPS = ((1, 1), (2, 2), (4, 4), (8, 8), (1, 2), (2, 1))
 # Pixels that share a table, and those that one sum runs over before it is added to the others.
-TABLE_PIXELS = 512
+TABLE_PIXELS = 1024
 CHUNK = 64
 # So many sums, at the most, are added up one after the other.
 CHUNKS = 2**12
@@ -125,7 +125,7 @@ class Pixels:
         self.axis = next((a for a in range(3) if self.lines_of[a] > 1), 2)
         self.lines = self.lines_of[self.axis]
         work = batch * groups * channels * filters * prod(extent) * prod(kernel) // prod(stride)
-        self.wanted = max(1, min(JOBS, work // JOB_MULTIPLICATIONS))
+        self.wanted = max(1, min(JOBS, work // (2 * JOB_MULTIPLICATIONS)))
         line_pixels = prod(extent) // extent[self.axis] * stride[self.axis]
         lines = max(1, min(self.lines, TABLE_PIXELS // line_pixels))
         images = 1

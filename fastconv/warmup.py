@@ -20,11 +20,12 @@ from fastconv.pool import (
 Step = tuple[str, Callable[[], None]]
 
 
-def _convolution(dtype: str, layout: str) -> None:
-    x, w, dy = np.ones((1, 2, 3, 3), dtype), np.ones((2, 2, 2, 2), dtype), np.ones((1, 2, 2, 2), dtype)
+def _convolution(dtype: str, layout: str, groups: int) -> None:
+    x, dy = np.ones((1, 2, 3, 3), dtype), np.ones((1, 2, 2, 2), dtype)
+    w = np.ones((2, 2 // groups, 2, 2), dtype)
     if layout == "NHWC":
         x, w, dy = (np.ascontiguousarray(a.transpose(0, 2, 3, 1)) for a in (x, w, dy))
-    conv2d_backward(dy, x, w, layout=layout)
+    conv2d_backward(dy, x, w, groups=groups, layout=layout)
 
 
 def _columns(dtype: str) -> None:
@@ -52,7 +53,8 @@ def steps() -> list[Step]:
     made: list[Step] = []
     for dtype in ("float32", "float64"):
         for layout in ("NCHW", "NHWC"):
-            made.append((f"convolution {dtype} {layout}", partial(_convolution, dtype, layout)))
+            made.append((f"convolution {dtype} {layout}", partial(_convolution, dtype, layout, 1)))
+            made.append((f"small groups {dtype} {layout}", partial(_convolution, dtype, layout, 2)))
             made.append((f"pooling {dtype} {layout}", partial(_pooling, dtype, layout)))
         made.append((f"columns {dtype}", partial(_columns, dtype)))
     return made

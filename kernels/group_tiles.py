@@ -18,7 +18,15 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from fastconv.kernels.vectors import VECTOR_BITS, VECTOR_BYTES, _fma, _lane_sum, _pointer, _splat, _vector_load
+from fastconv.kernels.vectors import (
+    VECTOR_BITS,
+    VECTOR_BYTES,
+    _fma,
+    _lane_sum,
+    _pointer,
+    _splat,
+    _vector_load,
+)
 
 INDEX = ir.IntType(64)
 # Columns of a table of segments: first elements read and written, and the lanes that are there as bits. Bits
@@ -100,7 +108,9 @@ def _entry(builder: Any, table: Any, row: int, column: int) -> Any:
     return builder.load(builder.gep(table, [_number(COLUMNS * row + column)]))
 
 
-def _loop(builder: Any, count: Any, starts: list[Any], step: Callable[[Any, list[Any]], list[Any]]) -> list[Any]:
+def _loop(
+    builder: Any, count: Any, starts: list[Any], step: Callable[[Any, list[Any]], list[Any]]
+) -> list[Any]:
     """``for i in range(count): values = step(i, values)``; the last values."""
     before = builder.block
     loop = builder.append_basic_block("loop")
@@ -191,10 +201,7 @@ def _correlate_segments_code(filters: int, vectors: int, parts: int, run: int) -
             here = builder.gep(table, [builder.mul(i, _number(COLUMNS * len(rows)))])
             # The parts of the first vector of each run.
             sources = [
-                [
-                    builder.gep(image, [_entry(builder, here, first * parts + p, SOURCE)])
-                    for p in range(parts)
-                ]
+                [builder.gep(image, [_entry(builder, here, first * parts + p, SOURCE)]) for p in range(parts)]
                 for first in range(0, vectors, run)
             ]
 

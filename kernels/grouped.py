@@ -1,7 +1,7 @@
 """Convolution of small groups, down to one channel and one filter a group (depthwise), channels first.
 
-A *grid* is a padded copy of the planes that one group reads, split into the phases of the stride, in L1 or L2.
-Each tap reads it at a constant distance (as in `fastconv.kernels.virtual`), but here nothing is done once a
+A *grid* is a padded copy of the planes that one group reads, split into the phases of the stride, in L1 or
+L2. Each tap reads it at a constant distance (as in `fastconv.kernels.virtual`), but here nothing is done once a
 plane that can be done once a call: tables made at the beginning say which lines are copied into the grid and
 where each vector of the output reads and writes; the padding is cleared once. What remains a plane of 7 x 7
 is some ten vectors of copying and four of output.
@@ -32,6 +32,8 @@ from fastconv.kernels.vectors import VECTOR_BYTES
 
 # Tile sizes as globals of their own: literals to Numba.
 VECTORS_1, VECTORS_2, VECTORS_4 = TILE_VECTORS[1], TILE_VECTORS[2], TILE_VECTORS[4]
+# So many vectors are added up, then their sums: short sums keep their digits.
+SUMMED_VECTORS = 256
 TAPS_1, TAPS_2, TAPS_4 = TILE_TAPS[1], TILE_TAPS[2], TILE_TAPS[4]
 # Columns of the table of output phases: first output cell, cells along each axis, first tap,
 # triples of taps, and taps.
@@ -107,9 +109,15 @@ def list_copies(extent, strides, start, stride, phases, cells, lanes, table):
                 target = ((n * cells[0] + i) * cells[1] + j) * cells[2]
                 other = target + cells[0] * cells[1] * cells[2]
                 if pairs:
-                    found = list_pairs(first_w, columns, extent[2], cells[2], line, target, other, lanes, table, found)
+                    found = list_pairs(
+                        first_w, columns, extent[2], cells[2], line, target, other, lanes, table, found
+                    )
                 elif left < right:
-                    source, place, count = line + (first_w + left * stride[2]) * strides[2], target + left, right - left
+                    source, place, count = (
+                        line + (first_w + left * stride[2]) * strides[2],
+                        target + left,
+                        right - left,
+                    )
                     if strides[2] * stride[2] == 1:
                         for k in range(0, count, lanes):
                             put(table, found, source + k, place + k, first_lanes(min(lanes, count - k)))
@@ -129,7 +137,12 @@ def list_pairs(first, phases, extent, cells, line, target, other, lanes, table, 
     left, right = inside(first, 2, extent, cells)
     other_left, other_right = inside(first + 1, 2, extent, cells) if phases == 2 else (cells, cells)
     begin, other_begin = first + 2 * left, first + 1 + 2 * other_left
-    evens, odds, even_place, odd_place = right - left, other_right - other_left, target + left, other + other_left
+    evens, odds, even_place, odd_place = (
+        right - left,
+        other_right - other_left,
+        target + left,
+        other + other_left,
+    )
     if phases == 2 and other_begin < begin:
         begin, evens, odds, even_place, odd_place = other_begin, odds, evens, odd_place, even_place
     for k in range(0, evens, lanes):
@@ -154,7 +167,8 @@ def list_segments(images, extent, source_steps, target_steps, part, parts, run, 
     part, parts : int
         Lanes of a part of a vector, and how many of them it has.
     run : int
-        So many consecutive vectors read lines that follow each other; beyond the last line they have no lanes.
+        So many consecutive vectors read lines that follow each other; those beyond the last line
+        have no lanes.
     spare : int
         At least so many rows without lanes are put behind them, so that the last tile finds some.
     table : int64 array (rows, COLUMNS)
@@ -386,7 +400,8 @@ def correlate_planes(
     out_stride : tuple of three int
         Cells of the output from one cell of an output phase to the next.
     out_phases : int64 array (phases, 9)
-        Columns `FIRST` (three), `CELLS` (three), `FIRST_TAP`, `TRIPLES` and `TAPS`; a phase without taps is zero.
+        Columns `FIRST` (three), `CELLS` (three), `FIRST_TAP`, `TRIPLES` and `TAPS`; a phase without
+        taps is zero.
     axis_phases : tuple of three int
         How many output phases there are along each axis; their product is their number.
     axis : int
@@ -407,7 +422,9 @@ def correlate_planes(
     plane_cells = len(grid_phases) * cells[0] * cells[1] * cells[2]
     beyond = (run - 1) * cells[2] + 2 * lanes  # what the last run and vector read
     grid = np.empty(block[0] * channels * plane_cells + beyond, x.dtype)
-    copies = np.empty((2 * len(grid_phases) * cells[0] * cells[1] * ((cells[2] - 1) // lanes + 1), COLUMNS), np.int64)
+    copies = np.empty(
+        (2 * len(grid_phases) * cells[0] * cells[1] * ((cells[2] - 1) // lanes + 1), COLUMNS), np.int64
+    )
     # Several phases are made apart: (images, filters, phases, depth, height, width rounded up to vectors).
     phases = len(out_phases)
     extents = np.empty((phases, 3), np.int64)
@@ -486,9 +503,8 @@ def sum_rows(dy, first_dy, filter_step, grid, offsets, segments, vectors, parts,
     """
     lanes = VECTOR_BYTES // grid.itemsize
     sum_step = taps * lanes
-    # The accumulators add up this many vectors, then their sums are added: short sums keep their digits.
-    for row in range(0, vectors, 1024):
-        count, first_row = min(1024, vectors - row), row * parts
+    for row in range(0, vectors, SUMMED_VECTORS):
+        count, first_row = min(SUMMED_VECTORS, vectors - row), row * parts
         k = 0
         while k < filters:
             left, place, first_sum = filters - k, first_dy + k * filter_step, k * sum_step
@@ -576,7 +592,9 @@ def sum_planes(
     some_filters, taps = filters[1] - filters[0], len(offsets)
     plane_cells = len(grid_phases) * cells[0] * cells[1] * cells[2]
     grid = np.empty(block[0] * channels * plane_cells + 2 * lanes, x.dtype)
-    copies = np.empty((2 * len(grid_phases) * cells[0] * cells[1] * ((cells[2] - 1) // lanes + 1), COLUMNS), np.int64)
+    copies = np.empty(
+        (2 * len(grid_phases) * cells[0] * cells[1] * ((cells[2] - 1) // lanes + 1), COLUMNS), np.int64
+    )
     sums = np.zeros((groups[1] - groups[0], some_filters * taps * lanes), x.dtype)
     block_lines, width = 1, dy_extent[2]
     for a in range(2):

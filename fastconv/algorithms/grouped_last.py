@@ -26,23 +26,21 @@ GROUPS = ((1, 1), (2, 2), (4, 4), (8, 8), (1, 2), (2, 1))
 TABLE_PIXELS = 1024
 CHUNK = 16
 # So many sums, at the most, are added up one after the other.
-CHUNKS = 2**12
+CHUNKS = 2**10
 
 Three = tuple[int, int, int]
 Phases = list[tuple[int, Axis | None]]
 
 
-def memory(array: Array, contiguous: bool = True) -> tuple[Array, int, Size]:
+def memory(array: Array) -> tuple[Array, int, Size]:
     """The memory of an array in one dimension, its first element there, and its strides in elements.
 
-    Nothing is copied unless the strides are no whole elements, or the last one must be one and is not.
+    Nothing is copied unless the strides are no whole elements.
     """
     size = array.itemsize
     if array.flags.c_contiguous or array.size == 0:
         return array.reshape(-1), 0, tuple(stride // size for stride in array.strides)
-    if any(stride % size for stride in array.strides) or (
-        contiguous and array.shape[-1] > 1 and array.strides[-1] != size
-    ):
+    if any(stride % size for stride in array.strides):
         return memory(np.ascontiguousarray(array))
     strides = tuple(stride // size for stride in array.strides)
     reach = [(n - 1) * stride for n, stride in zip(array.shape, strides, strict=True)]

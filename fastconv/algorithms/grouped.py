@@ -95,7 +95,8 @@ class Planes:
         self.stride: Three = (one[0].stride, one[1].stride, one[2].stride)
         self.start = tuple(min(axis.lowest for axis in some) for some in self.reached)
         # Cells of the first phase along each axis, which has the most.
-        self.lines: Three = tuple(ceil_div(extent[a], stride[a]) for a in range(3))
+        d, h, w = (ceil_div(extent[a], stride[a]) for a in range(3))
+        self.lines: Three = (d, h, w)
         self.itemsize, self.lanes = itemsize, VECTOR_BYTES // itemsize
         # Narrow lines are put into half vectors: 60 against 45 GF/s (float32, 7x7, AVX-512 Xeon).
         narrow = self.lanes >= 4 and self.lines[2] <= self.lanes // 2

@@ -191,7 +191,7 @@ def correlate_class(
     weights, weight_step, x, first_x, x_step, taps, first_tap, triples, tap_count, pixels, first_row, rows,
     bias, out, first_out, out_step, first_filter, count, group, run, masked,
 ):  # fmt: skip
-    """`correlate_pixels` for groups of (channels, filters) that there is a tile for."""
+    """`correlate_pixels` for groups of (channels, filters) with a tile; without masks only (1, 1)."""
     tiles = rows * run // (TILE_PIXELS if run > 1 else FEW_PIXELS)
     if group == (1, 1):
         if run > 1 and not masked:
@@ -210,12 +210,7 @@ def correlate_class(
                 first_row, tiles, bias, out, first_out, out_step, first_filter, count, 1, 1, 1, 1,
             )  # fmt: skip
     elif group == (2, 2):
-        if run > 1 and not masked:
-            correlate_pixels(
-                weights, weight_step, x, first_x, x_step, taps, first_tap, triples, tap_count, pixels,
-                first_row, tiles, bias, out, first_out, out_step, first_filter, count, 2, 2, RUN, 0,
-            )  # fmt: skip
-        elif run > 1:
+        if run > 1:
             correlate_pixels(
                 weights, weight_step, x, first_x, x_step, taps, first_tap, triples, tap_count, pixels,
                 first_row, tiles, bias, out, first_out, out_step, first_filter, count, 2, 2, RUN, 1,
@@ -226,12 +221,7 @@ def correlate_class(
                 first_row, tiles, bias, out, first_out, out_step, first_filter, count, 2, 2, 1, 1,
             )  # fmt: skip
     elif group == (4, 4):
-        if run > 1 and not masked:
-            correlate_pixels(
-                weights, weight_step, x, first_x, x_step, taps, first_tap, triples, tap_count, pixels,
-                first_row, tiles, bias, out, first_out, out_step, first_filter, count, 4, 4, RUN, 0,
-            )  # fmt: skip
-        elif run > 1:
+        if run > 1:
             correlate_pixels(
                 weights, weight_step, x, first_x, x_step, taps, first_tap, triples, tap_count, pixels,
                 first_row, tiles, bias, out, first_out, out_step, first_filter, count, 4, 4, RUN, 1,
@@ -242,12 +232,7 @@ def correlate_class(
                 first_row, tiles, bias, out, first_out, out_step, first_filter, count, 4, 4, 1, 1,
             )  # fmt: skip
     elif group == (8, 8):
-        if run > 1 and not masked:
-            correlate_pixels(
-                weights, weight_step, x, first_x, x_step, taps, first_tap, triples, tap_count, pixels,
-                first_row, tiles, bias, out, first_out, out_step, first_filter, count, 8, 8, RUN, 0,
-            )  # fmt: skip
-        elif run > 1:
+        if run > 1:
             correlate_pixels(
                 weights, weight_step, x, first_x, x_step, taps, first_tap, triples, tap_count, pixels,
                 first_row, tiles, bias, out, first_out, out_step, first_filter, count, 8, 8, RUN, 1,
@@ -258,12 +243,7 @@ def correlate_class(
                 first_row, tiles, bias, out, first_out, out_step, first_filter, count, 8, 8, 1, 1,
             )  # fmt: skip
     elif group == (1, 2):
-        if run > 1 and not masked:
-            correlate_pixels(
-                weights, weight_step, x, first_x, x_step, taps, first_tap, triples, tap_count, pixels,
-                first_row, tiles, bias, out, first_out, out_step, first_filter, count, 1, 2, RUN, 0,
-            )  # fmt: skip
-        elif run > 1:
+        if run > 1:
             correlate_pixels(
                 weights, weight_step, x, first_x, x_step, taps, first_tap, triples, tap_count, pixels,
                 first_row, tiles, bias, out, first_out, out_step, first_filter, count, 1, 2, RUN, 1,
@@ -274,12 +254,7 @@ def correlate_class(
                 first_row, tiles, bias, out, first_out, out_step, first_filter, count, 1, 2, 1, 1,
             )  # fmt: skip
     elif group == (2, 1):
-        if run > 1 and not masked:
-            correlate_pixels(
-                weights, weight_step, x, first_x, x_step, taps, first_tap, triples, tap_count, pixels,
-                first_row, tiles, bias, out, first_out, out_step, first_filter, count, 2, 1, RUN, 0,
-            )  # fmt: skip
-        elif run > 1:
+        if run > 1:
             correlate_pixels(
                 weights, weight_step, x, first_x, x_step, taps, first_tap, triples, tap_count, pixels,
                 first_row, tiles, bias, out, first_out, out_step, first_filter, count, 2, 1, RUN, 1,
@@ -361,7 +336,8 @@ def correlate_lasts(
     filters = weights.shape[2]
     weight_step = weights.shape[1] * filters
     flat_weights = weights.reshape(weights.size)
-    whole = filters // lanes * lanes
+    # Whole vectors go without masks where that is measurable.
+    whole = filters // lanes * lanes if group == (1, 1) else 0
     x_step, out_step = stride[2] * x_steps[3], out_stride[2] * out_steps[3]
     count_classes = len(axis_runs[0]) * len(axis_runs[1]) * len(axis_runs[2])
     pixels = np.empty((block[2] + 2 * count_classes * TILE_PIXELS, COLUMNS), np.int64)

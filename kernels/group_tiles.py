@@ -29,8 +29,8 @@ from fastconv.kernels.vectors import (
 )
 
 INDEX = ir.IntType(64)
-# Columns of a table of segments: first elements read and written, and the lanes that are there as bits. Bits
-# become a mask in one instruction on AVX-512; a count would take four.
+# Columns of a table of segments: first elements read and written, and the lanes that are there as bits. A
+# mask of bits needs no comparison.
 SOURCE, TARGET, LANES = 0, 1, 2
 COLUMNS = 3
 # Vectors of a tile by the number of its filters: 24 accumulators in 32 registers, or 12 in 16; eight
@@ -166,7 +166,8 @@ def correlate_segments(
         The tile's sizes, and how many parts a vector has.
     run : literal int
         So many vectors, one below the other, read lines that follow each other: what a triple of taps reads
-        for 4 of them are 6 lines instead of 12 (7x7 taps, float32 on an AVX-512 Xeon: 61 and 89 GF/s).
+        for 4 of them are 6 lines instead of 12 (depthwise, float32, AVX-512 Xeon: 80 against 61 GF/s for
+        7x7 taps at 56x56, 43 against 35 for 3x3 at 28x28).
     """
     sizes = [argument.literal_value for argument in (filters, vectors, parts, run)]
     whole = types.int64

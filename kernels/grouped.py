@@ -4,7 +4,7 @@ A *grid* is a padded copy of the planes that one group reads, split into the pha
 L2. Each tap reads it at a constant distance (as in `fastconv.kernels.virtual`), but here nothing is done once
 a plane that can be done once a call: tables made at the beginning say which lines are copied into the grid
 and where each vector of the output reads and writes; the padding is cleared once. What remains a plane of
-7 x 7 is some ten vectors of copying and four of output.
+7 x 7 is seven vectors of copying and four of output.
 
 Arrays are one-dimensional views of the callers' memory, with strides in elements.
 """

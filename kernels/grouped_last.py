@@ -336,7 +336,7 @@ def correlate_lasts(
     filters = weights.shape[2]
     weight_step = weights.shape[1] * filters
     flat_weights = weights.reshape(weights.size)
-    # Whole vectors go without masks where that is measurable.
+    # Depthwise, whole vectors go without masks; groups have only masked tiles, which is less to compile.
     whole = filters // lanes * lanes if group == (1, 1) else 0
     x_step, out_step = stride[2] * x_steps[3], out_stride[2] * out_steps[3]
     count_classes = len(axis_runs[0]) * len(axis_runs[1]) * len(axis_runs[2])

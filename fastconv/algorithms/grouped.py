@@ -98,8 +98,8 @@ class Planes:
         d, h, w = (ceil_div(extent[a], stride[a]) for a in range(3))
         self.lines: Three = (d, h, w)
         self.itemsize, self.lanes = itemsize, VECTOR_BYTES // itemsize
-        # Narrow lines are put into half vectors, 7x7 planes, float32, AVX-512 Xeon: 25 against 21 GF/s forward
-        # depthwise and 62 against 47 with groups of 4; backward-weight depthwise 22 against 17.
+        # Narrow lines are put into half vectors, 7x7 planes, float32, AVX-512 Xeon: 25 against 21 GF/s
+        # forward depthwise and 62 against 47 with groups of 4; backward-weight depthwise 22 against 17.
         narrow = self.lanes >= 4 and self.lines[2] <= self.lanes // 2
         self.part = self.lanes // 2 if narrow else self.lanes
         self.axis = next((a for a in range(3) if self.lines[a] > 1), 2)

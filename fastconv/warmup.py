@@ -23,20 +23,26 @@ from fastconv.pool import (
 Step = tuple[str, Callable[[], None]]
 
 
-def _convolution(dtype: str, layout: str) -> None:
-    x, w, dy = np.ones((1, 2, 3, 3), dtype), np.ones((2, 2, 2, 2), dtype), np.ones((1, 2, 2, 2), dtype)
-    if layout == "NHWC":
-        x, w, dy = (np.ascontiguousarray(a.transpose(0, 2, 3, 1)) for a in (x, w, dy))
-    conv2d_backward(dy, x, w, layout=layout)
-    for algorithm in ALGORITHMS:
-        plan = plan_conv2d(x.shape, w.shape, dtype=dtype, layout=layout, algorithm=algorithm.name)
-        calls = {
-            "forward": lambda plan=plan: plan(x, w),
-            "backward_input": lambda plan=plan: plan.backward_input(dy, w),
-            "backward_weight": lambda plan=plan: plan.backward_weight(dy, x),
-        }
-        for which in plan.algorithms:
-            calls[which]()
+def _convolution(dtype: str, layout: str, groups: int) -> None:
+    for kernel in (1, 2, 3):
+        x, w, dy = (
+            np.ones(shape, dtype)
+            for shape in ((1, 2, 4, 4), (2, 2 // groups, kernel, kernel), (1, 2, 5 - kernel, 5 - kernel))
+        )
+        if layout == "NHWC":
+            x, w, dy = (np.ascontiguousarray(a.transpose(0, 2, 3, 1)) for a in (x, w, dy))
+        conv2d_backward(dy, x, w, groups=groups, layout=layout)
+        for algorithm in ALGORITHMS:
+            plan = plan_conv2d(
+                x.shape, w.shape, groups=groups, dtype=dtype, layout=layout, algorithm=algorithm.name
+            )
+            calls = {
+                "forward": partial(plan, x, w),
+                "backward_input": partial(plan.backward_input, dy, w),
+                "backward_weight": partial(plan.backward_weight, dy, x),
+            }
+            for which in plan.algorithms:
+                calls[which]()
 
 
 def _training(dtype: str) -> None:
@@ -76,7 +82,8 @@ def steps() -> list[Step]:
     made: list[Step] = []
     for dtype in ("float32", "float64"):
         for layout in ("NCHW", "NHWC"):
-            made.append((f"convolution {dtype} {layout}", partial(_convolution, dtype, layout)))
+            made.append((f"convolution {dtype} {layout}", partial(_convolution, dtype, layout, 1)))
+            made.append((f"small groups {dtype} {layout}", partial(_convolution, dtype, layout, 2)))
             made.append((f"pooling {dtype} {layout}", partial(_pooling, dtype, layout)))
         made.append((f"columns {dtype}", partial(_columns, dtype)))
         made.append((f"training {dtype}", partial(_training, dtype)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal, Protocol, TypeAlias, get_args
 
 from fastconv.algorithms.direct import Direct
+from fastconv.algorithms.grouped import Grouped
 from fastconv.algorithms.im2col import Im2col
 from fastconv.algorithms.lines import Lines
 from fastconv.algorithms.pointwise import Pointwise
@@ -49,7 +50,15 @@ class Algorithm(Protocol):
         """Write the whole of ``dw``."""
 
 
-ALGORITHMS: tuple[type[Algorithm], ...] = (Winograd, Lines, Pointwise, Virtual, Direct, Im2col)
+ALGORITHMS: tuple[type[Algorithm], ...] = (
+    Winograd,
+    Grouped,
+    Lines,
+    Pointwise,
+    Virtual,
+    Direct,
+    Im2col,
+)
 
 
 def choose(geometry: Geometry, which: Pass, wanted: str) -> type[Algorithm] | str:

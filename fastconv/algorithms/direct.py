@@ -446,7 +446,7 @@ class Direct:
 
     @staticmethod
     def why_slow(geometry: Geometry, which: Pass) -> str | None:
-        """Backward-input with a stride to few channels, which leave vectors empty: 21 and 72 GF/s (3x224, s2)."""
+        """Where a stride leads back to few channels, 21 GF/s and 72 of BLAS (3x224, stride 2)."""
         g = geometry
         if which == "backward_input" and max(g.stride) > 1 and g.channels // g.groups < FEW:
             return "few channels leave vectors empty"

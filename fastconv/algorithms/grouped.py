@@ -1,0 +1,399 @@
+"""Small groups, down to depthwise: the planes of one group after the other, with nothing done twice a plane.
+
+The columns are virtual (see `fastconv.algorithms.virtual`), but a group has few filters over few planes, so
+that what virtual columns do once an image and group would cost more than the arithmetic: here all planes of a
+job are convolved inside one call of a kernel, from tables that it makes once (`fastconv.kernels.grouped`).
+
+    forward          each group's planes are copied into a padded grid, in the phases of the stride, and read
+                     from there
+    backward-input   the same over the output's gradient, with one set of taps for each phase of the stride;
+                     the phases are brought together plane by plane
+    backward-weight  vectors of sums along the pixels of all images, whose lanes are added at the end
+
+A job owns groups, images and lines of what it writes; jobs follow from the shape alone.
+"""
+
+from __future__ import annotations
+
+import itertools
+from math import lcm, prod
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fastconv.algorithms.grouped_last import Phases, Pixels, memory, tile_for
+from fastconv.algorithms.im2col import JOB_MULTIPLICATIONS, JOBS, Im2col, Range, blocks, ceil_div
+from fastconv.algorithms.virtual import (
+    MOST_GRID_BYTES,
+    Axis,
+    Virtual,
+    _largest_grid,
+    backward_axes,
+    finite,
+    forward_axis,
+)
+from fastconv.arguments import Array
+from fastconv.geometry import Geometry, read_only
+from fastconv.kernels import grouped as kernels
+from fastconv.kernels.group_tiles import FEW_TAPS, RUN, TILE_TAPS, TILE_VECTORS
+from fastconv.kernels.vectors import VECTOR_BYTES
+from fastconv.threads import Job, run_jobs
+
+if TYPE_CHECKING:
+    from fastconv.algorithms import Pass
+
+# A grid stays in L2 between the copy that fills it and the taps that read it.
+GRID_BYTES = 2**18
+# Small images share a grid, as long as it stays in L1 and has at most this many segments.
+SMALL_GRID_BYTES = 2**14
+MOST_ROWS = 64
+# Sums of a job, whole vectors each, at the most.
+SUMS_BYTES = 2**20
+# Images that one sum runs over; the sums of more are added up.
+SUMMED_IMAGES = 256
+
+Three = tuple[int, int, int]
+
+
+class Planes:
+    """One correlation for each phase of the output, over planes of a source with the same grid.
+
+    Parameters
+    ----------
+    phases : list of three
+        For each axis the phases of the output: first cell, and what makes its cells.
+    extent, stride : tuple of three int
+        Of the output.
+    batch, groups, channels, filters : int
+        Channels and filters are those of a group.
+    kernel : tuple of three int
+    itemsize : int
+    """
+
+    def __init__(
+        self,
+        phases: list[Phases],
+        extent: Three,
+        stride: Three,
+        batch: int,
+        groups: int,
+        channels: int,
+        filters: int,
+        kernel: Three,
+        itemsize: int,
+    ) -> None:
+        self.batch, self.groups, self.channels, self.filters = batch, groups, channels, filters
+        self.out_stride, self.out_extent = stride, extent
+        self.axis_phases = (len(phases[0]), len(phases[1]), len(phases[2]))
+        # Along each axis the phases that taps reach: without any along one, all of the output is zero.
+        self.reached = [[axis for _, axis in some if axis is not None] for some in phases]
+        self.empty = not all(self.reached)
+        if self.empty:
+            return
+        one = self.reached[0][0], self.reached[1][0], self.reached[2][0]
+        self.source: Three = (one[0].source, one[1].source, one[2].source)
+        self.stride: Three = (one[0].stride, one[1].stride, one[2].stride)
+        self.start = tuple(min(axis.lowest for axis in some) for some in self.reached)
+        # Cells of the first phase along each axis, which has the most.
+        d, h, w = (ceil_div(extent[a], stride[a]) for a in range(3))
+        self.lines: Three = (d, h, w)
+        self.itemsize, self.lanes = itemsize, VECTOR_BYTES // itemsize
+        # Narrow lines are put into half vectors, 7x7 planes, float32, AVX-512 Xeon: 25 against 21 GF/s
+        # forward depthwise and 62 against 47 with groups of 4; backward-weight depthwise 22 against 17.
+        narrow = self.lanes >= 4 and self.lines[2] <= self.lanes // 2
+        self.part = self.lanes // 2 if narrow else self.lanes
+        self.axis = next((a for a in range(3) if self.lines[a] > 1), 2)
+        self.grid_phases = np.array(
+            sorted({rest for axes in itertools.product(*self.reached) for _, rest in self._places(axes)}),
+            np.int64,
+        )
+        # Runs of lines, unless they would mostly lie beyond the last one.
+        lines = self.lines[1]
+        self.run_lines = RUN if filters == 1 and ceil_div(lines, RUN) * RUN * 3 <= lines * 4 else 1
+        self.block = self._block()
+        self.cells = self.grid_cells(self.block[1])
+        self.offsets, self.rows, self.out_phases = self._tables(phases, kernel)
+        self.jobs = self._jobs()
+        # Where the columns of the weight's gradient are read, in their own order.
+        self.natural_offsets = self.offsets[np.argsort(self.rows)]
+
+    def _places(self, axes: tuple[Axis, ...]) -> list[tuple[Three, Three]]:
+        """For each tap its distance from the grid's beginning: whole strides, and the phase that is left."""
+        found = []
+        for shift in itertools.product(*(axis.shifts for axis in axes)):
+            d, h, w = (divmod(shift[a] - self.start[a], self.stride[a]) for a in range(3))
+            found.append(((d[0], h[0], w[0]), (d[1], h[1], w[1])))
+        return found
+
+    def grid_cells(self, lines: int) -> Three:
+        """Extents of one phase of the grid for a block of so many lines."""
+        cells = []
+        for a in range(3):
+            count = lines if a == self.axis else self.lines[a]
+            reach = max(
+                (min(count, axis.output) - 1) * axis.stride + max(axis.shifts) for axis in self.reached[a]
+            )
+            cells.append(ceil_div(reach - self.start[a] + 1, self.stride[a]))
+        return cells[0], cells[1], cells[2]
+
+    def grid_bytes(self, lines: int) -> int:
+        """Of one image, for a block of so many lines."""
+        return self.channels * len(self.grid_phases) * prod(self.grid_cells(lines)) * self.itemsize
+
+    def _block(self) -> Range:
+        """Images and lines of a grid: lines in blocks of equal size, several images where they are small."""
+        lines = block = self.lines[self.axis]
+        while block > 1 and self.grid_bytes(block) > GRID_BYTES:
+            block = ceil_div(block, 2)
+        block = ceil_div(lines, ceil_div(lines, block))
+        if block < lines:
+            return 1, block
+        # As many images as leave the fewest vectors of their last tile empty.
+        lines_run = ceil_div(self.lines[1], self.run_lines) * self.run_lines
+        rows = self.lines[0] * lines_run * ceil_div(self.lines[2], self.part)
+        tile = TILE_VECTORS[min(4, self.filters) if self.filters != 3 else 2] * self.lanes // self.part
+        most = max(1, min(self.batch, MOST_ROWS // rows, SMALL_GRID_BYTES // self.grid_bytes(lines)))
+        return min(range(1, most + 1), key=lambda n: (ceil_div(n * rows, tile) / n, -n)), block
+
+    def _tables(self, phases: list[Phases], kernel: Three) -> tuple[Array, Array, Array]:
+        """Where in the grid each row (phase, channel, tap) begins, which weight it is, and the phases."""
+        order = {tuple(phase): n for n, phase in enumerate(self.grid_phases.tolist())}
+        depth, height, width = self.cells
+        plane = len(order) * depth * height * width
+        offsets: list[int] = []
+        rows: list[int] = []
+        table = []
+        for phase in itertools.product(*phases):
+            first = [cell for cell, _ in phase]
+            axes = tuple(axis for _, axis in phase if axis is not None)
+            cells = [ceil_div(self.out_extent[a] - first[a], self.out_stride[a]) for a in range(3)]
+            if len(axes) < 3:
+                table.append((*first, *cells, 0, 0, 0))
+                continue
+            places = [
+                ((order[n] * depth + d) * height + h) * width + w for (d, h, w), n in self._places(axes)
+            ]
+            taps = [
+                (t * kernel[1] + r) * kernel[2] + s
+                for t, r, s in itertools.product(*(axis.taps for axis in axes))
+            ]
+            pairs = [
+                (c * plane + place, c * prod(kernel) + tap)
+                for c in range(self.channels)
+                for place, tap in zip(places, taps, strict=True)
+            ]
+            triples, singles = _triples(pairs, width)
+            table.append((*first, *cells, len(offsets), len(triples) // 3, len(pairs)))
+            offsets += [offset for offset, _ in triples + singles]
+            rows += [row for _, row in triples + singles]
+        return np.array(offsets, np.int64), np.array(rows, np.int64), np.array(table, np.int64)
+
+    def _jobs(self) -> list[tuple[Range, Range, Range]]:
+        """(groups, images, lines)."""
+        work = self.batch * self.groups * self.filters * len(self.offsets) * prod(self.lines)
+        wanted = max(1, min(JOBS, work // JOB_MULTIPLICATIONS))
+        group_step = ceil_div(self.groups, wanted)
+        wanted = ceil_div(wanted, ceil_div(self.groups, group_step))
+        image_step = max(1, ceil_div(ceil_div(self.batch, wanted), self.block[0]) * self.block[0])
+        wanted = ceil_div(wanted, max(1, ceil_div(self.batch, image_step)))
+        lines = self.lines[self.axis]
+        line_step = ceil_div(ceil_div(lines, wanted), self.block[1]) * self.block[1]
+        return [
+            (groups, images, band)
+            for groups in blocks(self.groups, group_step)
+            for images in blocks(self.batch, image_step)
+            for band in blocks(lines, line_step)
+        ]
+
+    @property
+    def scratch_bytes(self) -> int:
+        """The grid and the phases made apart; tables and packed weights are not counted."""
+        if self.empty:
+            return 0
+        made = self.filters * prod(self.lines) if len(self.out_phases) > 1 else 0
+        return self.block[0] * (self.grid_bytes(self.block[1]) + made * self.itemsize)
+
+    def run(self, source: Array, weights: Array, bias: Array | None, out: Array) -> None:
+        """Write all of ``out``; ``weights`` is (groups, filters, channels, taps of the kernel)."""
+        if self.empty:
+            out[...] = 0
+            return
+        # (groups, rows, filters): a tile reads the weights of its filters side by side
+        rows = weights.reshape(self.groups, self.filters, -1)[:, :, self.rows]
+        packed = np.ascontiguousarray(rows.transpose(0, 2, 1))
+        added = (
+            np.zeros(self.groups * self.filters, out.dtype) if bias is None else np.ascontiguousarray(bias)
+        )
+        x, first, strides = memory(read_only(source))
+        y, _, out_strides = memory(out)
+        packed, added, jobs = read_only(packed), read_only(added), self.jobs
+
+        def start_worker() -> Job:
+            def job(i: int) -> None:
+                kernels.correlate_planes(
+                    x, first, strides, self.source, self.channels, self.start, self.stride, self.grid_phases,
+                    self.cells, self.offsets, packed, added, y, out_strides, self.out_stride, self.out_phases,
+                    self.axis_phases, self.axis, *jobs[i], self.block, self.part, self.run_lines,
+                )  # fmt: skip
+
+            return job
+
+        run_jobs(len(jobs), start_worker)
+
+    def sum(self, dy: Array, source: Array, dw: Array) -> None:
+        """Write ``dw`` (K, C/G, kernel): the weight's gradient of a forward correlation."""
+        if self.batch == 0:
+            dw[...] = 0
+            return
+        result = dw.reshape(self.groups, self.filters, -1)
+        x, first, strides = memory(read_only(source))
+        gradients, first_gradient, gradient_strides = memory(read_only(dy))
+        # Not half vectors where filters share what is loaded: 36 against 28 GF/s with groups of 4 (as above).
+        sum_part = self.part if self.filters == 1 else self.lanes
+        multiple = _tap_multiple(self.filters)
+        offsets = np.resize(self.natural_offsets, ceil_div(len(self.offsets), multiple) * multiple)
+        row_bytes = len(offsets) * VECTOR_BYTES
+        filter_step = max(4, SUMS_BYTES // row_bytes // 4 * 4)
+        work = self.batch * self.groups * self.filters * len(self.offsets) * prod(self.lines)
+        wanted = max(1, min(JOBS, work // JOB_MULTIPLICATIONS))
+        group_step = min(
+            ceil_div(self.groups, wanted), max(1, SUMS_BYTES // (row_bytes * min(self.filters, filter_step)))
+        )
+        owners = ceil_div(self.groups, group_step) * ceil_div(self.filters, filter_step)
+        image_step = min(SUMMED_IMAGES, ceil_div(self.batch, max(1, wanted // owners)))
+        parts = list(blocks(self.batch, image_step))
+        partial = np.empty((len(parts), *result.shape), x.dtype) if len(parts) > 1 else result[np.newaxis]
+        jobs = [
+            (part, groups, filters)
+            for part in range(len(parts))
+            for groups in blocks(self.groups, group_step)
+            for filters in blocks(self.filters, filter_step)
+        ]
+
+        def start_worker() -> Job:
+            def job(i: int) -> None:
+                part, groups, filters = jobs[i]
+                kernels.sum_planes(
+                    x, first, strides, self.source, self.channels, self.start, self.stride, self.grid_phases,
+                    self.cells, offsets, gradients, first_gradient, gradient_strides, self.lines, self.axis,
+                    partial[part], groups, filters, parts[part], self.block, sum_part,
+                )  # fmt: skip
+
+            return job
+
+        run_jobs(len(jobs), start_worker)
+        if len(parts) > 1:
+            np.add.reduce(partial, axis=0, out=result)
+        if not np.may_share_memory(result, dw):
+            dw[...] = result.reshape(dw.shape)
+
+
+def _triples(taps: list[tuple[int, int]], line: int) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+    """Taps (offset, row) parted in triples, each tap a line further than the one before, and others."""
+    left, triples = dict(sorted(taps)), []
+    for offset, _ in sorted(taps):
+        wanted = [offset, offset + line, offset + 2 * line]
+        if all(place in left for place in wanted):
+            triples += [(place, left.pop(place)) for place in wanted]
+    return triples, list(left.items())
+
+
+def _tap_multiple(filters: int) -> int:
+    """What the tiles of so many filters divide."""
+    multiple = TILE_TAPS[4] if filters >= 4 else 1
+    if filters % 4 >= 2:
+        multiple = lcm(multiple, TILE_TAPS[2])
+    return lcm(multiple, FEW_TAPS) if filters % 2 else multiple
+
+
+class Grouped:
+    """Small groups: vectors along pixels with the channels first, along filters with the channels last."""
+
+    name = "grouped"
+
+    def __init__(self, geometry: Geometry) -> None:
+        g = self.geometry = geometry
+        self.group_filters, self.group_channels = g.filters // g.groups, g.channels // g.groups
+        forward: list[Phases] = [[(0, forward_axis(g, a))] for a in range(3)]
+        backward: list[Phases] = [backward_axes(g, a) for a in range(3)]
+        one = (1, 1, 1)
+        channels, filters = self.group_channels, self.group_filters
+        self.forward_engine = self._engine(forward, g.output, one, channels, filters)
+        self.backward_engine = self._engine(backward, g.input, g.stride, filters, channels)
+        # For arrays that no vector can be loaded from, and weights that must not meet padding.
+        virtual = all(Virtual.why_not(g, which) is None for which in ("backward_input", "backward_weight"))
+        self.other: Virtual | Im2col = Virtual(g) if virtual else Im2col(g)
+
+    def _engine(
+        self, phases: list[Phases], extent: Three, stride: Three, channels: int, filters: int
+    ) -> Planes | Pixels:
+        g = self.geometry
+        sizes = (phases, extent, stride, g.batch, g.groups, channels, filters, g.kernel)
+        return Pixels(*sizes) if g.channels_last else Planes(*sizes, g.compute_dtype.itemsize)
+
+    @staticmethod
+    def why_not(geometry: Geometry, which: Pass) -> str | None:
+        """Groups with channels last that there is no tile for, and lines that need too large a grid."""
+        g = geometry
+        channels, filters = g.channels // g.groups, g.filters // g.groups
+        if which == "backward_input":
+            channels, filters = filters, channels
+        if g.channels_last:
+            if tile_for(channels, filters, g.compute_dtype.itemsize):
+                return None
+            return f"channels last, there is no tile for groups of {channels} channels and {filters} filters"
+        flat = max(*g.input[:2], *g.output[:2]) == 1  # a single line is cut into bands
+        largest = 0 if flat else _largest_grid(g, which)
+        if largest > MOST_GRID_BYTES:
+            return f"one line of output needs {largest} bytes of scratch, more than {MOST_GRID_BYTES}"
+        return None
+
+    @staticmethod
+    def why_slow(geometry: Geometry, which: Pass) -> str | None:
+        """Where virtual columns are faster, 3x3 taps, float32, AVX-512 Xeon, GF/s of this and of that.
+
+        Groups of 16 channels and filters at 28x28: 126 and 105 forward, 128 and 107 backward-input, 94 and 82
+        backward-weight; of 32: 132 and 138, 125 and 132, 97 and 97.
+        """
+        g = geometry
+        if g.groups == 1 or (not g.channels_last and max(g.channels, g.filters) // g.groups > 16):
+            return "a large group fills the tiles of virtual columns"
+        return None
+
+    @property
+    def scratch_bytes(self) -> int:
+        """The largest grid, phases of a gradient and sums of a job; or what the other algorithm needs."""
+        own = max(self.forward_engine.scratch_bytes + SUMS_BYTES, self.backward_engine.scratch_bytes)
+        return max(own, self.other.scratch_bytes)
+
+    def _loads(self, array: Array) -> bool:
+        """Whether the axis along which vectors lie is contiguous."""
+        axis = 1 if self.geometry.channels_last else 4
+        return array.shape[axis] == 1 or array.strides[axis] == array.itemsize
+
+    def _weights(self, w: Array) -> Array:
+        """(G, K/G, C/G, taps): a view, or a copy where the weights are not contiguous."""
+        return w.reshape(self.geometry.groups, self.group_filters, self.group_channels, -1)
+
+    def forward(self, x: Array, w: Array, bias: Array | None, y: Array) -> None:
+        """One correlation."""
+        if self.geometry.channels_last and not self._loads(x):
+            self.other.forward(x, w, bias, y)
+            return
+        self.forward_engine.run(x, self._weights(w), bias, y)
+
+    def backward_input(self, dy: Array, w: Array, dx: Array) -> None:
+        """A correlation for each phase of the stride, with filters and channels exchanged."""
+        last = self.geometry.channels_last
+        # With the channels first padding is multiplied, and zero times infinity is not zero.
+        if not self._loads(dy) if last else not finite(w):
+            self.other.backward_input(dy, w, dx)
+            return
+        self.backward_engine.run(dy, self._weights(w).transpose(0, 2, 1, 3), None, dx)
+
+    def backward_weight(self, dy: Array, x: Array, dw: Array) -> None:
+        """Sums along pixels, in parts that are added in order."""
+        if not self._loads(dy) or (self.geometry.channels_last and not self._loads(x)):
+            self.other.backward_weight(dy, x, dw)
+            return
+        self.forward_engine.sum(dy, x, dw)

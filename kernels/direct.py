@@ -9,7 +9,7 @@ vectors run along channels, and the runs go along lines of the output.
 import numpy as np
 
 from fastconv.kernels.bands import empty_band, fill_band, turn_cells
-from fastconv.kernels.jit import jit
+from fastconv.kernels.jit import jit, part
 from fastconv.kernels.lanes import load, store, transpose_square
 from fastconv.kernels.panels import PANEL, ROWS, multiply_panels, place_rows
 from fastconv.kernels.vectors import VECTOR_BYTES
@@ -59,7 +59,7 @@ def pack_panels(w, lane_step, vectors, sources, rows, taps, packed, square):
                 element += 1
 
 
-@jit
+@part
 def sweep(
     band, cell_rows, a_runs, b_runs, groups, packed, panels, taps, filters_left, cells, bias, out, first_out,
     out_rows, no_rows,
@@ -100,20 +100,17 @@ def sweep(
         for g in range(groups.shape[0]):
             first, runs, steps = groups[g, 0], groups[g, 1], groups[g, 2]
             a_some, b_some = a_runs[first:], b_runs[first:]
+            # The first sum begins with the bias, the others with what is there.
+            begun, begun_rows = bias[panel * width :], no_rows
+            if g > 0:
+                begun, begun_rows = out[first_out + column :], out_rows
             for t in range(0, cells, ROWS):
                 # The rows of the next sum's panel, while the first tiles run.
                 ahead = b + b_some[0] + runs * steps * (PANEL + t // ROWS) * lanes
-                if g == 0:
-                    multiply_panels(
-                        band, cell_rows, t, a_some, packed, b, b_some, runs, steps, ahead,
-                        bias[panel * width :], no_rows, out, first_out + column, out_rows, vectors, cells - t,
-                    )  # fmt: skip
-                else:
-                    multiply_panels(
-                        band, cell_rows, t, a_some, packed, b, b_some, runs, steps, ahead,
-                        out[first_out + column :], out_rows, out, first_out + column, out_rows, vectors,
-                        cells - t,
-                    )  # fmt: skip
+                multiply_panels(
+                    band, cell_rows, t, a_some, packed, b, b_some, runs, steps, ahead, begun, begun_rows, out,
+                    first_out + column, out_rows, vectors, cells - t,
+                )  # fmt: skip
 
 
 @jit
@@ -212,17 +209,16 @@ def convolve_bands(
         first_out = (
             output[0] + first_image * output[1] + first_filter * output[2] + first_line * output[6]
         )  # fmt: skip
+        target, first_cell = cells, 0
         if in_place:
             place_cells(out_rows, count, high, across, output[1], output[6], output[3])
-            sweep(
-                source, cell_rows, a_runs, b_runs, groups, packed, (filters[0], filters[1]), taps, out_pitch,
-                total, bias, y, first_out, out_rows, no_rows,
-            )  # fmt: skip
-            continue
+            target, first_cell = y, first_out
         sweep(
             source, cell_rows, a_runs, b_runs, groups, packed, (filters[0], filters[1]), taps, out_pitch,
-            total, bias, cells, 0, out_rows, no_rows,
+            total, bias, target, first_cell, out_rows, no_rows,
         )  # fmt: skip
+        if in_place:
+            continue
         # Lines that lie one behind the other leave together.
         lines_at_once = high if output[6] == across * output[3] else 1
         for n in range(count):

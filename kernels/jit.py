@@ -8,6 +8,15 @@ from typing import Any
 from numba import njit
 
 
+def part(kernel: Callable[..., Any]) -> Callable[..., Any]:
+    """Code of the kernels that call it, compiled only there.
+
+    A kernel is compiled with all that it calls, and what it calls is compiled by itself first: so large
+    tiles would be compiled once for each function between them and the kernel.
+    """
+    return njit(kernel, inline="always", error_model="numpy")
+
+
 def jit(kernel: Callable[..., Any]) -> Callable[..., Any]:
     """Compile at the first call for a dtype, without the GIL, kept on disk where that is possible.
 

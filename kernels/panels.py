@@ -17,7 +17,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from fastconv.kernels.jit import jit
+from fastconv.kernels.jit import jit, part
 from fastconv.kernels.lanes import Vector
 from fastconv.kernels.vectors import (
     VECTOR_BITS,
@@ -190,7 +190,7 @@ def place_rows(rows, count, step):
         rows[i] = min(i, count - 1) * step
 
 
-@jit
+@part
 def multiply_rows(
     a, a_rows, first_row, a_runs, a_step, b, first_b, b_runs, runs, steps, ahead, start, start_rows, c,
     first_c, c_rows, vectors, rows,
@@ -217,7 +217,7 @@ def multiply_rows(
         )  # fmt: skip
 
 
-@jit
+@part
 def multiply_panels(
     a, a_rows, first_row, a_runs, b, first_b, b_runs, runs, steps, ahead, start, start_rows, c,
     first_c, c_rows, vectors, rows,

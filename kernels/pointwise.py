@@ -146,36 +146,21 @@ def convolve_pixels(
                 inside = not spread_out and cell + width <= plane and pixel + width <= stop
                 b = panel * some * width
                 # (filters, pixels) += (filters, channels) @ (channels, pixels)
+                out, first_out, out_rows = cells, panel * waiting, cell_rows
                 if inside:
-                    multiply_all(
-                        w, a_rows, a_run, packed, b, b_run, some, bias, bias_rows, channel == 0, y,
-                        begin + image * target[1] + cell, y_rows,
+                    out, first_out, out_rows = y, begin + image * target[1] + cell, y_rows
+                # The first sum begins with the bias, the others with what is there.
+                begun, begun_rows = bias, bias_rows
+                if channel > 0:
+                    begun, begun_rows = out[first_out:], out_rows
+                for row in range(0, count, ROWS):
+                    ahead = b + (PANEL + row // ROWS) * some * lanes
+                    multiply_panels(
+                        w, a_rows, row, a_run, packed, b, b_run, 1, some, ahead, begun, begun_rows, out,
+                        first_out, out_rows, PANEL, count - row,
                     )  # fmt: skip
-                else:
-                    multiply_all(
-                        w, a_rows, a_run, packed, b, b_run, some, bias, bias_rows, channel == 0, cells,
-                        panel * waiting, cell_rows,
+                if not inside and channel + some == channels:
+                    leave_pixels(
+                        cells[panel * waiting :], count, y, (begin, *target[1:]), spread_out,
+                        (pixel, min(stop, pixel + width)), plane, across,
                     )  # fmt: skip
-                    if channel + some == channels:
-                        leave_pixels(
-                            cells[panel * waiting :], count, y, (begin, *target[1:]), spread_out,
-                            (pixel, min(stop, pixel + width)), plane, across,
-                        )  # fmt: skip
-
-
-@jit
-def multiply_all(a, a_rows, a_run, b, first_b, b_run, steps, bias, bias_rows, begin, c, first_c, c_rows):
-    """One panel against all rows: their first sum begins with the bias, others with what is there."""
-    for row in range(0, a_rows.size, ROWS):
-        left = a_rows.size - row
-        ahead = first_b + (PANEL + row // ROWS) * steps * (VECTOR_BYTES // a.itemsize)
-        if begin:
-            multiply_panels(
-                a, a_rows, row, a_run, b, first_b, b_run, 1, steps, ahead, bias, bias_rows, c, first_c,
-                c_rows, PANEL, left,
-            )  # fmt: skip
-        else:
-            multiply_panels(
-                a, a_rows, row, a_run, b, first_b, b_run, 1, steps, ahead, c[first_c:], c_rows, c, first_c,
-                c_rows, PANEL, left,
-            )  # fmt: skip

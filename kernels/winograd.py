@@ -416,18 +416,15 @@ def convolve_patches(
                 for first in range(0, channels, SUM):
                     some_channels = min(SUM, channels - first)
                     a_run[0], b_run[0] = first, first * width
+                    begun, begun_rows = zeros, no_rows
+                    if first > 0:
+                        begun, begun_rows = products[c:], c_rows
                     for t in range(0, patches, ROWS):
                         ahead = b + ((first + some_channels) * width + t // ROWS * lanes * some_channels)
-                        if first == 0:
-                            multiply_panels(
-                                here, a_rows, t, a_run, weights, b, b_run, 1, some_channels, ahead,
-                                zeros, no_rows, products, c, c_rows, min(PANEL, left), ROWS,
-                            )  # fmt: skip
-                        else:
-                            multiply_panels(
-                                here, a_rows, t, a_run, weights, b, b_run, 1, some_channels, ahead,
-                                products[c:], c_rows, products, c, c_rows, min(PANEL, left), ROWS,
-                            )  # fmt: skip
+                        multiply_panels(
+                            here, a_rows, t, a_run, weights, b, b_run, 1, some_channels, ahead, begun,
+                            begun_rows, products, c, c_rows, min(PANEL, left), ROWS,
+                        )  # fmt: skip
         for n in range(count):
             rows = min(2 * high, output[4] - 2 * first_line)
             transform_output(

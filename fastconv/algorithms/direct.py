@@ -22,12 +22,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastconv.algorithms.im2col import JOB_MULTIPLICATIONS, JOBS, PARTS_BYTES, Im2col, blocks, ceil_div
-from fastconv.algorithms.virtual import Axis, backward_axes, finite, forward_axis
-from fastconv.algorithms.winograd import Images, aligned
+from fastconv.algorithms.im2col import Im2col
+from fastconv.algorithms.jobs import JOB_MULTIPLICATIONS, JOBS, PARTS_BYTES, blocks, ceil_div
+from fastconv.algorithms.memory import Images, aligned, finite
+from fastconv.algorithms.virtual import Axis, backward_axes, forward_axis
 from fastconv.arguments import Array
 from fastconv.geometry import Geometry
 from fastconv.kernels import direct as kernels
+from fastconv.kernels.bands import turn_cells
 from fastconv.kernels.panels import PANEL, ROWS
 from fastconv.kernels.vectors import VECTOR_BYTES
 from fastconv.threads import Job, run_jobs
@@ -380,7 +382,7 @@ class WeightSums:
         place = dw[(group * s.filters + first) * s.taps.elements :]
         if self.swapped:
             target = dw[group * s.filters * channels + first :]
-            kernels.turn_cells(sums.reshape(-1), 0, self.row, len(sums), channels, target, s.filters, square)
+            turn_cells(sums.reshape(-1), 0, self.row, len(sums), channels, target, s.filters, square)
         elif s.last:
             by_segment = sums.reshape(len(sums), len(self.segments), -1)[..., :length]
             place[: len(sums) * s.taps.elements].reshape(by_segment.shape)[...] = by_segment

@@ -22,14 +22,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fastconv.algorithms.grouped_last import Phases, Pixels, memory, tile_for
-from fastconv.algorithms.im2col import JOB_MULTIPLICATIONS, JOBS, Im2col, Range, blocks, ceil_div
+from fastconv.algorithms.im2col import Im2col
+from fastconv.algorithms.jobs import JOB_MULTIPLICATIONS, JOBS, Range, blocks, ceil_div
+from fastconv.algorithms.memory import finite
 from fastconv.algorithms.virtual import (
     MOST_GRID_BYTES,
     Axis,
     Virtual,
     _largest_grid,
     backward_axes,
-    finite,
     forward_axis,
 )
 from fastconv.arguments import Array

@@ -12,7 +12,7 @@ from math import prod
 
 import numpy as np
 
-from fastconv.algorithms.im2col import JOB_MULTIPLICATIONS, JOBS, Range, blocks, ceil_div
+from fastconv.algorithms.jobs import JOB_MULTIPLICATIONS, JOBS, Range, blocks, ceil_div
 from fastconv.algorithms.virtual import Axis
 from fastconv.arguments import Array, Size
 from fastconv.geometry import read_only

@@ -18,7 +18,7 @@ jobs follow from the shape alone, so results do not depend on the number of thre
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING
@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fastconv import blas
+from fastconv.algorithms.jobs import JOB_MULTIPLICATIONS, JOBS, PARTS_BYTES, Range, blocks, ceil_div
 from fastconv.arguments import Array
 from fastconv.geometry import Geometry, effective, read_only
 from fastconv.kernels import col2im_add, im2col
@@ -37,27 +38,9 @@ if TYPE_CHECKING:
 # Size of one block of columns: 1, 2 and 4 MiB give 108, 111 and 111 GF/s forward over the layers of ResNet-50
 # (geometric mean, float32, one core with 2 MiB of L2), and a smaller block is less scratch.
 TARGET_BYTES = 2 * 2**20
-# A pass is cut into up to this many jobs, as long as each has this many multiply-adds: handing a job to
-# another thread costs some 30 us, in which a core does a few million.
-JOBS = 8
-JOB_MULTIPLICATIONS = 2**21
 # The longest sum left to one product: BLAS adds up a small result one cell after the other, and a
 # float32 running sum of a million cells loses three of seven digits.
 SUM_LENGTH = 2**12
-# All partial sums of a backward-weight pass together.
-PARTS_BYTES = 8 * 2**20
-
-Range = tuple[int, int]
-
-
-def ceil_div(a: int, b: int) -> int:
-    """The quotient rounded up."""
-    return -(-a // b)
-
-
-def blocks(stop: int, step: int, start: int = 0) -> Iterator[Range]:
-    """Consecutive ranges (start, stop) of at most ``step``."""
-    return ((first, min(first + step, stop)) for first in range(start, stop, step))
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fastconv.algorithms.im2col import JOB_MULTIPLICATIONS, JOBS, PARTS_BYTES, Range, blocks, ceil_div
+from fastconv.algorithms.jobs import JOB_MULTIPLICATIONS, JOBS, PARTS_BYTES, Range, blocks, ceil_div
 from fastconv.algorithms.virtual import Axis, Correlation, Three, Virtual, backward_axes, forward_axis
 from fastconv.arguments import Array
 from fastconv.geometry import Geometry

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fastconv.algorithms.im2col import JOB_MULTIPLICATIONS, JOBS, Im2col, blocks, ceil_div
-from fastconv.algorithms.virtual import finite
-from fastconv.algorithms.winograd import aligned
+from fastconv.algorithms.im2col import Im2col
+from fastconv.algorithms.jobs import JOB_MULTIPLICATIONS, JOBS, blocks, ceil_div
+from fastconv.algorithms.memory import aligned, finite
 from fastconv.arguments import Array
 from fastconv.geometry import Geometry
 from fastconv.kernels import pointwise as kernels
@@ -112,6 +112,10 @@ class Pointwise:
         self._run(
             dy, self._cells(dy, (1, 1, 1)), False, matrices, None, dx, self._cells(dx, stride), self.strided
         )
+
+    def backward_weight(self, dy: Array, x: Array, dw: Array) -> None:
+        """Not served: see `why_not`."""
+        raise NotImplementedError(self.why_not(self.geometry, "backward_weight"))
 
     @staticmethod
     def _cells(array: Array, stride: tuple[int, int, int]) -> Source:

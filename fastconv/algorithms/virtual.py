@@ -22,15 +22,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastconv.algorithms.im2col import (
-    JOB_MULTIPLICATIONS,
-    JOBS,
-    PARTS_BYTES,
-    Im2col,
-    Range,
-    blocks,
-    ceil_div,
-)
+from fastconv.algorithms.im2col import Im2col
+from fastconv.algorithms.jobs import JOB_MULTIPLICATIONS, JOBS, PARTS_BYTES, Range, blocks, ceil_div
+from fastconv.algorithms.memory import finite
 from fastconv.arguments import Array, Size
 from fastconv.geometry import Geometry, read_only
 from fastconv.kernels import virtual as kernels
@@ -491,12 +485,6 @@ class Virtual:
     def _weights(self, w: Array) -> Array:
         """(G, K/G, C/G, taps): a view, or a copy where the weights are not contiguous."""
         return w.reshape(self.geometry.groups, self.group_filters, self.group_channels, -1)
-
-
-def finite(array: Array) -> bool:
-    """Whether all cells are finite (or, seldom, False where only their sum is not)."""
-    with np.errstate(all="ignore"):
-        return bool(np.isfinite(array.sum()))
 
 
 def _largest_grid(geometry: Geometry, which: Pass) -> int:

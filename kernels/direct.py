@@ -108,8 +108,8 @@ def sweep(
                 # The rows of the next sum's panel, while the first tiles run.
                 ahead = b + b_some[0] + runs * steps * (PANEL + t // ROWS) * lanes
                 multiply_panels(
-                    band, cell_rows, t, a_some, packed, b, b_some, runs, steps, ahead, begun, begun_rows, out,
-                    first_out + column, out_rows, vectors, cells - t,
+                    band, cell_rows, t, a_some, packed, b, b_some, runs, steps, packed, ahead, lanes, begun,
+                    begun_rows, out, first_out + column, out_rows, vectors, cells - t,
                 )  # fmt: skip
 
 
@@ -317,8 +317,8 @@ def sum_bands(
                 for f in range(0, filters[1], ROWS):
                     # (filters, elements) += (filters, cells) @ (cells, elements)
                     multiply_panels(
-                        gradients, a_rows, f, a_runs, panel, 0, b_runs, runs, cells, 0, flat[c:], c_rows,
-                        flat, c, c_rows, vectors, filters[1] - f,
+                        gradients, a_rows, f, a_runs, panel, 0, b_runs, runs, cells, panel, 0, 0, flat[c:],
+                        c_rows, flat, c, c_rows, vectors, filters[1] - f,
                     )  # fmt: skip
 
 

@@ -37,8 +37,8 @@ STEPS = 8
 
 @intrinsic(prefer_literal=True)
 def panel_tile(
-    typingctx, a, a_rows, first_row, a_runs, a_step, b, first_b, b_runs, runs, steps, ahead, start,
-    start_rows, c, first_c, c_rows, rows, vectors,
+    typingctx, a, a_rows, first_row, a_runs, a_step, b, first_b, b_runs, runs, steps, wanted, ahead,
+    ahead_step, start, start_rows, c, first_c, c_rows, rows, vectors,
 ):  # fmt: skip
     """``c[m, v] = start[m, v] + sum over r, k of a[m, a_runs[r] + k*a_step] * b[b_runs[r] + k, v]``.
 
@@ -58,8 +58,10 @@ def panel_tile(
         vectors.
     runs, steps : int
         How many runs, of how many steps each.
-    ahead : int
-        Element of ``b`` whose vector the first step asks the cache for; every further step asks for the next.
+    wanted : 1-D float array
+        What the cache is asked for while the tile runs: one element a step, with the line it lies in.
+    ahead, ahead_step : int
+        The first one, and from one to the next.
     rows : literal int
         Of the tile.
     vectors : int
@@ -68,8 +70,8 @@ def panel_tile(
     whole = types.int64
     packed = isinstance(a_step, types.IntegerLiteral)
     sig = types.void(
-        a, a_rows, whole, a_runs, a_step if packed else whole, b, whole, b_runs, whole, whole, whole,
-        start, start_rows, c, whole, c_rows, rows, whole,
+        a, a_rows, whole, a_runs, a_step if packed else whole, b, whole, b_runs, whole, whole, wanted,
+        whole, whole, start, start_rows, c, whole, c_rows, rows, whole,
     )  # fmt: skip
 
     def codegen(context: Any, builder: Any, sig: Any, arguments: Any) -> Any:
@@ -101,8 +103,8 @@ def _panel_tile(
 ) -> None:
     """The code of a tile of one size."""
     (
-        a, a_rows, first_row, a_runs, a_step, b, first_b, b_runs, runs, steps, ahead, start,
-        start_rows, c, first_c, c_rows, _, _,
+        a, a_rows, first_row, a_runs, a_step, b, first_b, b_runs, runs, steps, wanted, ahead,
+        ahead_step, start, start_rows, c, first_c, c_rows, _, _,
     ) = arguments  # fmt: skip
     kind = Vector(sig.args[0].dtype)
     vector, size, lanes, index = kind.llvm, kind.size, kind.lanes, ir.IntType(64)
@@ -133,7 +135,7 @@ def _panel_tile(
     sums = [[cgutils.alloca_once_value(builder, zero) for _ in range(vectors)] for _ in range(rows)]
     numbers = [builder.add(first_row, number(m)) for m in range(rows)]
     row = [place(0, a, entry(1, a_rows, m)) for m in numbers]
-    asked = cgutils.alloca_once_value(builder, place(5, b, ahead))
+    asked = cgutils.alloca_once_value(builder, place(10, wanted, ahead))
     at = cgutils.alloca_once_value(builder, number(0))
     panel = cgutils.alloca_once_value(builder, place(5, b, first_b))
     a_next = number(1) if packed else a_step
@@ -142,7 +144,7 @@ def _panel_tile(
         """Some steps at a time: fewer instructions that only count."""
         here, columns_here = builder.load(at), builder.load(panel)
         for _ in range(count):
-            prefetch(builder, advance(asked, number(lanes)))
+            prefetch(builder, advance(asked, ahead_step))
             values = [vector_load(builder, at_, vector, size, None) for at_ in columns(columns_here)]
             for m in range(rows):
                 factor = splat(builder, builder.load(builder.gep(row[m], [here])), vector)
@@ -154,8 +156,8 @@ def _panel_tile(
         builder.store(here, at)
         builder.store(columns_here, panel)
 
-    output = place(13, c, first_c)
-    written = [columns(builder.gep(output, [entry(15, c_rows, m)])) for m in numbers]
+    output = place(15, c, first_c)
+    written = [columns(builder.gep(output, [entry(17, c_rows, m)])) for m in numbers]
     for where in itertools.chain(*written):
         prefetch(builder, where, write=True)
     at_once = STEPS if packed else 1
@@ -170,7 +172,7 @@ def _panel_tile(
             step(1)
 
     for m in range(rows):
-        begun = columns(place(11, start, entry(12, start_rows, numbers[m])))
+        begun = columns(place(13, start, entry(14, start_rows, numbers[m])))
         for v in range(vectors):
             first_part = vector_load(builder, begun[v], vector, size, None)
             total = builder.fadd(first_part, builder.load(sums[m][v]))
@@ -192,53 +194,53 @@ def place_rows(rows, count, step):
 
 @part
 def multiply_rows(
-    a, a_rows, first_row, a_runs, a_step, b, first_b, b_runs, runs, steps, ahead, start, start_rows, c,
-    first_c, c_rows, vectors, rows,
+    a, a_rows, first_row, a_runs, a_step, b, first_b, b_runs, runs, steps, wanted, ahead, ahead_step, start,
+    start_rows, c, first_c, c_rows, vectors, rows,
 ):  # fmt: skip
     """`panel_tile` of 1 to `ROWS` rows; fewer run two by two."""
     if rows >= ROWS:
         panel_tile(
-            a, a_rows, first_row, a_runs, a_step, b, first_b, b_runs, runs, steps, ahead, start, start_rows,
-            c, first_c, c_rows, ROWS, vectors,
+            a, a_rows, first_row, a_runs, a_step, b, first_b, b_runs, runs, steps, wanted, ahead,
+            ahead_step, start, start_rows, c, first_c, c_rows, ROWS, vectors,
         )  # fmt: skip
         return
     row = first_row
     while rows >= 2:
         panel_tile(
-            a, a_rows, row, a_runs, a_step, b, first_b, b_runs, runs, steps, ahead, start, start_rows,
-            c, first_c, c_rows, 2, vectors,
+            a, a_rows, row, a_runs, a_step, b, first_b, b_runs, runs, steps, wanted, ahead,
+            ahead_step, start, start_rows, c, first_c, c_rows, 2, vectors,
         )  # fmt: skip
         row += 2
         rows -= 2
     if rows > 0:
         panel_tile(
-            a, a_rows, row, a_runs, a_step, b, first_b, b_runs, runs, steps, ahead, start, start_rows,
-            c, first_c, c_rows, 1, vectors,
+            a, a_rows, row, a_runs, a_step, b, first_b, b_runs, runs, steps, wanted, ahead,
+            ahead_step, start, start_rows, c, first_c, c_rows, 1, vectors,
         )  # fmt: skip
 
 
 @part
 def multiply_panels(
-    a, a_rows, first_row, a_runs, b, first_b, b_runs, runs, steps, ahead, start, start_rows, c,
-    first_c, c_rows, vectors, rows,
+    a, a_rows, first_row, a_runs, b, first_b, b_runs, runs, steps, wanted, ahead, ahead_step, start,
+    start_rows, c, first_c, c_rows, vectors, rows,
 ):  # fmt: skip
     """As `multiply_rows`, where the steps of rows lie one behind the other."""
     if rows >= ROWS:
         panel_tile(
-            a, a_rows, first_row, a_runs, 0, b, first_b, b_runs, runs, steps, ahead, start, start_rows,
-            c, first_c, c_rows, ROWS, vectors,
+            a, a_rows, first_row, a_runs, 0, b, first_b, b_runs, runs, steps, wanted, ahead,
+            ahead_step, start, start_rows, c, first_c, c_rows, ROWS, vectors,
         )  # fmt: skip
         return
     row = first_row
     while rows >= 2:
         panel_tile(
-            a, a_rows, row, a_runs, 0, b, first_b, b_runs, runs, steps, ahead, start, start_rows,
-            c, first_c, c_rows, 2, vectors,
+            a, a_rows, row, a_runs, 0, b, first_b, b_runs, runs, steps, wanted, ahead,
+            ahead_step, start, start_rows, c, first_c, c_rows, 2, vectors,
         )  # fmt: skip
         row += 2
         rows -= 2
     if rows > 0:
         panel_tile(
-            a, a_rows, row, a_runs, 0, b, first_b, b_runs, runs, steps, ahead, start, start_rows,
-            c, first_c, c_rows, 1, vectors,
+            a, a_rows, row, a_runs, 0, b, first_b, b_runs, runs, steps, wanted, ahead,
+            ahead_step, start, start_rows, c, first_c, c_rows, 1, vectors,
         )  # fmt: skip

@@ -140,6 +140,11 @@ def convolve_pixels(
             some = min(steps, channels - channel)
             pack_pixels(x, source, sparse, (first, stop), plane, across, channel, some, packed)
             a_run[0] = channel
+            following, asked = (first, 0) if channel + some < channels else (stop, 0)
+            image, line, column, _ = piece_of(following, 1, plane, across, not sparse)
+            next_channel = channel + some if following == first else 0
+            upcoming = source[0] + image * source[1] + next_channel * source[2]
+            upcoming = min(x.size - 1, upcoming + line * source[3] + column * source[4])
             for panel in range((stop - first + width - 1) // width):
                 pixel = first + panel * width
                 image, cell = divmod(pixel, plane)
@@ -154,10 +159,14 @@ def convolve_pixels(
                 if channel > 0:
                     begun, begun_rows = out[first_out:], out_rows
                 for row in range(0, count, ROWS):
-                    ahead = b + (PANEL + row // ROWS) * some * lanes
+                    # Line after line of what is packed next, one of each channel, while the tiles run.
+                    ahead, ahead_step = upcoming, 0
+                    if asked < chunk:
+                        ahead, ahead_step = min(x.size - 1, upcoming + asked * source[4]), source[2]
+                        asked += 64 // x.itemsize
                     multiply_panels(
-                        w, a_rows, row, a_run, packed, b, b_run, 1, some, ahead, begun, begun_rows, out,
-                        first_out, out_rows, PANEL, count - row,
+                        w, a_rows, row, a_run, packed, b, b_run, 1, some, x, ahead, ahead_step, begun,
+                        begun_rows, out, first_out, out_rows, PANEL, count - row,
                     )  # fmt: skip
                 if not inside and channel + some == channels:
                     leave_pixels(

@@ -422,7 +422,8 @@ def convolve_patches(
                     for t in range(0, patches, ROWS):
                         ahead = b + ((first + some_channels) * width + t // ROWS * lanes * some_channels)
                         multiply_panels(
-                            here, a_rows, t, a_run, weights, b, b_run, 1, some_channels, ahead, begun,
+                            here, a_rows, t, a_run, weights, b, b_run, 1, some_channels, weights, ahead,
+                            lanes, begun,
                             begun_rows, products, c, c_rows, min(PANEL, left), ROWS,
                         )  # fmt: skip
         for n in range(count):
@@ -506,6 +507,6 @@ def sum_patches(
                 left = (gradient_pitch - panel * width) // lanes
                 for r in range(0, channels, ROWS):
                     multiply_rows(
-                        here, a_rows, r, run, pitch, gradient_points_, b, run, 1, patches, b, sums[c:],
-                        c_rows, sums, c, c_rows, min(PANEL, left), ROWS,
+                        here, a_rows, r, run, pitch, gradient_points_, b, run, 1, patches, points, 0, 0,
+                        sums[c:], c_rows, sums, c, c_rows, min(PANEL, left), ROWS,
                     )  # fmt: skip

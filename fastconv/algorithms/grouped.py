@@ -351,14 +351,14 @@ class Grouped:
 
     @staticmethod
     def why_slow(geometry: Geometry, which: Pass) -> str | None:
-        """Where virtual columns are faster, 3x3 taps, float32, AVX-512 Xeon, GF/s of this and of that.
+        """Where lines are faster, 3x3 taps, float32, AVX-512 Xeon, GF/s of this and of those.
 
-        Groups of 16 channels and filters at 28x28: 126 and 105 forward, 128 and 107 backward-input, 94 and 82
-        backward-weight; of 32: 132 and 138, 125 and 132, 97 and 97.
+        Groups of 16 channels and filters: 126 and 138 forward at 28x28; 97 and 101 forward, 97 and 98
+        backward-input, 78 and 88 backward-weight at 14x14.
         """
         g = geometry
-        if g.groups == 1 or (not g.channels_last and max(g.channels, g.filters) // g.groups > 16):
-            return "a large group fills the tiles of virtual columns"
+        if g.groups == 1 or (not g.channels_last and max(g.channels, g.filters) // g.groups > 8):
+            return "a large group fills the tiles of lines"
         return None
 
     @property

@@ -28,9 +28,9 @@ from fastconv.threads import Job, run_jobs
 if TYPE_CHECKING:
     from fastconv.algorithms import Pass
 
-# Panels of pixels that are packed at a time, while the next are asked for: without asking 134, 140 and 118 GF/s
-# on 1024x14 -> 256, 512x28 -> 128 and 64x56 -> 64, with it 153, 162 and 132; 2 to 8 panels are within 5 %, 16
-# are 10 % slower.
+# Panels of pixels that are packed at a time, while the next are asked for: without asking 134, 140 and 118
+# GF/s on 1024x14 -> 256, 512x28 -> 128 and 64x56 -> 64, with it 153, 162 and 132; 2 to 8 panels are within
+# 5 %, 16 are 10 % slower.
 CHUNK_PANELS = 2
 # Channels that one sum runs over: the panels of a chunk stay in L2.
 STEPS = 256

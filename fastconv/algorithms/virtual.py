@@ -425,8 +425,10 @@ class Virtual:
 
     @staticmethod
     def why_slow(geometry: Geometry, which: Pass) -> str | None:
-        """Where BLAS on explicit columns is faster, float32 on AVX-512, GF/s of this and of that.
+        """Where others are faster, float32 on AVX-512, GF/s of this and of those.
 
+        Vectors along filters: 120 and 150 forward (128x28, stride 2), 30 and 52 backward-weight (3x224 -> 64).
+        BLAS on explicit columns, where there is more than one plane:
         Kernels of one tap: 114 and 141 forward, 57 and 102 backward-input (64x56 -> 256). Backward-input
         with a stride to few channels, where each phase is a small correlation: 40 and 90 (3x227, 11x11 s4).
         Backward-weight of many channels: 84 and 101 (256x14), 59 and 116 (512x7), 87 and 118 (256x28
@@ -435,8 +437,8 @@ class Virtual:
         g = geometry
         many = g.channels // g.groups
         if g.one_plane:
-            least = min(g.channels, g.filters) // g.groups
-            if least >= (16 if which == "backward_weight" else 32):
+            filters = g.filters // g.groups
+            if filters >= 32 and (which == "backward_weight" or many >= 32):
                 return "vectors along filters are faster where there are many"
         if which == "backward_weight" and (many >= 256 or (many >= 64 and g.pixels < 400)):
             return "BLAS sums the products of many channels faster"

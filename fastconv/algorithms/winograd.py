@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -220,10 +221,21 @@ class Winograd:
 
     @staticmethod
     def why_slow(geometry: Geometry, which: Pass) -> str | None:
-        """Where few channels or filters leave vectors empty: PUT (16 -> 20 channels, 33x33)."""
+        """Where others are faster: GF/s of this and of those, float32, AVX-512 Xeon.
+
+        Few channels or filters leave vectors empty: 76 and 134 (16x32), 159 and 163 (32x32); with the
+        channels last 86 and 75 (16x28). With the channels first the cells of a dilation's lattices are read
+        and written one by one: 137 and 157 (64x56, dilation 2), 148 and 175 (256x28, dilation 4), but 206
+        and 171 (256x28, dilation 2).
+        """
         g = geometry
-        if min(g.channels, g.filters) // g.groups < 2 * VECTOR_BYTES // g.compute_dtype.itemsize:
+        least = min(g.channels, g.filters) // g.groups
+        lanes = VECTOR_BYTES // g.compute_dtype.itemsize
+        if least < (lanes if g.channels_last else 2 * lanes):
             return "few channels or filters leave vectors empty"
+        lattices = prod(g.dilation)
+        if lattices > 1 and not g.channels_last and (lattices > 4 or least < 128):
+            return "the cells of the dilation's lattices are read and written one by one"
         return None
 
     @property

@@ -304,7 +304,7 @@ class WeightSums:
     """Backward-weight over the sweep of a forward pass, in parts that are added in order.
 
     ``swapped`` says that the operands are exchanged, and so filters and channels: of a plain product the
-    narrower side is best transposed, which is what panels hold.
+    narrower side is best the one that is transposed.
     """
 
     def __init__(self, sweep: Sweep, swapped: bool) -> None:
@@ -416,7 +416,9 @@ class Direct:
         axes = (forward_axis(g, 1), forward_axis(g, 2))
         self.sweep = self._sweep(axes, c, self.group_filters)
         self.forward_correlation = Correlation(self.sweep, self.steps)
-        self.swapped = self.kernel == (1, 1) and self.sweep.unmoved and c > self.group_filters
+        # What is broadcast is turned where channels are last, what is in panels where they are first.
+        narrower = c < self.group_filters if g.channels_last else c > self.group_filters
+        self.swapped = self.kernel == (1, 1) and self.sweep.unmoved and narrower
         weight_sweep = self._sweep(axes, self.group_filters, c) if self.swapped else self.sweep
         self.weight_sums = WeightSums(weight_sweep, self.swapped)
         filter_step, channel_step, tap_step = self.steps

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fastconv.algorithms.im2col import Im2col
 from fastconv.algorithms.jobs import JOB_MULTIPLICATIONS, JOBS, PARTS_BYTES, Range, blocks, ceil_div
 from fastconv.algorithms.virtual import Axis, Correlation, Three, Virtual, backward_axes, forward_axis
 from fastconv.arguments import Array
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 # The largest image with its padding, the largest weights (which every job packs), and the longest table of
 # segments (24 bytes each).
 MOST_IMAGE_BYTES = 2 * 2**20
+# Arrays of so many bytes are copied where their memory is in another order.
+COPIED_BYTES = 2**21
 MOST_WEIGHT_BYTES = 4 * 2**20
 MOST_SEGMENTS = 1024
 # Images that backward-weight sums at a time, with their gradients: about what L1 holds.
@@ -221,7 +224,7 @@ class Lines:
     def why_not(geometry: Geometry, which: Pass) -> str | None:
         """Channels last, large images, and backward-input with a stride."""
         g = geometry
-        if g.channels_last:
+        if g.channels_last and _bytes(g) > COPIED_BYTES:
             return "vectors run along pixels, which are not contiguous with the channels last"
         if which == "backward_input" and g.stride != (1, 1, 1):
             return "backward-input with a stride is several correlations"
@@ -267,27 +270,52 @@ class Lines:
         made = (getattr(self, name, None) for name in ("forward_pass", "input_pass", "weight_pass"))
         return self.geometry.compute_dtype.itemsize * max(a.scratch for a in made if a is not None)
 
-    # Arrays of any other kind (strided, read-only) would each be a compilation of their own.
+    # Arrays of any other kind (strided, read-only) would each be a compilation of their own: they are copied
+    # where they are small, and go elsewhere where they are not.
+
+    @property
+    def _other(self) -> Virtual | Im2col:
+        return Im2col(self.geometry) if self.geometry.channels_last else Virtual(self.geometry)
+
+    def _plain(self, *arrays: Array) -> list[Array] | None:
+        """Contiguous arrays that can be written, copies where they are not; None where copies were large."""
+        if _bytes(self.geometry) > COPIED_BYTES and not all(array.flags.carray for array in arrays):
+            return None
+        return [array if array.flags.carray else array.copy("C") for array in arrays]
 
     def forward(self, x: Array, w: Array, bias: Array | None, y: Array) -> None:
         """One correlation."""
-        if x.flags.carray and w.flags.carray and y.flags.carray:
-            self.forward_pass.run(x, w, bias, y)
-        else:
-            Virtual(self.geometry).forward(x, w, bias, y)
+        plain = self._plain(x, w, y)
+        if plain is None:
+            self._other.forward(x, w, bias, y)
+            return
+        self.forward_pass.run(plain[0], plain[1], bias, plain[2])
+        if plain[2] is not y:
+            y[...] = plain[2]
 
     def backward_input(self, dy: Array, w: Array, dx: Array) -> None:
         """One correlation of the output's gradient, with the filters rotated."""
-        plain = dy.flags.carray and w.flags.carray and dx.flags.carray
+        plain = self._plain(dy, w, dx)
         # Padding is multiplied here, and zero times infinity is not zero.
-        if not plain or not self.input_pass.run(dy, w, None, dx):
-            Virtual(self.geometry).backward_input(dy, w, dx)
+        if plain is None or not self.input_pass.run(plain[0], plain[1], None, plain[2]):
+            self._other.backward_input(dy, w, dx)
+        elif plain[2] is not dx:
+            dx[...] = plain[2]
 
     def backward_weight(self, dy: Array, x: Array, dw: Array) -> None:
         """Sums along the lines, in parts that are added in order."""
-        plain = dy.flags.carray and x.flags.carray and dw.flags.carray
-        if not plain or not self.weight_pass.run(dy, x, dw):
-            Virtual(self.geometry).backward_weight(dy, x, dw)
+        plain = self._plain(dy, x, dw)
+        if plain is None or not self.weight_pass.run(*plain):
+            self._other.backward_weight(dy, x, dw)
+        elif plain[2] is not dw:
+            dw[...] = plain[2]
+
+
+def _bytes(geometry: Geometry) -> int:
+    """Bytes of the images and of the output."""
+    g = geometry
+    cells = g.channels * prod(g.input) + g.filters * prod(g.output)
+    return g.batch * cells * g.compute_dtype.itemsize
 
 
 def _segments(geometry: Geometry, which: Pass) -> int:

@@ -427,7 +427,7 @@ class Virtual:
     def why_slow(geometry: Geometry, which: Pass) -> str | None:
         """Where others are faster, float32 on AVX-512, GF/s of this and of those.
 
-        Vectors along filters: 120 and 150 forward (128x28, stride 2), 30 and 52 backward-weight (3x224 -> 64).
+        Vectors along filters: 120 and 150 forward (128x28, stride 2), 30 and 52 backward-weight (3x224).
         BLAS on explicit columns, where there is more than one plane:
         Kernels of one tap: 114 and 141 forward, 57 and 102 backward-input (64x56 -> 256). Backward-input
         with a stride to few channels, where each phase is a small correlation: 40 and 90 (3x227, 11x11 s4).

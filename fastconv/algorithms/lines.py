@@ -246,8 +246,9 @@ class Lines:
         Many channels, whose weights leave the near cache: forward 153 and 176 (128x28), 143 and 161 (256x14),
         but 169 and 168 (64x28), 150 and 130 (32x28). Lines that fill few lanes: 72 and 97 (64x7), but 58 and
         42 (16x7). A stride, for which whole images are split: 83 and 107 (64x28), but 117 and 99 (3x64).
-        Vectors along filters: 153 and 171 (48x27, 5x5), 71 and 99 (16x56, stride 2), but 143 and 99 (16x28,
-        5x5), 67 and 44 (3x64, stride 2). One tap: 88 and 78 (16x56), but 68 and 31 (8x32).
+        Vectors along filters: 153 and 171 (48x27, 5x5), 146 and 157 (64x56, dilated), 71 and 99 (16x56,
+        stride 2), but 143 and 99 (16x28, 5x5), 67 and 44 (3x64, stride 2). One tap: 88 and 78 (16x56), but
+        68 and 31 (8x32).
         """
         g = geometry
         channels = (g.filters if which == "backward_input" else g.channels) // g.groups
@@ -256,7 +257,8 @@ class Lines:
         if channels >= 16 and prod(g.kernel) == 1:
             return "a kernel of one tap is a plain matrix product"
         least = min(g.channels, g.filters) // g.groups
-        if g.one_plane and ((least >= 16 and max(g.stride) > 1) or (least >= 48 and prod(g.kernel) > 9)):
+        wide = prod(g.kernel) > 9 or max(g.dilation) > 1
+        if g.one_plane and ((least >= 16 and max(g.stride) > 1) or (least >= 48 and wide)):
             return "many taps or strides are better read with vectors along filters"
         lanes = VECTOR_BYTES // g.compute_dtype.itemsize
         columns = g.input[2] if which == "backward_input" else g.output[2]

@@ -184,8 +184,9 @@ def run_jobs(count: int, start_worker: Callable[[], Job]) -> None:
     ----------
     count : int
     start_worker : callable
-        Called once in every thread that takes part; returns the function that does one job, with
-        whatever scratch that thread needs bound to it.
+        Called once for every thread that may take part, in the calling thread; returns the function that
+        does one job, with whatever scratch a thread needs bound to it. (Memory that helper threads ask for
+        goes back to the system after every call, and its pages are faulted in again at the next.)
     """
     helpers = min(get_num_threads(), count) - 1
     if helpers < 1:
@@ -194,12 +195,13 @@ def run_jobs(count: int, start_worker: Callable[[], Job]) -> None:
             for i in range(count):
                 job(i)
         return
+    workers = [start_worker() for _ in range(helpers + 1)]
     remaining = itertools.count()  # next() is atomic under the GIL: each job is taken once
     stopped = threading.Event()
 
     def work() -> None:
         try:
-            job = start_worker()
+            job = workers.pop()
             while (i := next(remaining)) < count and not stopped.is_set():
                 job(i)
         except BaseException:

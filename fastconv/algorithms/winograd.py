@@ -356,7 +356,7 @@ class WeightSums:
         p = self.patches = patches
         sums = kernels.POINTS * p.channels * p.filters * p.dtype.itemsize
         wanted = max(1, p.wanted // p.groups)
-        parts = min(wanted, p.chunks) if wanted * sums <= 2 * PARTS_BYTES else 1
+        parts = min(wanted, p.chunks, max(1, 2 * PARTS_BYTES // sums))
         self.parts = list(blocks(p.chunks, ceil_div(p.chunks, parts)))
         step = max(min(p.panels, PART_PANELS), ceil_div(p.panels, ceil_div(wanted, parts))) * p.panel
         self.filters = min(p.filters, step)

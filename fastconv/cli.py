@@ -108,7 +108,13 @@ def _add_bench(commands: argparse._SubParsersAction[_Parser]) -> None:
         "networks) or 'start' (import and first call) (default: resnet50)",
     )
     add("--against", type=_names, metavar="PEER,...", help="which peers (default: all that are installed)")
-    add("--ours", type=_names, metavar="NAME,...", default=("fastconv",), help="fastconv, plan, kernel, ...")
+    add(
+        "--ours",
+        type=_names,
+        metavar="NAME,...",
+        default=("fastconv",),
+        help="fastconv, plan, kernel, or all algorithms",
+    )
     add(
         "--passes",
         type=_names,

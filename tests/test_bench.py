@@ -200,6 +200,19 @@ def test_the_sums_under_a_table():
     ]
 
 
+def test_the_choice_beside_the_algorithms():
+    rows = results(
+        [
+            {"fastconv": 1.0, "fastconv:lines": 1.0, "fastconv:im2col": 4.0},
+            {"fastconv": 4.0, "fastconv:lines": 1.0, "torch": 4.0},
+        ]
+    )
+    assert report.summary(rows)[-1] == (
+        "auto against the fastest algorithm: within 5 % on 1 of 2 layers, geometric mean 2.00 times its "
+        "time, worst 4.00 (layer 1, fastconv:lines)"
+    )
+
+
 def test_medians_and_spread():
     timing = Timing([1.0, 2.0, 3.0, 4.0, 100.0])
     assert timing.median == 3.0

@@ -47,7 +47,7 @@ FEW = 8
 BAND_BYTES = 2**20
 MOST_BAND_BYTES = 6 * 2**20
 # Cells that one part of backward-weight sums at the least: each part writes all weights once more (107 GF/s
-# with parts of 196 cells and PUT with one part, 1024x14 -> 256, float32).
+# with parts of 196 cells and 165 with one part, 1024x14 -> 256, float32).
 PART_CELLS = 1024
 # The sums of a job of backward-weight.
 SUMS_BYTES = 4 * 2**20

@@ -26,7 +26,7 @@ from fastconv.bench.cases import (
     parse_layer,
     suite_names,
 )
-from fastconv.bench.implementations import OURS, PEERS
+from fastconv.bench.implementations import BY_NAME, OURS, PEERS
 from fastconv.bench.report import header, print_tables
 from fastconv.bench.runner import Bench, Result
 from fastconv.bench.start import PROGRAMS, time_start
@@ -65,7 +65,8 @@ def run(options: Options) -> None:
     everything = [case for what in options.what if what != "start" for case in _cases(what, options)]
     if options.plot is not None and not any(case.operation in PASSES for case in everything):
         raise BenchError("nothing to draw: --plot shows passes of convolution layers")
-    implementations = [*_known(options.ours, OURS, "--ours"), *_peers(options.against)]
+    named = dict.fromkeys(name for one in options.ours for name in (BY_NAME if one == "all" else (one,)))
+    implementations = [*_known([*named], OURS, "--ours"), *_peers(options.against)]
     console = Console() if Console().is_terminal else Console(width=_WIDTH)
     if "start" in options.what:
         _start(console, options)

@@ -527,5 +527,6 @@ TABLE: dict[str, dict[str, Make]] = {
 }
 
 # Implementations of our own, which are not peers.
-OURS = ("fastconv", "plan", "kernel", *(f"fastconv:{algorithm.name}" for algorithm in ALGORITHMS))
+BY_NAME = ("fastconv", *(f"fastconv:{algorithm.name}" for algorithm in ALGORITHMS))
+OURS = ("fastconv", "plan", "kernel", *BY_NAME[1:])
 PEERS = ("torch", "onnxruntime", "openvino", "jax", "numpy", "scipy")

@@ -123,4 +123,22 @@ def summary(rows: Sequence[Result]) -> list[str]:
             value, layer = min(pairs)
             mean = geometric_mean(pair[0] for pair in pairs)
             lines.append(f"against {peer}: geometric mean {mean:.2f}, worst {value:.2f} ({layer})")
-    return lines
+    return lines + choices(rows)
+
+
+def choices(rows: Sequence[Result]) -> list[str]:
+    """What ``auto`` chose against the fastest of the algorithms that were timed by name."""
+    losses = []
+    for row in rows:
+        named = {name: t.median for name, t in row.timings.items() if name.startswith("fastconv:")}
+        if named and "fastconv" in row.timings:
+            best = min(named, key=lambda name: named[name])
+            losses.append((row.timings["fastconv"].median / named[best], row.case.layer.name, best))
+    if not losses:
+        return []
+    mean, near = geometric_mean(loss for loss, *_ in losses), sum(loss <= 1.05 for loss, *_ in losses)
+    loss, layer, best = max(losses)
+    return [
+        f"auto against the fastest algorithm: within 5 % on {near} of {len(losses)} layers, "
+        f"geometric mean {mean:.2f} times its time, worst {loss:.2f} ({layer}, {best})"
+    ]

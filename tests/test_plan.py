@@ -100,6 +100,7 @@ HUGE = {
     "full image": ((1, 64, 512, 512), (64, 64, 512, 512), {}),
     "full image with padding": ((1, 64, 512, 512), (64, 64, 512, 512), {"padding": "full"}),
     "many channels": ((1, 8192, 64, 64), (8192, 8192, 3, 3), {"padding": 1}),
+    "many channels, few pixels": ((8, 4096, 8, 8), (4096, 4096, 3, 3), {"padding": 1}),
     "many images": ((100_000, 3, 32, 32), (64, 3, 3, 3), {"padding": 1}),
     "large image": ((1, 3, 20_000, 20_000), (64, 3, 7, 7), {"stride": 2, "padding": 3}),
     "large dilation": ((1, 64, 2000, 2000), (64, 64, 3, 3), {"dilation": 512, "padding": 512}),

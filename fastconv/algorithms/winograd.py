@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 PATCHES = 128
 # The points of a chunk's patches and their products.
 POINT_BYTES = 6 * 2**20
+# The sums of one job of backward-weight, unless those of a single panel need more.
+SUMS_BYTES = 9 * 2**20
 # Filters of one job at the least, where filters are parted: each part transforms the patches again.
 PART_PANELS = 4
 
@@ -358,7 +360,9 @@ class WeightSums:
         wanted = max(1, p.wanted // p.groups)
         parts = min(wanted, p.chunks, max(1, 2 * PARTS_BYTES // sums))
         self.parts = list(blocks(p.chunks, ceil_div(p.chunks, parts)))
-        step = max(min(p.panels, PART_PANELS), ceil_div(p.panels, ceil_div(wanted, parts))) * p.panel
+        most = max(1, SUMS_BYTES // (kernels.POINTS * p.channels * p.panel * p.dtype.itemsize))
+        step = max(min(p.panels, PART_PANELS), ceil_div(p.panels, ceil_div(wanted, parts)))
+        step = min(step, most) * p.panel
         self.filters = min(p.filters, step)
         self.jobs = [
             (part, group, some)

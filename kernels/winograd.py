@@ -423,8 +423,7 @@ def convolve_patches(
                         ahead = b + ((first + some_channels) * width + t // ROWS * lanes * some_channels)
                         multiply_panels(
                             here, a_rows, t, a_run, weights, b, b_run, 1, some_channels, weights, ahead,
-                            lanes, begun,
-                            begun_rows, products, c, c_rows, min(PANEL, left), ROWS,
+                            lanes, begun, begun_rows, products, c, c_rows, min(PANEL, left), ROWS,
                         )  # fmt: skip
         for n in range(count):
             rows = min(2 * high, output[4] - 2 * first_line)

@@ -72,18 +72,21 @@ def test_every_edge_of_the_tiles(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_several_bands_and_parted_filters(name):
-    """One image whose scratch has no room for all lines, and one with few pixels and many filters."""
+    """An image whose scratch has no room for all lines, many filters of few pixels, and sums in pieces."""
     rng = np.random.default_rng(0)
     for size, filters, stride in (
         ((1, 24, 130, 120), 9, 1),
         ((1, 24, 130, 120), 9, 2),
         ((1, 256, 9, 9), 136, 1),
         ((5, 32, 12, 12), 32, 1),
+        ((2, 600, 11, 9), 70, 1),
     ):
+        kernel = SERVED.get(name, {}).get("kernels", ((3, 3),))[0]
         x = rng.integers(-2, 3, size).astype(np.float32)
-        w = rng.integers(-2, 3, (filters, size[1], 3, 3)).astype(np.float32)
-        plan = fastconv.plan_conv2d(x.shape, w.shape, stride, 1, algorithm=name)
-        reference = fastconv.plan_conv2d(x.shape, w.shape, stride, 1, algorithm="im2col")
+        w = rng.integers(-2, 3, (filters, size[1], *kernel)).astype(np.float32)
+        padding = kernel[0] // 2
+        plan = fastconv.plan_conv2d(x.shape, w.shape, stride, padding, algorithm=name)
+        reference = fastconv.plan_conv2d(x.shape, w.shape, stride, padding, algorithm="im2col")
         dy = rng.integers(-2, 3, plan.output_size).astype(np.float32)
         for which in plan.algorithms:
             expected = run(reference, which, x, w, dy)

@@ -97,7 +97,6 @@ STEP_LAYERS = tuple(
     Layer(name, n, 1, 28, 28, 10, 1, 1)
     for name, n in (("s000", 10), ("s002", 32), ("s003", 32), ("s004", 32))
 )
-START_LAYERS = (Layer("start", 1, 3, 8, 8, 4, 3, 3),)
 
 
 def suite_names() -> list[str]:

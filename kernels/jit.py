@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
-from numba import njit
+from numba import config, njit
+
+from fastconv.kernels.cache import KernelCache
 
 
 def part(kernel: Callable[..., Any]) -> Callable[..., Any]:
@@ -23,7 +26,9 @@ def jit(kernel: Callable[..., Any]) -> Callable[..., Any]:
     Division follows NumPy (no exception to test for); no fastmath: NaN and infinity travel as in a
     plain loop and sums keep their order.
     """
-    try:
-        return njit(kernel, nogil=True, error_model="numpy", cache=True)
-    except RuntimeError:  # no folder to write to (a read-only install without a home): compile in memory
-        return njit(kernel, nogil=True, error_model="numpy")
+    dispatcher = njit(kernel, nogil=True, error_model="numpy")
+    if not config.DISABLE_JIT:
+        # No folder to write to (a read-only install without a home): compiled in memory.
+        with contextlib.suppress(RuntimeError):
+            dispatcher._cache = KernelCache(kernel)
+    return dispatcher

@@ -18,9 +18,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-import numba
-
 from fastconv.arguments import whole_number
+from fastconv.cores import usable_cores
 
 Job = Callable[[int], None]
 
@@ -36,7 +35,7 @@ _MOST_THREADS = 1024
 def _default_threads() -> int:
     """The cores this process may use, fewer where the environment asks for fewer threads."""
     asked = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
-    cores = int(numba.config.NUMBA_NUM_THREADS)  # the affinity mask's cores, or the variable of that name
+    cores = usable_cores()
     return min(cores, int(asked)) if asked.isdigit() and int(asked) > 0 else cores
 
 
@@ -51,7 +50,8 @@ def get_num_threads() -> int:
     -------
     int
         What the innermost `num_threads` block says, else what `set_num_threads` said, else the
-        number of usable cores (``OMP_NUM_THREADS`` and ``NUMBA_NUM_THREADS`` are respected).
+        number of usable cores (the affinity mask, a container's limit, ``OMP_NUM_THREADS`` and
+        ``NUMBA_NUM_THREADS`` are respected).
 
     Examples
     --------

@@ -9,6 +9,7 @@ was running on stderr. Pages of freed arrays are unmapped, so what is used too l
 NumPy is handed an allocator for it (NEP 49, https://numpy.org/neps/nep-0049.html).
 """
 
+import atexit
 import ctypes
 import mmap
 import sys
@@ -89,6 +90,12 @@ class Guard:
         set_handler = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.py_object)(table[_SET_HANDLER])
         self._name = b"mem_handler"  # kept alive: a capsule does not copy it
         set_handler(pythonapi.PyCapsule_New(ctypes.addressof(self._handler), self._name, None))
+        atexit.register(self._retire)
+
+    def _retire(self):
+        """Arrays outlive the interpreter, which nothing written in Python may: their pages are left alone."""
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._handler))
+        self._handler.free = ctypes.cast(self._libc.getpid, _FREE)  # takes anything, does nothing
 
     def _span(self, size, page=PAGE):
         """Bytes of the whole pages that hold ``size``, a page, and the bytes with both closed pages."""
@@ -132,7 +139,7 @@ def _aligned(elements, dtype):
     """`fastconv.algorithms.memory.aligned` with less than a vector of slack behind."""
     lanes = VECTOR_BYTES // dtype.itemsize
     memory = np.empty(-(-elements // lanes) * lanes, dtype)
-    assert memory.ctypes.data % VECTOR_BYTES == 0
+    assert elements == 0 or memory.ctypes.data % VECTOR_BYTES == 0
     return memory[:elements]
 
 

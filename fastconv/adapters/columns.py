@@ -68,6 +68,54 @@ def from_pixel_rows(rows: Array, input_size: Size, kernel: Pair, stride: Pair, p
     return rows.reshape(batch, *pixels, channels, *kernel).transpose(0, 3, 4, 5, 1, 2)
 
 
+def _in_space(image_plane: Pair, along_images: int, images_last: bool) -> tuple[int, int, int]:
+    return (*image_plane, along_images) if images_last else (along_images, *image_plane)
+
+
+def channel_rows(x: Array, kernel: Pair, stride: Pair, padding: Pair, images_last: bool) -> Array:
+    """The columns of all images of ``x`` (N, C, H, W) in one matrix, a row for every tap.
+
+    Its columns are those of a volume in which the images lie one behind the other, and a kernel that is one
+    image deep. So the engine writes them in place: 1.2 ms with ``images_last`` and 0.8 without, where
+    transposing `columns_of` takes 1.9 and 1.4 (float32, the layer of bench/hosts/layer.py, AVX-512 Xeon).
+
+    Returns
+    -------
+    array (C*R*S, OH*OW*N) with ``images_last``, else (C*R*S, N*OH*OW)
+    """
+    if len(x) == 0:
+        return np.empty((x.shape[1] * kernel[0] * kernel[1], 0), x.dtype)
+    volume = x.transpose((1, 2, 3, 0) if images_last else (1, 0, 2, 3))
+    axes = (_in_space(steps, alone, images_last) for steps, alone in ((kernel, 1), (padding, 0), (stride, 1)))
+    kernel_size, pads, strides = axes
+    return im2col(np.ascontiguousarray(volume), kernel_size, padding=pads, stride=strides)
+
+
+def from_channel_rows(
+    rows: Array, input_size: Size, kernel: Pair, stride: Pair, padding: Pair, images_last: bool
+) -> Array:
+    """The adjoint of `channel_rows`: its columns added up to an array of this size."""
+    batch, _, height, width = input_size
+    if batch == 0:
+        return np.empty(input_size, rows.dtype)
+    axes = (_in_space(steps, alone, images_last) for steps, alone in ((kernel, 1), (padding, 0), (stride, 1)))
+    kernel_size, pads, strides = axes
+    extents = _in_space((height, width), batch, images_last)
+    volume = col2im(rows, extents, kernel_size, padding=pads, stride=strides)
+    return np.ascontiguousarray(volume.transpose((3, 0, 1, 2) if images_last else (1, 0, 2, 3)))
+
+
+def _first_cells(outputs: Pair, stride: Pair, width: int) -> Array:
+    """Where the windows begin in planes of this width: ``h*W + w``, (OH, OW)."""
+    rows, line = (np.arange(n) * step for n, step in zip(outputs, stride, strict=True))
+    return rows[:, np.newaxis] * width + line
+
+
+def _offsets(kernel: Pair, width: int) -> Array:
+    """How far each tap ``r*S + s`` is from the first cell of its window."""
+    return (np.arange(kernel[0])[:, np.newaxis] * width + np.arange(kernel[1])).ravel()
+
+
 def max_windows(x: Array, kernel: Pair, stride: Pair, padding: Pair) -> tuple[Array, Array]:
     """The maximum of every window, zeros of the padding among them, and where it stands in the window.
 
@@ -79,18 +127,16 @@ def max_windows(x: Array, kernel: Pair, stride: Pair, padding: Pair) -> tuple[Ar
     """
     padded = zero_padded(x, padding)
     maxima, cells = max_pool2d(padded, kernel, stride, return_indices=True)
-    rows, line = np.divmod(cells, padded.shape[3])
-    rows -= stride[0] * np.arange(cells.shape[2])[:, np.newaxis]
-    line -= stride[1] * np.arange(cells.shape[3])
-    return maxima, rows * kernel[1] + line
+    width = padded.shape[3]
+    offsets = _offsets(kernel, width)
+    tap_at = np.zeros(offsets[-1] + 1, np.int64)
+    tap_at[offsets] = np.arange(len(offsets))
+    return maxima, tap_at[cells - _first_cells(cells.shape[2:], stride, width)]
 
 
 def cells_of(taps: Array, width: int, kernel: Pair, stride: Pair) -> Array:
     """Where those taps lie in planes of this width: ``h*W + w``."""
-    rows, line = np.divmod(taps, kernel[1])
-    rows += stride[0] * np.arange(taps.shape[2])[:, np.newaxis]
-    line += stride[1] * np.arange(taps.shape[3])
-    return rows * width + line
+    return _offsets(kernel, width)[taps] + _first_cells(taps.shape[2:], stride, width)
 
 
 def scatter(grad: Array, taps: Array, input_size: Size, kernel: Pair, stride: Pair, padding: Pair) -> Array:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from fastconv.adapters import im2col_cython
-from fastconv.adapters.columns import as_float, columns_of, max_windows, scatter
+from fastconv.adapters.columns import as_float, channel_rows, max_windows, scatter
 from fastconv.adapters.installation import (
     HostError,
     Installation,
@@ -117,8 +117,7 @@ def conv_forward_strides(x: Array, w: Array, b: Array, conv_param: Param) -> tup
 
     def x_cols() -> Array:
         stride, pad = (conv_param["stride"],) * 2, (conv_param["pad"],) * 2
-        columns = columns_of(as_float(x), w.shape[2:], stride, pad)
-        return columns.transpose(1, 2, 3, 0, 4, 5).reshape(w[0].size, out[:, 0].size)
+        return channel_rows(as_float(x), w.shape[2:], stride, pad, images_last=False)
 
     return out, _Cache((*cache, _Later(x_cols)))
 
@@ -224,8 +223,9 @@ def max_pool_backward_reshape(dout: Array, cache: Any) -> Array:
     is_maximum = [x[tap] == out for tap in taps]
     sharers = np.sum(is_maximum, axis=0, dtype=x.dtype)
     dx = np.empty_like(x, order="C")
+    share, rest = dout / sharers, 0 / sharers  # a NaN, which equals nothing, leaves NaN to its whole window
     for tap, takes in zip(taps, is_maximum, strict=True):
-        dx[tap] = np.where(takes, dout, 0) / sharers
+        dx[tap] = np.where(takes, share, rest)
     return dx
 
 

@@ -8,7 +8,9 @@ needs one line before its own imports::
 
 from __future__ import annotations
 
-from fastconv.adapters.columns import as_float, columns_of, image_of, output_extents
+import math
+
+from fastconv.adapters.columns import as_float, channel_rows, from_channel_rows
 from fastconv.arguments import Array
 
 
@@ -26,10 +28,8 @@ def im2col_cython(x: Array, field_height: int, field_width: int, padding: int, s
         Row ``(c*FH + r)*FW + s``, column ``(oh*OW + ow)*N + n``, also where FH and FW differ (the original
         overwrites rows there).
     """
-    columns = columns_of(as_float(x), (field_height, field_width), (stride, stride), (padding, padding))
-    images, _, _, _, height, width = columns.shape
-    rows = x.shape[1] * field_height * field_width
-    return columns.transpose(1, 2, 3, 4, 5, 0).reshape(rows, height * width * images)
+    kernel, steps, pads = (field_height, field_width), (stride, stride), (padding, padding)
+    return channel_rows(as_float(x), kernel, steps, pads, images_last=True)
 
 
 def col2im_cython(
@@ -44,15 +44,13 @@ def col2im_cython(
     stride: int,
 ) -> Array:
     """The adjoint of `im2col_cython`: its columns added up to an array (N, C, H, W)."""
-    kernel = field_height, field_width
-    pixels = output_extents((H, W), kernel, (stride, stride), (padding, padding))
-    columns = as_float(cols).reshape(C, *kernel, *pixels, N).transpose(5, 0, 1, 2, 3, 4)
-    return image_of(columns, (H, W), (stride, stride), (padding, padding))
+    kernel, steps, pads = (field_height, field_width), (stride, stride), (padding, padding)
+    return from_channel_rows(as_float(cols), (N, C, H, W), kernel, steps, pads, images_last=True)
 
 
 def col2im_6d_cython(
     cols: Array, N: int, C: int, H: int, W: int, HH: int, WW: int, pad: int, stride: int
 ) -> Array:
     """As `col2im_cython`, of columns (C, HH, WW, N, OH, OW)."""
-    columns = as_float(cols).transpose(3, 0, 1, 2, 4, 5)
-    return image_of(columns, (H, W), (stride, stride), (pad, pad))
+    rows = as_float(cols).reshape(C * HH * WW, math.prod(cols.shape[3:]))
+    return from_channel_rows(rows, (N, C, H, W), (HH, WW), (stride,) * 2, (pad,) * 2, images_last=False)

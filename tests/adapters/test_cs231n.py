@@ -331,6 +331,22 @@ def test_square_pooling_shares_among_equals(batch, high, wide, side, single):
         assert_equal(x_reshaped, x.reshape(batch, 2, high, side, wide, side))
 
 
+@pytest.mark.filterwarnings("ignore:(divide by zero|invalid value) encountered:RuntimeWarning")
+def test_nan_stays_in_its_window():
+    x, dout = np.arange(16.0).reshape(1, 1, 4, 4), np.ones((1, 1, 2, 2))
+    x[0, 0, 0, 1] = np.nan
+    param = {"pool_height": 2, "pool_width": 2, "stride": 2}
+    expected = np.zeros((1, 1, 4, 4))
+    expected[..., 1::2, 1::2] = 1
+    expected[..., :2, :2] = np.nan  # of a maximum that equals no cell, an even share for none
+    out, cache = cs231n.max_pool_forward_fast(x, param)
+    assert_equal(out, np.array([[[[np.nan, 7], [13, 15]]]]))
+    assert_equal(cs231n.max_pool_backward_fast(dout, cache), expected)
+    expected[..., :2, :2] = [[0, 1], [0, 0]]  # the first NaN is the maximum
+    out, cache = cs231n.max_pool_forward_im2col(x, param)
+    assert_equal(cs231n.max_pool_backward_im2col(dout, cache), expected)
+
+
 def test_pooling_refuses_what_it_cannot_do():
     x = np.ones((1, 1, 4, 4))
     with pytest.raises(AssertionError, match="Invalid pool params"):

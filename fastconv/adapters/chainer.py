@@ -33,8 +33,8 @@ try:
 except AttributeError as error:  # it uses names that NumPy 2 has no more
     raise ImportError(f"fastconv.adapters: chainer fails on NumPy {np.__version__}: {error}") from error
 
-_HOST_IM2COL = vars(host).get("im2col_cpu")
-_HOST_COL2IM = vars(host).get("col2im_cpu")
+_HOST_IM2COL: Any = vars(host).get("im2col_cpu")
+_HOST_COL2IM: Any = vars(host).get("col2im_cpu")
 
 
 def _reach(kernel: Size, outputs: Size, stride: Size, dilation: Size) -> Size:
@@ -65,7 +65,7 @@ def im2col_cpu(
 ) -> Array:
     """The columns of ``img`` (N, C, H, W), padded with ``pval``: an array (N, C, KH, KW, OH, OW)."""
     if img.dtype.char not in "efd":
-        return _HOST_IM2COL(img, kh, kw, sy, sx, ph, pw, pval, cover_all, dy, dx, out_h, out_w)  # type: ignore
+        return _HOST_IM2COL(img, kh, kw, sy, sx, ph, pw, pval, cover_all, dy, dx, out_h, out_w)
     if out_h is None:
         out_h = host.get_conv_outsize(img.shape[2], kh, sy, ph, cover_all, dy)
     if out_w is None:
@@ -82,7 +82,7 @@ def col2im_cpu(
 ) -> Array:
     """The adjoint of `im2col_cpu`: columns (N, C, KH, KW, OH, OW) added up to an array (N, C, h, w)."""
     if col.dtype.char not in "efd":
-        return _HOST_COL2IM(col, sy, sx, ph, pw, h, w, dy, dx)  # type: ignore
+        return _HOST_COL2IM(col, sy, sx, ph, pw, h, w, dy, dx)
     batch, channels, kh, kw, out_h, out_w = col.shape
     padding = _padding((h, w), _reach((kh, kw), (out_h, out_w), (sy, sx), (dy, dx)), (ph, pw))
     rows = col.reshape(batch, channels * kh * kw, out_h * out_w)

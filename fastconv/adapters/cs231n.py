@@ -105,8 +105,8 @@ def conv_forward_im2col(x: Array, w: Array, b: Array, conv_param: Param) -> tupl
     out, cache = conv_forward_naive(x, w, b, conv_param)
 
     def x_cols() -> Array:
-        kernel = w.shape[2:]
-        return im2col_cython.im2col_cython(x, *kernel, conv_param["pad"], conv_param["stride"])
+        _, _, height, width = w.shape
+        return im2col_cython.im2col_cython(x, height, width, conv_param["pad"], conv_param["stride"])
 
     return out, _Cache((*cache, _Later(x_cols)))
 

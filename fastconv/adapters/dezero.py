@@ -50,8 +50,8 @@ with Installation(_numpy_int).installed():
 
 Pair = tuple[int, int]
 
-_HOST_IM2COL = vars(host).get("im2col_array")
-_HOST_COL2IM = vars(host).get("col2im_array")
+_HOST_IM2COL: Any = vars(host).get("im2col_array")
+_HOST_COL2IM: Any = vars(host).get("col2im_array")
 
 
 def _serves(*arrays: object) -> bool:
@@ -78,7 +78,7 @@ def col2im_array(
     steps, padding = host.pair(stride), host.pair(pad)
     if to_matrix:
         col = from_pixel_rows(col, img_shape, host.pair(kernel_size), steps, padding)
-    return image_of(col, img_shape[2:], steps, padding)
+    return image_of(col, (img_shape[2], img_shape[3]), steps, padding)
 
 
 # The methods of DeZero's functions, with its names of their arguments. Each computes with arrays alone: the

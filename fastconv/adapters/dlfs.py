@@ -96,7 +96,8 @@ class Convolution:
     @cached_property
     def col(self) -> Array | None:
         """The columns of ``x``."""
-        return None if self.x is None else im2col(self.x, *self.W.shape[2:], self.stride, self.pad)
+        _, _, height, width = self.W.shape
+        return None if self.x is None else im2col(self.x, height, width, self.stride, self.pad)
 
     def forward(self, x: Array) -> Array:
         """The layer's output (N, FN, OH, OW)."""

@@ -68,8 +68,17 @@ def from_pixel_rows(rows: Array, input_size: Size, kernel: Pair, stride: Pair, p
     return rows.reshape(batch, *pixels, channels, *kernel).transpose(0, 3, 4, 5, 1, 2)
 
 
-def _in_space(image_plane: Pair, along_images: int, images_last: bool) -> tuple[int, int, int]:
-    return (*image_plane, along_images) if images_last else (along_images, *image_plane)
+def _in_space(plane: Pair, along_images: int, images_last: bool) -> tuple[int, int, int]:
+    return (*plane, along_images) if images_last else (along_images, *plane)
+
+
+def _volume_steps(kernel: Pair, stride: Pair, padding: Pair, images_last: bool) -> dict[str, Size]:
+    """The steps of a kernel that is one image deep, as `im2col` and `col2im` name them."""
+    return {
+        "kernel_size": _in_space(kernel, 1, images_last),
+        "padding": _in_space(padding, 0, images_last),
+        "stride": _in_space(stride, 1, images_last),
+    }
 
 
 def channel_rows(x: Array, kernel: Pair, stride: Pair, padding: Pair, images_last: bool) -> Array:
@@ -86,9 +95,7 @@ def channel_rows(x: Array, kernel: Pair, stride: Pair, padding: Pair, images_las
     if len(x) == 0:
         return np.empty((x.shape[1] * kernel[0] * kernel[1], 0), x.dtype)
     volume = x.transpose((1, 2, 3, 0) if images_last else (1, 0, 2, 3))
-    axes = (_in_space(steps, alone, images_last) for steps, alone in ((kernel, 1), (padding, 0), (stride, 1)))
-    kernel_size, pads, strides = axes
-    return im2col(np.ascontiguousarray(volume), kernel_size, padding=pads, stride=strides)
+    return im2col(np.ascontiguousarray(volume), **_volume_steps(kernel, stride, padding, images_last))
 
 
 def from_channel_rows(
@@ -98,10 +105,8 @@ def from_channel_rows(
     batch, _, height, width = input_size
     if batch == 0:
         return np.empty(input_size, rows.dtype)
-    axes = (_in_space(steps, alone, images_last) for steps, alone in ((kernel, 1), (padding, 0), (stride, 1)))
-    kernel_size, pads, strides = axes
     extents = _in_space((height, width), batch, images_last)
-    volume = col2im(rows, extents, kernel_size, padding=pads, stride=strides)
+    volume = col2im(rows, extents, **_volume_steps(kernel, stride, padding, images_last))
     return np.ascontiguousarray(volume.transpose((3, 0, 1, 2) if images_last else (1, 0, 2, 3)))
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import sys
 import threading
-from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
+from functools import wraps
 from types import ModuleType
 from typing import Any
 
@@ -15,21 +17,23 @@ _MISSING = object()
 
 # Where something is put (an object with attributes, or a mapping), under which name, and what.
 Replacement = tuple[Any, str, object]
+# A function of the host, and what is called in its place.
+Swap = tuple[Callable[..., Any], Callable[..., Any]]
 
 
 class HostError(RuntimeError):
     """The host library is not one that the adapter was written for."""
 
 
-def host_module(name: str, extra: str) -> ModuleType:
+def host_module(name: str, extra: str | None) -> ModuleType:
     """Import a module of a host library.
 
     Parameters
     ----------
     name : str
         Such as ``"dezero.functions_conv"``.
-    extra : str
-        The extra of fastconv that brings the host, named in the error.
+    extra : str or None
+        The extra of fastconv that brings the host, named in the error; None for code that lies in a folder.
 
     Raises
     ------
@@ -42,9 +46,12 @@ def host_module(name: str, extra: str) -> ModuleType:
         library = name.split(".")[0]
         if error.name is None or error.name.split(".")[0] != library:
             raise
-        raise ImportError(
-            f"fastconv.adapters: {error.name} is not there; pip install 'fastconv[{extra}]' brings {library}"
-        ) from error
+        remedy = (
+            f"put the folder that holds {library} on sys.path"
+            if extra is None
+            else f"pip install 'fastconv[{extra}]' brings {library}"
+        )
+        raise ImportError(f"fastconv.adapters: {error.name} is not there; {remedy}") from error
 
 
 def require_parameters(function: Callable[..., Any], label: str, parameters: Sequence[str]) -> None:
@@ -71,6 +78,45 @@ def require_parameters(function: Callable[..., Any], label: str, parameters: Seq
         )
 
 
+def counterpart(owner: Any, name: str, ours: Callable[..., Any] | None) -> Callable[..., Any]:
+    """The host's function (or class) that ``ours`` is to stand for.
+
+    Parameters
+    ----------
+    owner : module or class
+        Where the host defines it.
+    name : str
+    ours : callable or None
+        Has the parameters that the host's must have; with None they are not looked at.
+
+    Raises
+    ------
+    HostError
+        If the host has no such function, or one with other parameters.
+    """
+    label = f"{owner.__name__}.{name}"
+    found = vars(owner).get(name)
+    if not callable(found):
+        raise HostError(f"{label} is not there: another version of the library?")
+    if ours is not None:
+        require_parameters(found, label, list(inspect.signature(ours).parameters))
+    return found
+
+
+def rebind(swaps: Iterable[tuple[object, object]]) -> None:
+    """Bind new objects to all global names, in all loaded modules, that now hold the old ones.
+
+    Code that says ``from host import function`` has a name of its own for it, which no change in the host
+    reaches. Modules of fastconv are left as they are: an adapter may keep the host's own to fall back on.
+    """
+    new_by_old = {id(old): (old, new) for old, new in swaps}
+    for module_name, module in list(sys.modules.items()):
+        if isinstance(module, ModuleType) and module_name.split(".")[0] != "fastconv":
+            for name, value in list(vars(module).items()):
+                if id(value) in new_by_old:
+                    setattr(module, name, new_by_old[id(value)][1])
+
+
 class Installation:
     """Replacements in a host that are made together and undone together.
 
@@ -81,14 +127,26 @@ class Installation:
     ----------
     replacements : callable
         Gives the places and what goes there; called by each ``install`` that is not yet made, so that
-        importing an adapter changes nothing. If it raises, nothing is replaced.
+        importing an adapter changes nothing. Each is made before the next is asked for, so that a
+        generator may look things up in a host that needs the first to be imported. If it raises, nothing
+        stays replaced.
+    swaps : callable, optional
+        Gives pairs of a host's function and ours; called after all replacements are made. Ours is called
+        wherever a module holds the host's by name, and in modules that are loaded later and take it from
+        there, until ``uninstall``.
     """
 
-    def __init__(self, replacements: Callable[[], Sequence[Replacement]]) -> None:
+    def __init__(
+        self,
+        replacements: Callable[[], Iterable[Replacement]],
+        swaps: Callable[[], Iterable[Swap]] = tuple,
+    ) -> None:
         self._replacements = replacements
+        self._swaps = swaps
         self._lock = threading.RLock()
         # What stands in the host, and what stood there before; None where nothing is installed.
         self._made: list[tuple[Replacement, object]] | None = None
+        self._swapped: list[Swap] = []
 
     @property
     def is_installed(self) -> bool:
@@ -99,14 +157,22 @@ class Installation:
         """Make the replacements, if they are not made."""
         with self._lock:
             if self._made is None:
-                wanted = self._replacements()
-                self._made = [(made, _current(made[0], made[1])) for made in wanted]
-                for target, name, value in wanted:
-                    _put(target, name, value)
+                self._made = []
+                try:
+                    for target, name, value in self._replacements():
+                        self._made.append(((target, name, value), _current(target, name)))
+                        _put(target, name, value)
+                    self._swapped = [(host, _forwarding(ours)) for host, ours in self._swaps()]
+                    rebind(self._swapped)
+                except BaseException:
+                    self.uninstall()
+                    raise
 
     def uninstall(self) -> None:
         """Undo them, if they are made, last first."""
         with self._lock:
+            rebind((ours, host) for host, ours in self._swapped)
+            self._swapped = []
             for (target, name, value), before in reversed(self._made or []):
                 if _current(target, name) is value:
                     _put(target, name, before)
@@ -123,6 +189,19 @@ class Installation:
         finally:
             if not before:
                 self.uninstall()
+
+
+def _forwarding(ours: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that calls ``ours`` and is not it.
+
+    So that undoing finds what was installed, and not what a program has itself imported from the adapter.
+    """
+
+    @wraps(ours)
+    def call(*arguments: Any, **named: Any) -> Any:
+        return ours(*arguments, **named)
+
+    return call
 
 
 def _current(target: Any, name: str) -> object:

@@ -91,7 +91,7 @@ FLOATS = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @LAYOUTS
 @pytest.mark.parametrize("name", NAMES)
 def test_denormals_are_not_flushed(name, layout, dtype):
-    """Sums of small multiples of 16 times the smallest number there is are exact (winograd halves and quarters)."""
+    """Sums of 16 times the smallest number there is are exact, halved and quartered (winograd) too."""
     tiny = 16 * np.finfo(dtype).smallest_subnormal
     rng = np.random.default_rng(0)
     x, dy = (rng.integers(-8, 9, (2, channels, 6, 7)).astype(dtype) for channels in (3, 4))

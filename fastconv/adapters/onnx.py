@@ -379,7 +379,8 @@ class LpPool(host.LpPool):
 
 def _as_one_axis(x: Array) -> tuple[Array, Size]:
     """All spatial dimensions as one, and the shape of a result that has one cell in each."""
-    return x.reshape(*x.shape[:2], -1), (*x.shape[:2], *[1] * (x.ndim - 2))
+    leading, extent = x.shape[:2], x.shape[2:]
+    return x.reshape(*leading, prod(extent)), (*leading, *[1] * len(extent))
 
 
 class GlobalAveragePool(host.GlobalAveragePool):

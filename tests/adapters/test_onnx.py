@@ -56,7 +56,7 @@ class Node:
         self.auto_pad = draw(st.sampled_from(("NOTSET", "NOTSET", *AUTO_PADS)))
         self.extents = self.per_axis(draw, 1, 5 if self.ndim == 3 else 9)
         self.rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-        self.leading = draw(st.integers(0, 2)), draw(st.integers(1, 3))
+        self.leading = draw(st.sampled_from((1, 2, 2, 0))), draw(st.integers(1, 3))
         self.dtype = draw(st.sampled_from(FLOATS))
         self.ceil_mode = ceil_mode and self.auto_pad == "NOTSET" and draw(st.booleans())
         # Padding of more than half a kernel too, but none that holds a whole window.
@@ -72,6 +72,9 @@ class Node:
             self.extents, self.kernel, self.stride, self.pairs, self.dilation, self.ceil_mode
         )
         assume(min(self.outputs) > 0)
+
+    def __repr__(self):
+        return f"{self.leading} x {self.extents}, {self.attributes}, {self.dtype.__name__}"
 
     def per_axis(self, draw, low, high):
         return tuple(draw(st.integers(low, high)) for _ in range(self.ndim))
@@ -116,6 +119,10 @@ class Node:
         for cell, _, position in reads(self.extents, self.kernel, *self.steps, self.outputs):
             y[(ALL, ALL, *cell)] += x[(ALL, ALL, *position)]
         return y
+
+
+def reaches_over_strides(node):
+    return all(reach >= s for reach, s in zip(node.reach, node.stride, strict=True))
 
 
 def flat(pairs):
@@ -181,30 +188,35 @@ def test_conv_as_the_host(problem):
 
 
 @st.composite
-def transpose_nodes(draw, groups=(1, 2, 3)):
-    """With padding, output padding or an output shape, each as ONNX's formulas have it."""
+def transpose_nodes(draw, groups=(1, 2, 3), least=lambda stride, dilation: stride):
+    """With padding, output padding or an output shape, each as ONNX's formulas have it.
+
+    Output padding, which may be less than the stride or the dilation, stays below ``least`` of them.
+    """
     node = Node(draw)
     group = draw(st.sampled_from(groups))
     channels, filters = group * draw(st.integers(1, 3)), draw(st.integers(1, 3))
     node.leading = node.leading[0], channels
     reached = [(n - 1) * s + r for n, s, r in zip(node.extents, node.stride, node.reach, strict=True)]
-    least = [max(s, d) for s, d in zip(node.stride, node.dilation, strict=True)]
+    room = list(map(least, node.stride, node.dilation))
     attributes = {"kernel_shape": list(node.kernel), "group": group, "strides": list(node.stride)}
     attributes["dilations"] = list(node.dilation)
     auto_pad = draw(st.sampled_from(("NOTSET", *AUTO_PADS)))
     if auto_pad != "NOTSET":
         attributes["auto_pad"] = auto_pad
-    extra = [draw(st.integers(0, n - 1)) for n in least]
+    extra = [draw(st.integers(0, n - 1)) for n in room]
     kind = draw(st.sampled_from(("pads", "output_shape")))
     if kind == "output_shape":
-        wanted = [draw(st.integers(1, r + n - 1)) for r, n in zip(reached, least, strict=True)]
+        wanted = [draw(st.integers(1, r + n - 1)) for r, n in zip(reached, room, strict=True)]
         attributes["output_shape"], extra = wanted, [0] * node.ndim
     elif auto_pad in ("SAME_UPPER", "SAME_LOWER"):
         wanted, extra = [n * s for n, s in zip(node.extents, node.stride, strict=True)], [0] * node.ndim
     else:
         pairs = node.pairs if auto_pad == "NOTSET" else ((0, 0),) * node.ndim
         wanted = [r + e - sum(p) for r, e, p in zip(reached, extra, pairs, strict=True)]
-        attributes |= {"pads": flat(pairs), "output_padding": extra}
+        attributes["output_padding"] = extra
+        if auto_pad == "NOTSET":
+            attributes["pads"] = flat(pairs)
     if kind == "output_shape" or auto_pad.startswith("SAME"):
         totals = [max(r - n, 0) for r, n in zip(reached, wanted, strict=True)]
         less = [total // 2 for total in totals]
@@ -218,7 +230,7 @@ def transpose_nodes(draw, groups=(1, 2, 3)):
     return node, wanted, [node.input(), w] + [b] * (b is not None), attributes
 
 
-@given(transpose_nodes())
+@given(transpose_nodes(least=max))
 @examples(100)
 def test_conv_transpose(problem):
     node, wanted, inputs, attributes = problem
@@ -231,10 +243,10 @@ def test_conv_transpose(problem):
 @given(transpose_nodes(groups=(1,)))
 @examples(50)
 def test_conv_transpose_as_the_host(problem):
-    """One group, and padding as the host takes it: given, or SAME with something to pad."""
+    """One group; padding is given, or SAME with something to pad."""
     node, _, inputs, attributes = problem
     assume("output_shape" not in attributes and node.leading[0] > 0)
-    assume(not attributes.get("auto_pad", "").startswith("SAME") or min(node.reach) >= max(node.stride))
+    assume(not attributes.get("auto_pad", "").startswith("SAME") or reaches_over_strides(node))
     same(
         evaluate(adapter.ConvTranspose, *inputs, **attributes),
         evaluate(op_list.ConvTranspose, *inputs, **attributes),
@@ -290,8 +302,7 @@ def test_average_pool(node, count_include_pad):
 def right_in_the_host(node):
     """Where the host's averages are those of the specification: it leaves dilations out of SAME and VALID."""
     return not node.ceil_mode and (
-        node.auto_pad == "NOTSET"
-        or (max(node.dilation) == 1 and all(k >= s for k, s in zip(node.kernel, node.stride, strict=True)))
+        node.auto_pad == "NOTSET" or (max(node.dilation) == 1 and reaches_over_strides(node))
     )
 
 
@@ -369,20 +380,37 @@ def in_onnxruntime(op, inputs, outputs=1, **attributes):
     return session.run(None, dict(zip(names, inputs, strict=True)))
 
 
-@given(conv_nodes(), transpose_nodes())
+def as_onnxruntime(name, inputs, attributes):
+    inputs = [array.astype(np.float32) for array in inputs]
+    (expected,) = in_onnxruntime(name, inputs, **attributes)
+    same(getattr(adapter, name).eval(*inputs, **attributes), expected, tolerance=64)
+
+
+@given(conv_nodes())
 @examples(30)
-def test_convolutions_as_onnxruntime(conv, transpose):
-    for name, inputs, attributes in (("Conv", *conv[1:]), ("ConvTranspose", *transpose[2:])):
-        inputs = [array.astype(np.float32) for array in inputs]
-        actual = getattr(adapter, name).eval(*inputs, **attributes)
-        (expected,) = in_onnxruntime(name, inputs, **attributes)
-        same(actual, expected, tolerance=64)
+def test_conv_as_onnxruntime(problem):
+    """Which does not take SAME and a dilation together."""
+    node, inputs, attributes = problem
+    assume(node.leading[0] > 0 and (max(node.dilation) == 1 or not node.auto_pad.startswith("SAME")))
+    as_onnxruntime("Conv", inputs, attributes)
+
+
+@given(transpose_nodes())
+@examples(30)
+def test_conv_transpose_as_onnxruntime(problem):
+    """Which gives fewer cells than ONNX says for SAME where the stride is over the kernel."""
+    node, _, inputs, attributes = problem
+    same_padding = attributes.get("auto_pad", "").startswith("SAME")
+    assume(node.leading[0] > 0 and (reaches_over_strides(node) or not same_padding))
+    as_onnxruntime("ConvTranspose", inputs, attributes)
 
 
 @given(nodes(ceil_mode=True), st.sampled_from((0, 1)), st.sampled_from((0, 1)))
 @examples(60)
 def test_pools_as_onnxruntime(node, storage_order, count_include_pad):
+    """Which leaves the dilation out of SAME."""
     assume(node.counts(padded=False).all() and node.leading[0] > 0)
+    assume(max(node.dilation) == 1 or not node.auto_pad.startswith("SAME"))
     x = node.input().astype(np.float32)
     ours = adapter.MaxPool.eval(x, n_outputs=2, storage_order=storage_order, **node.attributes)
     theirs = in_onnxruntime("MaxPool", [x], 2, storage_order=storage_order, **node.attributes)
@@ -418,9 +446,10 @@ def data_sets(case):
 
 
 def tensors(folder, stem):
-    paths = [os.path.join(folder, f"{stem}_{i}.pb") for i in itertools.count(0)]
+    paths = (os.path.join(folder, f"{stem}_{i}.pb") for i in itertools.count())
     return [
-        onnx.numpy_helper.to_array(onnx.load_tensor(p)) for p in itertools.takewhile(os.path.exists, paths)
+        onnx.numpy_helper.to_array(onnx.load_tensor(path))
+        for path in itertools.takewhile(os.path.exists, paths)
     ]
 
 
@@ -461,16 +490,17 @@ def test_cases_of_onnx(kind, least, way):
 LIGHT = os.path.join(os.path.dirname(onnx.__file__), "backend", "test", "data", "light")
 
 
-@pytest.mark.parametrize("name", ["resnet50", "densenet121", "inception_v2", "shufflenet", "squeezenet"])
-def test_models_of_onnx(name):
-    """Whole networks of constant weights: their stored output is what the host gave for this input."""
+@pytest.mark.parametrize("name", ["resnet50", "shufflenet", "squeezenet"])
+def test_networks_as_the_host(name):
+    """Whole networks, of constant weights."""
     model = onnx.load(os.path.join(LIGHT, f"light_{name}.onnx"))
-    (x,) = (value for value in model.graph.input if value.type.tensor_type.shape.dim)
+    filled = {tensor.name for tensor in model.graph.initializer}
+    (x,) = (value for value in model.graph.input if value.name not in filled)
     shape = [dim.dim_value for dim in x.type.tensor_type.shape.dim]
-    feeds = {x.name: (np.arange(math.prod(shape)).reshape(shape) / math.prod(shape)).astype(np.float32)}
-    expected = onnx.numpy_helper.to_array(onnx.load_tensor(os.path.join(LIGHT, f"light_{name}_output_0.pb")))
+    feeds = {x.name: np.linspace(0, 1, math.prod(shape), dtype=np.float32).reshape(shape)}
+    (expected,) = reference.ReferenceEvaluator(model).run(None, feeds)
     (actual,) = adapter.FastReferenceEvaluator(model).run(None, feeds)
-    np.testing.assert_allclose(actual, expected, rtol=1e-3, atol=1e-7)
+    np.testing.assert_allclose(actual, expected, rtol=1e-4)
 
 
 # --- what the host does with the operators ---------------------------------------------------------------
@@ -599,7 +629,7 @@ def test_a_host_of_another_kind_is_refused(monkeypatch):
         with pytest.raises(HostError, match=r"load_op takes \(domain, op_type, opset\)"):
             adapter.install()
     with monkeypatch.context() as patch:
-        patch.setattr(op_list, "_registered_operators", {"Conv": {1: object}})
+        patch.setattr(op_list, "_registered_operators", {"Conv": {None: object}})
         with pytest.raises(HostError, match="no table of operators that fastconv's adapter knows"):
             adapter.install()
 
@@ -620,7 +650,7 @@ def test_opsets(opset, way):
     )
     x = np.arange(25, dtype=np.float32).reshape(1, 1, 5, 5)
     y, z = way(model).run(None, {"x": x})
-    np.testing.assert_array_equal(y[0, 0], [[12, 14, 14], [22, 24, 24], [22, 24, 24]][: y.shape[2]])
+    np.testing.assert_array_equal(y[0, 0], [[12, 14], [22, 24]])
     np.testing.assert_array_equal(z[0, 0, :2, :3], [[0, 0.5, 1.5], [2.5, 3, 4]])
 
 

@@ -117,8 +117,8 @@ class _Windows:
         ):
             room = n + before + after - reach
             count = -(-room // s) + 1 if self.ceil_mode else room // s + 1
-            overhangs = self.ceil_mode and (count - 1) * s >= n + before
-            counts.append(count - overhangs)
+            begins_outside = self.ceil_mode and (count - 1) * s >= n + before
+            counts.append(count - begins_outside)
         return tuple(counts)
 
     @property
@@ -150,7 +150,7 @@ def _windows(
     pads: Sequence[int] | None,
     strides: Sequence[int] | None,
     dilations: Sequence[int] | None,
-    ceil_mode: int | None = 0,
+    ceil_mode: int = 0,
 ) -> _Windows:
     """A node's attributes in one form; ``auto_pad`` fixes the padding and leaves nothing to ``ceil_mode``."""
     ndim, kernel = len(extent), tuple(kernel)
@@ -227,8 +227,7 @@ class ConvTranspose(host.ConvTranspose):
                 X, W, B, auto_pad, dilations, group, kernel_shape, output_padding, output_shape, pads, strides
             )  # fmt: skip
         extent = X.shape[2:]
-        # The kernel, the strides and explicit pads; what SAME means is another thing here.
-        w = _windows(extent, _kernel_of(W, kernel_shape), "NOTSET", pads, strides, dilations)
+        w = _windows(extent, _kernel_of(W, kernel_shape), auto_pad, pads, strides, dilations)
         extra, padding = tuple(output_padding or [0] * w.ndim), w.padding
         if output_shape is None and auto_pad in ("SAME_UPPER", "SAME_LOWER"):
             output_shape = [n * s for n, s in zip(extent, w.stride, strict=True)]
@@ -409,20 +408,18 @@ def _known(op: Any) -> Any:
     return op
 
 
-# For ``ReferenceEvaluator(model, new_ops=OPS)``; a list, for older versions of onnx append to what they get.
-OPS = [
-    _known(op)
-    for op in (
-        Conv,
-        ConvTranspose,
-        Col2Im,
-        MaxPool,
-        AveragePool,
-        LpPool,
-        GlobalAveragePool,
-        GlobalMaxPool,
-    )
-]
+_OPERATORS = (
+    _known(Conv),
+    _known(ConvTranspose),
+    _known(Col2Im),
+    _known(MaxPool),
+    _known(AveragePool),
+    _known(LpPool),
+    _known(GlobalAveragePool),
+    _known(GlobalMaxPool),
+)
+# For ``ReferenceEvaluator(model, new_ops=OPS)``: a list, for older hosts append to what they get.
+OPS = list(_OPERATORS)
 
 
 class FastReferenceEvaluator(reference_evaluator.ReferenceEvaluator):
@@ -445,7 +442,7 @@ class FastReferenceEvaluator(reference_evaluator.ReferenceEvaluator):
         new_ops: list[type[Any]] | None = None,
         **options: Any,
     ) -> None:
-        super().__init__(proto, opsets, functions, verbose, [*(new_ops or []), *OPS], **options)
+        super().__init__(proto, opsets, functions, verbose, [*(new_ops or []), *_OPERATORS], **options)
 
 
 # For code that makes its own evaluators
@@ -457,12 +454,11 @@ def _replacements() -> list[Replacement]:
     require_parameters(host.load_op, "onnx.reference.ops.load_op", parameters)
     host.load_op("", "Conv")  # the first to be loaded fills the table
     table = getattr(host, "_registered_operators", None)
-    if not isinstance(table, dict) or not all(None in table.get(op.__name__, {}) for op in OPS):
+    if not isinstance(table, dict) or not all(None in table.get(op.__name__, {}) for op in _OPERATORS):
         raise HostError("onnx.reference.ops has no table of operators that fastconv's adapter knows")
-    made: list[Replacement] = [(table, op.__name__, {None: op}) for op in OPS]
-    if hasattr(
-        reference_evaluator, "optimized_operators"
-    ):  # up to onnx 1.22 a faster Conv overruled the table
+    made: list[Replacement] = [(table, op.__name__, {None: op}) for op in _OPERATORS]
+    # In older hosts a faster Conv comes before the table.
+    if hasattr(reference_evaluator, "optimized_operators"):
         made.append((reference_evaluator, "optimized_operators", [Conv]))
     return made
 

@@ -164,9 +164,10 @@ def _correlate_strip_code(stride: int, back: int) -> Any:
         size = _size(vector)
         source = _Cells(context, builder, kinds[0], x, x_place, lines_read)
         target = _Cells(context, builder, kinds[8], out, out_place, LINES)
+        x_ahead, out_ahead = (builder.extract_value(ahead, i) for i in range(2))
         asked = [
-            (_Ahead(context, builder, kinds[0], x, builder.extract_value(ahead, 0), False), read * new_lines),
-            (_Ahead(context, builder, kinds[8], out, builder.extract_value(ahead, 1), True), finished * LINES),
+            (_Ahead(context, builder, kinds[0], x, x_ahead, False), read * new_lines),
+            (_Ahead(context, builder, kinds[8], out, out_ahead, True), finished * LINES),
         ]
         exists = [_within(builder, _number(t), x_lines) for t in range(lines_read)]
         wanted = [_within(builder, _number(i), out_lines) for i in range(LINES)]
@@ -217,8 +218,8 @@ def _correlate_strip_code(stride: int, back: int) -> Any:
 
 @intrinsic(prefer_literal=True)
 def sum_strip(
-    typingctx, x, x_place, x_lines, x_columns, dy, dy_place, dy_columns, sums, first_sum, steps, inside, ahead,
-    stride, lines,
+    typingctx, x, x_place, x_lines, x_columns, dy, dy_place, dy_columns, sums, first_sum, steps, inside,
+    ahead, stride, lines,
 ):  # fmt: skip
     """Add what one strip gives to the gradients of its taps, all lanes apart.
 

@@ -25,6 +25,7 @@ import numpy as np
 from fastconv.algorithms.im2col import Im2col
 from fastconv.algorithms.jobs import JOB_MULTIPLICATIONS, JOBS, PARTS_BYTES, blocks, ceil_div
 from fastconv.algorithms.memory import Images, aligned, finite
+from fastconv.algorithms.narrow import FEW, Narrow
 from fastconv.algorithms.virtual import Axis, backward_axes, forward_axis
 from fastconv.arguments import Array
 from fastconv.geometry import Geometry
@@ -41,10 +42,8 @@ if TYPE_CHECKING:
 CELLS = 384
 # Cells that backward-weight sums at a time (128 and 512 are up to 5 % slower in the mean of six layers).
 SUM_CELLS = 256
-# Channels that are not worth a vector.
-FEW = 8
-# Cells of a chunk then, whose band is small: fewer lines are copied twice (132 GF/s and 120 with `CELLS`,
-# 3x224 -> 64, 3x3 taps, channels last, float32, AVX-512 Xeon).
+# Cells of a chunk of `FEW` channels, whose band is small: fewer lines are copied twice (132 GF/s, and 120
+# with `CELLS`, 3x224 -> 64, 3x3 taps, channels last, float32, AVX-512 Xeon).
 FEW_CELLS = 896
 # What a chunk reads.
 BAND_BYTES = 2**20
@@ -475,9 +474,13 @@ class Direct:
 
     @staticmethod
     def why_slow(geometry: Geometry, which: Pass) -> str | None:
-        """Where a stride leads back to few channels, 21 GF/s and 72 of BLAS (3x224, stride 2)."""
+        """Ways back to few channels that BLAS is faster at, float32, AVX-512 Xeon, GF/s of this and of that.
+
+        With a stride, 21 and 72 (3x224, 7x7 taps); with the channels last, 18 and 49 (3x224, 3x3 taps).
+        """
         g = geometry
-        if which == "backward_input" and max(g.stride) > 1 and g.channels // g.groups < FEW:
+        narrow = Narrow.serves(g) or max(g.stride) > 1
+        if which == "backward_input" and narrow and g.channels // g.groups < FEW:
             return "few channels leave vectors empty"
         return None
 

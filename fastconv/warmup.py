@@ -52,9 +52,8 @@ def _depthwise(dtype: str) -> None:
     w = np.ones((channels, 3, 3, 1), dtype)
     for stride in (1, 2):
         x, dy = np.ones((1, 5, 5, channels), dtype), np.ones((1, 4 - stride, 4 - stride, channels), dtype)
-        steps = {"stride": stride, "groups": channels, "layout": "NHWC"}
-        conv2d(x, w, **steps)
-        conv2d_backward(dy, x, w, **steps)
+        conv2d(x, w, stride=stride, groups=channels, layout="NHWC")
+        conv2d_backward(dy, x, w, stride=stride, groups=channels, layout="NHWC")
 
 
 def _training(dtype: str) -> None:

@@ -6,6 +6,7 @@ every cell of the input then adds up what it gets, with no cell read and written
     columns = dY @ W    (cells, taps*channels) = (cells, filters) @ (filters, taps*channels)
 
 49 GF/s, and 18 with vectors along channels (2x3x224x224 -> 64, 3x3 taps, float32, AVX-512 Xeon).
+Three quarters of the time are the product, at some 80 GF/s: BLAS packs both sides for a sum of 64.
 """
 
 from __future__ import annotations

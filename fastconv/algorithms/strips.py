@@ -4,9 +4,9 @@ An engine behind `fastconv.algorithms.grouped`; its kernels are `fastconv.kernel
 nine multiplications for each number that it reads or writes, and time goes by in memory: every pass walks
 once along its arrays.
 
-Microseconds of whole calls, float32, batch 8, AVX-512 Xeon: with tables of pixels (`Pixels`) and now, medians of
-four processes of each, in turn, on a busy machine. Memory gives a core 30 GB/s there, read and written together:
-the first column is what the same bytes take when nothing else runs, which leaves little to gain.
+Microseconds of whole calls, float32, batch 8, AVX-512 Xeon: with tables of pixels (`Pixels`) and now, medians
+of four processes of each, in turn, on a busy machine. Memory gives a core 30 GB/s there, read and written
+together: the first column is what the same bytes take when nothing else runs, which leaves little to gain.
 
                             memory       forward   backward-input   backward-weight
     112x112x32                 860    1520, 1310       1938, 1412        2518, 1310
@@ -19,10 +19,10 @@ the first column is what the same bytes take when nothing else runs, which leave
     14x14x512, stride 2        135      214, 237         256, 243          255, 220
     7x7x1024                   107      228, 218         240, 211          309, 209
 
-Tried in C, forward over 28x28x256, which a copy takes 430 us for: asking for input and output ahead 452 us, for
-the input alone 487, for neither 537; strips of three to five lines 468 to 503. In another run, 465 with aligned
-arrays, 524 where loads split cache lines, 582 where stores do (see `new_result`). Stores past the caches were
-tried on copies only: as fast for 13 and 6 MB, a quarter faster for 1.6 MB.
+Tried in C, forward over 28x28x256, which a copy takes 430 us for: asking for input and output ahead 452 us,
+for the input alone 487, for neither 537; strips of three to five lines 468 to 503. In another run, 465 with
+aligned arrays, 524 where loads split cache lines, 582 where stores do (see `new_result`). Stores past the
+caches were tried on copies only: as fast for 13 and 6 MB, a quarter faster for 1.6 MB.
 """
 
 from __future__ import annotations

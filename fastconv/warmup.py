@@ -10,7 +10,8 @@ import numpy as np
 from fastconv import nn
 from fastconv.algorithms import ALGORITHMS
 from fastconv.columns import col2im, im2col
-from fastconv.conv import conv2d_backward
+from fastconv.conv import conv2d, conv2d_backward
+from fastconv.kernels.vectors import VECTOR_BYTES
 from fastconv.plan import plan_conv2d
 from fastconv.pool import (
     avg_pool2d,
@@ -43,6 +44,16 @@ def _convolution(dtype: str, layout: str, groups: int) -> None:
             }
             for which in plan.algorithms:
                 calls[which]()
+
+
+def _depthwise(dtype: str) -> None:
+    """Layers with a vector of channels, at both strides."""
+    channels = VECTOR_BYTES // np.dtype(dtype).itemsize
+    w = np.ones((channels, 3, 3, 1), dtype)
+    for stride in (1, 2):
+        x, dy = np.ones((1, 5, 5, channels), dtype), np.ones((1, 4 - stride, 4 - stride, channels), dtype)
+        conv2d(x, w, stride=stride, groups=channels, layout="NHWC")
+        conv2d_backward(dy, x, w, stride=stride, groups=channels, layout="NHWC")
 
 
 def _training(dtype: str) -> None:
@@ -85,6 +96,7 @@ def steps() -> list[Step]:
             made.append((f"convolution {dtype} {layout}", partial(_convolution, dtype, layout, 1)))
             made.append((f"small groups {dtype} {layout}", partial(_convolution, dtype, layout, 2)))
             made.append((f"pooling {dtype} {layout}", partial(_pooling, dtype, layout)))
+        made.append((f"depthwise {dtype} NHWC", partial(_depthwise, dtype)))
         made.append((f"columns {dtype}", partial(_columns, dtype)))
         made.append((f"training {dtype}", partial(_training, dtype)))
     return made

@@ -5,7 +5,7 @@ channels first are transposed on the way in and out, a square of one vector's la
 """
 
 from fastconv.kernels.jit import jit
-from fastconv.kernels.lanes import load, spread, store, store_some, transpose_square
+from fastconv.kernels.lanes import load, load_some, spread, store, store_some, transpose_square
 from fastconv.kernels.vectors import VECTOR_BYTES
 
 
@@ -19,6 +19,17 @@ def clear(x, first, count):
         store(x, i, zero)
     if whole < count:
         store_some(x, first + whole, zero, count - whole)
+
+
+@jit
+def copy(x, first, y, target, count):
+    """``count`` elements of ``x`` from ``first`` on to ``y`` from ``target`` on."""
+    lanes = VECTOR_BYTES // x.itemsize
+    whole = count // lanes * lanes
+    for i in range(0, whole, lanes):
+        store(y, target + i, load(x, first + i))
+    if whole < count:
+        store_some(y, target + whole, load_some(x, first + whole, count - whole), count - whole)
 
 
 @jit
@@ -60,6 +71,9 @@ def fill_band(x, image, number, channels, start, band, row, rows, columns, pitch
             continue
         source = first + (start[0] + r) * step + (start[1] + left) * cell
         target = line + left * pitch
+        if cell == channels == pitch:
+            copy(x, source, band, target, (right - left) * channels)
+            continue
         for k in range(right - left):
             for c in range(0, whole, lanes):
                 store(band, target + k * pitch + c, load(x, source + k * cell + c))

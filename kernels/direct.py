@@ -10,8 +10,8 @@ import numpy as np
 
 from fastconv.kernels.bands import empty_band, fill_band, turn_cells
 from fastconv.kernels.jit import jit, part
-from fastconv.kernels.lanes import load, store, transpose_square
-from fastconv.kernels.panels import PANEL, ROWS, multiply_panels, place_rows
+from fastconv.kernels.lanes import load, load_some, store, transpose_square
+from fastconv.kernels.panels import PANEL, ROWS, multiply_panels, multiply_rows, place_rows
 from fastconv.kernels.vectors import VECTOR_BYTES
 
 
@@ -320,6 +320,83 @@ def sum_bands(
                         gradients, a_rows, f, a_runs, panel, 0, b_runs, runs, cells, panel, 0, 0, flat[c:],
                         c_rows, flat, c, c_rows, vectors, filters[1] - f,
                     )  # fmt: skip
+
+
+@jit
+def pack_filters(dy, cell_rows, cells, filters, panel):
+    """The first ``filters`` of every cell, at most `PANEL` vectors, as a panel that a product can stream."""
+    lanes = VECTOR_BYTES // dy.itemsize
+    for k in range(cells):
+        for v in range(0, filters, lanes):
+            place = cell_rows[k] + v
+            some = load(dy, place) if v + lanes <= filters else load_some(dy, place, filters - v)
+            store(panel, k * PANEL * lanes + v, some)
+
+
+@jit
+def sum_few(
+    dy, gradient, x, image, sums, batch, channels, filters, start, stride, span, chunks, lines, images, pitch,
+    elements, own, band, panel,
+):  # fmt: skip
+    """As `sum_bands` for few channels, with vectors along filters and channels last.
+
+    Rows of the product are the elements of a filter, which go along the cells of the band: neither the
+    gradient nor what the taps read is transposed.
+
+    Parameters
+    ----------
+    sums : float array (elements, filters in whole vectors)
+        Added to.
+    elements : int64 array
+        Where each element of a filter lies in a band, from a cell's first tap on.
+    panel : 1-D float array
+        Scratch (cells of a chunk, `PANEL` vectors).
+
+    The other parameters are those of `sum_bands`.
+    """
+    lanes = VECTOR_BYTES // x.itemsize
+    width = PANEL * lanes
+    height, across = gradient[4], gradient[5]
+    flat = sums.reshape(sums.size)
+    most = lines * images * across
+    c_rows, cell_rows = np.empty(elements.size, np.int64), np.empty(most, np.int64)
+    place_rows(c_rows, elements.size, sums.shape[1])
+    a_runs, b_runs = np.empty(lines * images, np.int64), np.empty(lines * images, np.int64)
+    place_rows(b_runs, lines * images, across * width)
+    square = np.empty(lanes * lanes, x.dtype)
+    in_image = (height + lines - 1) // lines
+    columns = image[5] if own else (across - 1) * stride[1] + span[1]
+    for k in range(chunks[0], chunks[1]):
+        first_image, first_line = k // in_image * images, k % in_image * lines
+        count, high = min(images, batch - first_image), min(lines, height - first_line)
+        rows = (high - 1) * stride[0] + span[0]
+        begin = start[0] + first_line * stride[0]
+        image_step = image[1] if own else rows * columns * pitch
+        source = band
+        if own:
+            source = x[image[0] + first_image * image[1] + (begin * columns + start[1]) * pitch :]
+        else:
+            for n in range(count):
+                fill_band(
+                    x, image, first_image + n, channels, (begin, start[1]), band, n * rows, rows, columns,
+                    pitch, square,
+                )  # fmt: skip
+        place_cells(a_runs, count, high, 1, image_step, stride[0] * columns * pitch, 0)
+        place_cells(cell_rows, count, high, across, gradient[1], gradient[6], gradient[3])
+        cells = count * high * across
+        first = gradient[0] + first_image * gradient[1] + first_line * gradient[6]
+        for column in range(0, filters, width):
+            some = min(width, filters - column)
+            pack_filters(dy[first + column :], cell_rows, cells, some, panel)
+            # The gradients of the next chunk are asked for meanwhile.
+            ahead = first + count * high * gradient[6]
+            for t in range(0, elements.size, ROWS):
+                # (elements, filters) += (elements, cells) @ (cells, filters)
+                multiply_rows(
+                    source, elements, t, a_runs, stride[1] * pitch, panel, 0, b_runs, count * high, across,
+                    dy, ahead + t // ROWS * cells * lanes, lanes, flat[column:], c_rows, flat, column, c_rows,
+                    (some + lanes - 1) // lanes, elements.size - t,
+                )  # fmt: skip
 
 
 @jit

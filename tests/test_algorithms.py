@@ -2,13 +2,15 @@
 
 import numpy as np
 import pytest
-from helpers import assert_equal, from_layout, function, layout_shape, to_layout
+from helpers import assert_equal, from_layout, function, integers, layout_shape, to_layout
 from hypothesis import given
 from oracles import ref_conv, ref_conv_backward_input, ref_conv_backward_weight
 from strategies import conv_problems, examples, wide_problems
 
 import fastconv
-from fastconv.algorithms import ALGORITHMS
+from fastconv.algorithms import ALGORITHMS, direct, narrow
+from fastconv.geometry import conv_geometry
+from fastconv.plan import ConvPlan
 
 NAMES = [algorithm.name for algorithm in ALGORITHMS]
 PASSES = ("forward", "backward_input", "backward_weight")
@@ -93,6 +95,45 @@ def test_several_bands_and_parted_filters(name):
             for threads in (1, 2, 3):
                 with fastconv.num_threads(threads):
                     np.testing.assert_array_equal(run(plan, which, x, w, dy), expected)
+
+
+@pytest.mark.parametrize("name", ["direct", "im2col"])
+@pytest.mark.parametrize("split", [False, True])
+def test_few_channels_last(name, split, monkeypatch):
+    """The first layers of networks, in one piece and in many."""
+    if split:
+        for module, constant, value in (
+            (direct, "FEW_CELLS", 20), (direct, "SUM_CELLS", 20), (direct, "PART_CELLS", 30),
+            (direct, "JOB_MULTIPLICATIONS", 1), (narrow, "JOB_MULTIPLICATIONS", 1),
+            (narrow, "COLUMN_BYTES", 1),
+        ):  # fmt: skip
+            monkeypatch.setattr(module, constant, value)
+    rng = np.random.default_rng(0)
+    for size, filters, kernel, stride, padding, dilation in (
+        ((2, 3, 12, 11), 64, (3, 3), 1, 1, 1),
+        ((2, 3, 33, 16), 20, (7, 7), 2, 3, 1),
+        ((1, 1, 9, 9), 5, (3, 3), 1, 0, 1),
+        ((3, 2, 7, 8), 70, (2, 3), 1, 1, 2),
+        ((2, 7, 6, 6), 33, (5, 5), 3, 2, 1),
+        ((1, 3, 4, 4), 130, (1, 1), 1, 0, 1),
+        ((2, 4, 5, 5), 16, (3, 3), 2, 0, 1),
+    ):
+        x, w = integers(rng, size, np.float32), integers(rng, (filters, size[1], *kernel), np.float32)
+        steps = (stride, stride), ((padding, padding),) * 2, (dilation, dilation), 1
+        y = ref_conv(x, w, *steps)
+        dy = integers(rng, y.shape, np.float32)
+        last = [to_layout(array, "NHWC") for array in (x, w, dy)]
+        geometry = conv_geometry(2, last[0].shape, last[1].shape, *steps, np.dtype(np.float32), True)
+        plan = ConvPlan(geometry, name)
+        expected = {
+            "forward": y,
+            "backward_input": ref_conv_backward_input(dy, w, size[2:], *steps),
+            "backward_weight": ref_conv_backward_weight(dy, x, kernel, *steps),
+        }
+        for which in PASSES:
+            for threads in (1, 2):
+                with fastconv.num_threads(threads):
+                    assert_equal(from_layout(run(plan, which, *last), "NHWC"), expected[which])
 
 
 @pytest.mark.parametrize("value", [np.inf, np.nan])

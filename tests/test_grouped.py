@@ -27,7 +27,7 @@ from strategies import examples
 
 import fastconv
 from fastconv import plan
-from fastconv.algorithms import grouped, grouped_last
+from fastconv.algorithms import grouped, grouped_last, strips
 
 # (channels, filters) of a group that there are tiles for in both layouts, and some of channels first only.
 BOTH = ((1, 1), (1, 2), (2, 1), (2, 2), (4, 4), (8, 8))
@@ -38,13 +38,15 @@ FIRST_ONLY = ((1, 3), (3, 7), (2, 5))
 def small_tables():
     """As many jobs, grids, bands, tables and chunks as there can be; plans made inside are not kept."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in (grouped, grouped_last):
+        for module in (grouped, grouped_last, strips):
             patch.setattr(module, "JOB_MULTIPLICATIONS", 1)
         patch.setattr(grouped, "GRID_BYTES", 1200)
         patch.setattr(grouped, "SUMMED_IMAGES", 2)
         patch.setattr(grouped_last, "TABLE_PIXELS", 20)
         patch.setattr(grouped_last, "CHUNK", 3)
         patch.setattr(grouped_last, "CHUNKS", 2)
+        for name, value in (("COLUMN_BYTES", 1), ("LEAST_COLUMNS", 5), ("SUM_COLUMNS", 3), ("SUMS", 2)):
+            patch.setattr(strips, name, value)
         plan._cached_conv_plan.cache_clear()
         try:
             yield
@@ -119,6 +121,57 @@ def test_every_split_gives_the_same(ndim, layouts):
             check(problem, layouts[ndim], negative)
 
     every()
+
+
+@st.composite
+def strip_layers(draw):
+    """As `small_groups`, depthwise with 3x3 taps and at least a vector of channels."""
+    dtype, stride = draw(st.sampled_from([np.float32, np.float64])), draw(st.sampled_from([1, 2]))
+    channels = draw(st.integers(64 // np.dtype(dtype).itemsize, 40))
+    padding = tuple((draw(st.integers(0, 4)), draw(st.integers(0, 4))) for _ in range(2))
+    extents = [draw(st.integers(max(1, 3 - sum(pair)), 14)) for pair in padding]
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    batch = draw(st.integers(1, 3))
+    x = integers(rng, (batch, channels, *extents), dtype)
+    w = integers(rng, (channels, 1, 3, 3), dtype)
+    outputs = output_extents(extents, (3, 3), (stride, stride), padding, (1, 1))
+    dy = integers(rng, (batch, channels, *outputs), dtype)
+    steps = (stride, stride), padding, (1, 1), channels
+    return x, w, integers(rng, channels, dtype), dy, *steps
+
+
+@pytest.mark.parametrize("split", [False, True])
+def test_strips_equal_the_loops(split):
+    """Every edge of lines and columns; split, jobs of an image or two lines each, and few columns a strip."""
+
+    @given(strip_layers())
+    @examples(60)
+    def every(problem):
+        with small_tables() if split else contextlib.nullcontext():
+            check(problem, "NHWC", negative if split else lambda array: array)
+
+    every()
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("value", [np.inf, np.nan])
+def test_strips_do_not_multiply_padding(stride, value):
+    """What is not finite reaches no more cells than in plain loops over the cells that exist."""
+    rng = np.random.default_rng(0)
+    x, w = rng.random((2, 20, 8, 7)), rng.random((20, 1, 3, 3))
+    steps = ((stride, stride), ((1, 1), (1, 1)), (1, 1), 20)
+    dy = rng.random(ref_conv(x, w, *steps).shape)
+    x[1, 3, 7, 6], x[0, 5, 0, 0], dy[1, 4, 0, 0], w[7, 0, 0, 2] = value, value, value, value
+    with np.errstate(invalid="ignore"):
+        y = ref_conv(x, w, *steps)
+        dx = ref_conv_backward_input(dy, w, (8, 7), *steps)
+        dw = ref_conv_backward_weight(dy, x, (3, 3), *steps)
+    arguments = {"stride": stride, "padding": 1, "groups": 20, "layout": "NHWC", "algorithm": "grouped"}
+    x, w, dy = (to_layout(array, "NHWC") for array in (x, w, dy))
+    np.testing.assert_allclose(from_layout(fastconv.conv2d(x, w, **arguments), "NHWC"), y)
+    grads = fastconv.conv2d_backward(dy, x, w, **arguments)
+    np.testing.assert_allclose(from_layout(grads.input, "NHWC"), dx)
+    np.testing.assert_allclose(from_layout(grads.weight, "NHWC"), dw)
 
 
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])

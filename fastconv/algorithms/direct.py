@@ -25,6 +25,7 @@ import numpy as np
 from fastconv.algorithms.im2col import Im2col
 from fastconv.algorithms.jobs import JOB_MULTIPLICATIONS, JOBS, PARTS_BYTES, blocks, ceil_div
 from fastconv.algorithms.memory import Images, aligned, finite
+from fastconv.algorithms.narrow import FEW, Narrow
 from fastconv.algorithms.virtual import Axis, backward_axes, forward_axis
 from fastconv.arguments import Array
 from fastconv.geometry import Geometry
@@ -41,8 +42,9 @@ if TYPE_CHECKING:
 CELLS = 384
 # Cells that backward-weight sums at a time (128 and 512 are up to 5 % slower in the mean of six layers).
 SUM_CELLS = 256
-# Channels that are not worth a vector.
-FEW = 8
+# Cells of a chunk of `FEW` channels, whose band is small: fewer lines are copied twice (132 GF/s, and 120
+# with `CELLS`, 3x224 -> 64, 3x3 taps, channels last, float32, AVX-512 Xeon).
+FEW_CELLS = 896
 # What a chunk reads.
 BAND_BYTES = 2**20
 MOST_BAND_BYTES = 6 * 2**20
@@ -217,7 +219,7 @@ class Correlation:
         s = self.sweep = sweep
         self.lane_step, self.channel_step, self.tap_step = steps
         self.sources, self.rows = s.taps.packing(self.tap_step, self.channel_step, self.lane_step != 1)
-        self.lines, self.images = s.chunk(CELLS)
+        self.lines, self.images = s.chunk(FEW_CELLS if s.channels < FEW else CELLS)
         self.chunk_count = s.chunks(self.lines, self.images)
         self.part = s.panels
         while (
@@ -317,6 +319,13 @@ class WeightSums:
             segments.append((begin, length, done))
             done += ceil_div(length, s.lanes) * s.lanes
         self.segments, self.row = np.array(segments), done
+        # Few channels: vectors along filters (`fastconv.kernels.direct.sum_few`).
+        self.few = s.last and s.channels < FEW and s.groups == 1 and not swapped
+        if self.few:
+            self.elements = np.array(
+                [(y * s.columns + x) * s.pitch + c for y, x in s.taps.places for c in range(s.channels)]
+            )
+            self.row = ceil_div(s.filters, s.lanes) * s.lanes
         self.weights = s.groups * s.filters * s.taps.elements
         wanted = ceil_div(s.wanted, s.groups)
         several = wanted * self.weights * s.dtype.itemsize <= 2 * PARTS_BYTES
@@ -326,6 +335,8 @@ class WeightSums:
         # Filters of a job: not too few to fill a band for, nor more than there is room for sums.
         step = max(4 * PART_PANELS * s.panel, ceil_div(s.filters, ceil_div(wanted, parts)))
         self.step = min(s.filters, step, max(ROWS, SUMS_BYTES // (self.row * s.dtype.itemsize)))
+        if self.few:
+            self.step = s.filters
         self.jobs = [
             (part, group, some)
             for part in range(len(self.parts))
@@ -346,6 +357,8 @@ class WeightSums:
         band = 0 if s.own else s.band_bytes(self.lines, self.images) // s.dtype.itemsize
         # Planes of one cell have their channels first and last.
         last = s.last or s.height * s.width == 1
+        if self.few:
+            return band, cells * s.panel, 0, s.taps.elements * self.row
         return band, cells * s.panel, self.step * cells if last else 0, self.step * self.row
 
     def run(self, dy: Images, x: Images, dw: Array) -> None:
@@ -359,6 +372,17 @@ class WeightSums:
 
             def job(i: int) -> None:
                 part, group, (first, stop) = self.jobs[i]
+                if self.few:
+                    elements = sums.reshape(-1, self.row)
+                    elements[...] = 0
+                    kernels.sum_few(
+                        dy.flat, dy.steps(0), x.flat, x.steps(0), elements, s.batch, s.channels, s.filters,
+                        t.start, t.stride, t.span, self.parts[part], self.lines, self.images, s.pitch,
+                        self.elements, s.own, band, panel,
+                    )  # fmt: skip
+                    # (K, taps*C) from (taps*C, K)
+                    partial[part].reshape(s.filters, -1)[...] = elements[:, : s.filters].T
+                    return
                 some = sums.reshape(-1, self.row)[: stop - first]
                 some[...] = 0
                 kernels.sum_bands(
@@ -450,9 +474,13 @@ class Direct:
 
     @staticmethod
     def why_slow(geometry: Geometry, which: Pass) -> str | None:
-        """Where a stride leads back to few channels, 21 GF/s and 72 of BLAS (3x224, stride 2)."""
+        """Ways back to few channels that BLAS is faster at, float32, AVX-512 Xeon, GF/s of this and of that.
+
+        With a stride, 21 and 72 (3x224, 7x7 taps); with the channels last, 18 and 49 (3x224, 3x3 taps).
+        """
         g = geometry
-        if which == "backward_input" and max(g.stride) > 1 and g.channels // g.groups < FEW:
+        narrow = Narrow.serves(g) or max(g.stride) > 1
+        if which == "backward_input" and narrow and g.channels // g.groups < FEW:
             return "few channels leave vectors empty"
         return None
 

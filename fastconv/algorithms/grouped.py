@@ -21,10 +21,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fastconv.algorithms.grouped_last import Phases, Pixels, memory, tile_for
+from fastconv.algorithms.grouped_last import Phases, Pixels, tile_for
 from fastconv.algorithms.im2col import Im2col
 from fastconv.algorithms.jobs import JOB_MULTIPLICATIONS, JOBS, Range, blocks, ceil_div
-from fastconv.algorithms.memory import finite
+from fastconv.algorithms.memory import finite, memory
+from fastconv.algorithms.strips import Strips
 from fastconv.algorithms.virtual import (
     MOST_GRID_BYTES,
     Axis,
@@ -319,8 +320,13 @@ class Grouped:
         backward: list[Phases] = [backward_axes(g, a) for a in range(3)]
         one = (1, 1, 1)
         channels, filters = self.group_channels, self.group_filters
-        self.forward_engine = self._engine(forward, g.output, one, channels, filters)
-        self.backward_engine = self._engine(backward, g.input, g.stride, filters, channels)
+        self.forward_engine: Planes | Pixels | Strips
+        self.backward_engine: Planes | Pixels | Strips
+        if g.channels_last and Strips.serves(g):
+            self.forward_engine, self.backward_engine = Strips(g, back=False), Strips(g, back=True)
+        else:
+            self.forward_engine = self._engine(forward, g.output, one, channels, filters)
+            self.backward_engine = self._engine(backward, g.input, g.stride, filters, channels)
         # For arrays that no vector can be loaded from, and weights that must not meet padding.
         virtual = all(Virtual.why_not(g, which) is None for which in ("backward_input", "backward_weight"))
         self.other: Virtual | Im2col = Virtual(g) if virtual else Im2col(g)

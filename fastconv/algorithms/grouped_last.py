@@ -13,8 +13,9 @@ from math import prod
 import numpy as np
 
 from fastconv.algorithms.jobs import JOB_MULTIPLICATIONS, JOBS, Range, blocks, ceil_div
+from fastconv.algorithms.memory import pixels_first
 from fastconv.algorithms.virtual import Axis
-from fastconv.arguments import Array, Size
+from fastconv.arguments import Array
 from fastconv.geometry import read_only
 from fastconv.kernels import grouped_last as kernels
 from fastconv.kernels.vectors import VECTOR_BYTES
@@ -30,30 +31,6 @@ CHUNKS = 2**10
 
 Three = tuple[int, int, int]
 Phases = list[tuple[int, Axis | None]]
-
-
-def memory(array: Array) -> tuple[Array, int, Size]:
-    """The memory of an array in one dimension, its first element there, and its strides in elements.
-
-    Nothing is copied unless the strides are no whole elements.
-    """
-    size = array.itemsize
-    if array.flags.c_contiguous or array.size == 0:
-        return array.reshape(-1), 0, tuple(stride // size for stride in array.strides)
-    if any(stride % size for stride in array.strides):
-        return memory(np.ascontiguousarray(array))
-    strides = tuple(stride // size for stride in array.strides)
-    reach = [(n - 1) * stride for n, stride in zip(array.shape, strides, strict=True)]
-    first = -sum(r for r in reach if r < 0)
-    lowest = array[tuple(slice(-1, None) if r < 0 else slice(0, None) for r in reach)]
-    length = 1 + sum(map(abs, reach))
-    return np.lib.stride_tricks.as_strided(lowest, (length,), (size,)), first, strides
-
-
-def _pixels_first(array: Array) -> tuple[Array, int, Size]:
-    """The memory of images, and their strides along (N, D, H, W), the channels contiguous."""
-    flat, first, strides = memory(array.transpose(0, 2, 3, 4, 1))
-    return flat, first, strides[:4]
 
 
 def tile_for(channels: int, filters: int, itemsize: int) -> bool:
@@ -152,8 +129,8 @@ class Pixels:
         packed = weights.transpose(3, 2, 0, 1).reshape(-1, self.group[0], filters)
         packed = read_only(np.ascontiguousarray(packed))
         added = read_only(np.zeros(filters, out.dtype) if bias is None else np.ascontiguousarray(bias))
-        x, first, steps = _pixels_first(read_only(source))
-        y, _, out_steps = _pixels_first(out)
+        x, first, steps = pixels_first(read_only(source))
+        y, _, out_steps = pixels_first(out)
         jobs = self.jobs
 
         def start_worker() -> Job:
@@ -175,8 +152,8 @@ class Pixels:
 
     def sum(self, dy: Array, source: Array, dw: Array) -> None:
         """Write ``dw`` (K, C/G, kernel): the weight's gradient of a forward correlation."""
-        x, first, steps = _pixels_first(read_only(source))
-        gradient, first_gradient, gradient_steps = _pixels_first(read_only(dy))
+        x, first, steps = pixels_first(read_only(source))
+        gradient, first_gradient, gradient_steps = pixels_first(read_only(dy))
         jobs = self.sum_jobs
         shape = (prod(self.kernel) + 1, self.group[0], self.groups * self.group[1])
         partial = np.zeros((max(1, len(jobs)), *shape), x.dtype)

@@ -27,6 +27,7 @@ import numpy as np
 
 from fastconv import blas
 from fastconv.algorithms.jobs import JOB_MULTIPLICATIONS, JOBS, PARTS_BYTES, Range, blocks, ceil_div
+from fastconv.algorithms.narrow import Narrow
 from fastconv.arguments import Array
 from fastconv.geometry import Geometry, effective, read_only
 from fastconv.kernels import col2im_add, im2col
@@ -105,6 +106,7 @@ class Im2col:
         self.forward_block = self._forward_block()
         self.weight_block, self.parts = self._weight_block()
         self.input_block, self.input_jobs = self._input_block()
+        self.narrow = Narrow(g) if Narrow.serves(g) else None
 
     @staticmethod
     def why_not(geometry: Geometry, which: Pass) -> str | None:
@@ -128,6 +130,7 @@ class Im2col:
             forward.columns + (forward.outputs if forward.taps < g.taps else 0),
             weight.columns + weight.outputs + weight.weights,
             back.columns + back.outputs,
+            0 if self.narrow is None else self.narrow.scratch_bytes // g.compute_dtype.itemsize,
         )
         partial_sums = self.parts * g.filters * g.taps if self.parts > 1 else 0
         return (elements + partial_sums) * g.compute_dtype.itemsize
@@ -369,6 +372,9 @@ class Im2col:
     def backward_input(self, dy: Array, w: Array, dx: Array) -> None:
         """Jobs own images, channels and bands of lines of ``dx``."""
         g, block, own = self.geometry, self.input_block, self.input_jobs
+        if self.narrow is not None and _channels_last(dy) and _channels_last(dx):
+            self.narrow.run(dy, w, dx)
+            return
         dy = read_only(dy)
         w = self._weight_matrices(w).transpose(0, 2, 1)  # (G, Q, K/G)
         jobs = [
@@ -451,9 +457,14 @@ class Im2col:
         )
 
 
+def _channels_last(array: Array) -> bool:
+    """Whether an array in normal form is contiguous with its channels last."""
+    return array.transpose(0, 2, 3, 4, 1).flags.c_contiguous
+
+
 def _contiguous(array: Array) -> bool:
     """Whether an array in normal form is contiguous with its channels second or last."""
-    return array.flags.c_contiguous or array.transpose(0, 2, 3, 4, 1).flags.c_contiguous
+    return array.flags.c_contiguous or _channels_last(array)
 
 
 def _run(count: int, start_worker: Callable[[], Job]) -> None:

@@ -129,22 +129,16 @@ class Taps:
 
     def planes(self, depth: int) -> tuple[int, int]:
         """From and up to which plane of the output the taps of a depth read the image."""
-        axis, shift = self.axes[0], self.start[0] + depth
-        first = max(0, ceil_div(-shift, axis.stride))
-        return first, max(first, min(axis.output, ceil_div(axis.source - shift, axis.stride)))
+        return self.axes[0].inside(self.start[0] + depth)
 
     def reach(self, firsts: dict[int, int], groups: int) -> Array:
         """From and up to which sum each plane of the output has taps in the image (see `runs`)."""
-        stops = dict(
-            zip(self.depths, [*(firsts[depth] for depth in self.depths[1:]), groups - 1], strict=True)
-        )
+        stops = [*(firsts[depth] for depth in self.depths[1:]), groups - 1]
         reach = np.full((self.axes[0].output, 2), (groups - 1, groups))
         for depth in reversed(self.depths):
-            first, stop = self.planes(depth)
-            reach[first:stop, 0] = firsts[depth]
-        for depth in self.depths:
-            first, stop = self.planes(depth)
-            reach[first:stop, 1] = stops[depth]
+            reach[slice(*self.planes(depth)), 0] = firsts[depth]
+        for depth, stop in zip(self.depths, stops, strict=True):
+            reach[slice(*self.planes(depth)), 1] = stop
         return reach
 
     def packing(self, tap_step: int, channel_step: int, joined: bool) -> tuple[Array, Array]:

@@ -61,6 +61,11 @@ class Axis:
         """The smallest shift: where the grid begins."""
         return min(self.shifts)
 
+    def inside(self, shift: int) -> tuple[int, int]:
+        """From and up to which output cell a tap reads the source, and not its padding."""
+        first = max(0, ceil_div(-shift, self.stride))
+        return first, max(first, min(self.output, ceil_div(self.source - shift, self.stride)))
+
     def grid(self, output: int) -> int:
         """Cells of one phase that ``output`` cells need."""
         reach = (output - 1) * self.stride + max(self.shifts) - self.lowest + 1

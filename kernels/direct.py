@@ -10,7 +10,7 @@ import numpy as np
 
 from fastconv.kernels.bands import chunk_of, empty_band, fill_band, turn_cells
 from fastconv.kernels.jit import jit, part
-from fastconv.kernels.lanes import load, store, transpose_square
+from fastconv.kernels.lanes import load, load_some, spread, store, store_some, transpose_square
 from fastconv.kernels.panels import PANEL, ROWS, multiply_panels, place_rows
 from fastconv.kernels.vectors import VECTOR_BYTES
 
@@ -288,19 +288,36 @@ def convolve_bands(
 
 
 @jit
-def pack_cells(band, cell_rows, cells, offset, vectors, panel):
-    """Vectors from ``offset`` on of every cell, as a panel that a product can stream."""
+def pack_cells(band, cell_rows, cells, pieces, first, stop, panel):
+    """Some pieces of what the taps of every cell read, as a panel that a product can stream.
+
+    A piece is where its elements begin, counted from a cell's first tap, where in a row of the panel they
+    belong, and how many they are. Lanes behind the last one are zero: a denormal would be slow.
+    """
     lanes = VECTOR_BYTES // band.itemsize
     width = PANEL * lanes
-    for v in range(vectors):
+    last = pieces[stop - 1, 1] + pieces[stop - 1, 2]
+    if last % lanes > 0:
+        zero = spread(band.dtype.type(0))
         for k in range(cells):
-            store(panel, k * width + v * lanes, load(band, cell_rows[k] + offset + v * lanes))
+            store(panel, k * width + last // lanes * lanes, zero)
+    for piece in range(first, stop):
+        begin, place, elements = pieces[piece, 0], pieces[piece, 1], pieces[piece, 2]
+        whole = elements // lanes * lanes
+        for v in range(0, whole, lanes):
+            for k in range(cells):
+                store(panel, k * width + place + v, load(band, cell_rows[k] + begin + v))
+        left = elements - whole
+        if left > 0:
+            for k in range(cells):
+                tail = load_some(band, cell_rows[k] + begin + whole, left)
+                store_some(panel, k * width + place + whole, tail, left)
 
 
 @jit
 def sum_bands(
     dy, gradient, x, image, sums, batch, channels, filters, start, stride, span, chunks, chunk, pitch,
-    segments, own, band, panel, turned,
+    pieces, panels, own, band, panel, turned,
 ):  # fmt: skip
     """Add to the sums of one group what some chunks of lines give: gradients times what the taps read.
 
@@ -312,10 +329,12 @@ def sum_bands(
         Added to, rows in whole vectors.
     filters : tuple of two int
         The first one, and how many.
-    segments : int64 array (segments, 5)
-        Taps that lie one behind the other in a band: where the first one lies from a cell's first tap on,
-        how many elements they are, where their sums begin, in whole vectors, and from and up to which plane
-        of the output they read the image. What ``sums`` holds beyond a segment's elements is of no meaning.
+    pieces : int64 array (pieces, 3)
+        As in `pack_cells`.
+    panels : int64 array (panels, 6)
+        From and up to which piece each has; where its sums begin, and how many vectors they are; from and up
+        to which plane of the output its taps read the image. What ``sums`` holds behind the last element of
+        a panel is of no meaning.
     panel : 1-D float array
         Scratch (cells of a chunk, `PANEL` vectors).
     turned : 1-D float array
@@ -356,44 +375,43 @@ def sum_bands(
                     a_runs[run] = run * cells
         if last:
             gradients = turned
-        for segment in range(segments.shape[0]):
-            offset, elements, first = segments[segment, 0], segments[segment, 1], segments[segment, 2]
-            lowest = max(0, segments[segment, 3] - first_plane)
-            some = max(0, min(planes, segments[segment, 4] - first_plane) - lowest) * images
-            begun, here = a_runs[lowest * images :], cell_rows[lowest * images * cells :]
-            for column in range(0, elements if some > 0 else 0, width):
-                vectors = min(PANEL, (elements - column + lanes - 1) // lanes)
-                pack_cells(source, here, some * cells, offset + column, vectors, panel)
-                c = first + column
-                for f in range(0, filters[1], ROWS):
-                    # (filters, elements) += (filters, cells) @ (cells, elements)
-                    multiply_panels(
-                        gradients, a_rows, f, begun, panel, 0, b_runs, some, cells, panel, 0, 0, flat[c:],
-                        c_rows, flat, c, c_rows, vectors, filters[1] - f,
-                    )  # fmt: skip
+        for p in range(panels.shape[0]):
+            c, vectors = panels[p, 2], panels[p, 3]
+            lowest = max(0, panels[p, 4] - first_plane)
+            some = max(0, min(planes, panels[p, 5] - first_plane) - lowest) * images
+            if some == 0:
+                continue
+            begun = a_runs[lowest * images :]
+            here = cell_rows[lowest * images * cells :]
+            pack_cells(source, here, some * cells, pieces, panels[p, 0], panels[p, 1], panel)
+            for f in range(0, filters[1], ROWS):
+                # (filters, elements) += (filters, cells) @ (cells, elements)
+                multiply_panels(
+                    gradients, a_rows, f, begun, panel, 0, b_runs, some, cells, panel, 0, 0, flat[c:], c_rows,
+                    flat, c, c_rows, vectors, filters[1] - f,
+                )  # fmt: skip
 
 
 @jit
-def turn_filters(sums, filters, row, firsts, cells, cell, channels, dw, square):
+def turn_filters(sums, filters, row, depths, depth, taps, channels, dw, square):
     """Taps with their channels last, of every filter, to channels with their taps last.
 
     Parameters
     ----------
     sums : 1-D float array (filters, row)
     filters, row : int
-    firsts : int64 array
-        Where the first taps of each segment begin in a row.
-    cells, cell : int
-        How many taps a segment has, and from one to the next.
+    depths, depth : int
+        In how many parts taps lie, and from one to the next in a row.
+    taps : int
+        Of a part.
     channels : int
-    dw : 1-D float array (filters, channels, taps)
+    dw : 1-D float array (filters, channels, depths, taps)
     square : 1-D float array
         Scratch of lanes by lanes.
     """
-    taps = firsts.size * cells
     for f in range(filters):
-        for i in range(firsts.size):
+        for i in range(depths):
             turn_cells(
-                sums, f * row + firsts[i], cell, cells, channels, dw[f * channels * taps + i * cells :], taps,
-                square,
+                sums, f * row + i * depth, channels, taps, channels,
+                dw[(f * channels * depths + i) * taps :], depths * taps, square,
             )  # fmt: skip

@@ -45,6 +45,10 @@ PATCHES = 128
 POINT_BYTES = 6 * 2**20
 # The sums of one job of backward-weight, unless those of a single panel need more.
 SUMS_BYTES = 9 * 2**20
+# Of images with a depth: below these others are faster (see `Winograd.why_slow`). Products are channels times
+# filters of a group, and taps along the depth.
+FEW_PRODUCTS, FEW_PRODUCTS_LAST = 1024, 768
+FEW_PIXELS, FEW_MULTIPLICATIONS = 256, 2**24
 # Filters of one job at the least, where filters are parted: each part transforms the patches again.
 PART_PANELS = 4
 
@@ -319,11 +323,23 @@ class Winograd:
         channels last 86 and 75 (16x28). With the channels first the cells of a dilation's lattices are read
         and written one by one: 137 and 157 (64x56, dilation 2), 148 and 175 (256x28, dilation 4), but 206
         and 171 (256x28, dilation 2).
+
+        Taps along a depth share the transforms, so fewer channels are enough: 122 and 134 (16x8x28, 3x3x3),
+        but 178 and 134 (16x8x28 -> 32); with the channels last 126 and 107 (16x8x28). Few pixels do not pay
+        for the transformed filters: 47 and 82 (512x2x7). Short passes pay for their parts: 52 and 107
+        (16x4x14).
         """
         g = geometry
         least = min(g.channels, g.filters) // g.groups
         lanes = VECTOR_BYTES // g.compute_dtype.itemsize
-        if least < (lanes if g.channels_last else 2 * lanes):
+        if g.one_plane:
+            few = least < (lanes if g.channels_last else 2 * lanes)
+        else:
+            products = g.filters // g.groups * (g.channels // g.groups) * g.kernel[0]
+            few = least < lanes or products < (FEW_PRODUCTS_LAST if g.channels_last else FEW_PRODUCTS)
+            if g.batch * g.pixels < FEW_PIXELS or g.multiplications < FEW_MULTIPLICATIONS:
+                return "the transforms of the filters or of the images are much of so little work"
+        if few:
             return "few channels or filters leave vectors empty"
         lattices = prod(g.dilation)
         if lattices > 1 and not g.channels_last and (lattices > 4 or least < 128):

@@ -249,7 +249,7 @@ class Lines:
         Vectors along filters: 153 and 171 (48x27, 5x5), 146 and 157 (64x56, dilated), 71 and 99 (16x56,
         stride 2), but 143 and 99 (16x28, 5x5), 67 and 44 (3x64, stride 2). One tap: 88 and 78 (16x56), but
         68 and 31 (8x32). With a depth: 32 and 75 (16x8x28, stride 2), 74 and 95 (32x8x28 -> 64, 3x1x1 taps),
-        backward-weight 115 and 134 (16x8x28 -> 32, 5x5x5), but 142 and 104 (12x8x28 -> 16, 3x3x3); with the
+        150 and 167 (16x8x28 -> 32, 5x5x5), but 142 and 104 (12x8x28 -> 16, 3x3x3); with the
         channels last, which are copied, 46 and 95 (3x8x28 -> 64).
         """
         g = geometry
@@ -264,7 +264,7 @@ class Lines:
             many = least >= 48 and wide
         else:
             filters = g.filters // g.groups
-            summed = which == "backward_weight" and filters >= 32
+            summed = filters >= 32 and (which == "backward_weight" or prod(g.kernel) > 27)
             few_taps = g.channels_last and prod(g.kernel) <= 9
             many = least >= 32 or (least >= 16 and (summed or few_taps))
             if g.channels_last and which != "backward_input":

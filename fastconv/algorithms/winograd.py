@@ -47,7 +47,7 @@ POINT_BYTES = 6 * 2**20
 SUMS_BYTES = 9 * 2**20
 # Of images with a depth: below these others are faster (see `Winograd.why_slow`). Products are channels times
 # filters of a group, and taps along the depth.
-FEW_PRODUCTS, FEW_PRODUCTS_LAST = 1024, 768
+FEW_PRODUCTS, MANY_PRODUCTS = 768, 1024
 FEW_PIXELS, FEW_MULTIPLICATIONS = 256, 2**24
 # Filters of one job at the least, where filters are parted: each part transforms the patches again.
 PART_PANELS = 4
@@ -325,9 +325,9 @@ class Winograd:
         and 171 (256x28, dilation 2).
 
         Taps along a depth share the transforms, so fewer channels are enough: 122 and 134 (16x8x28, 3x3x3),
-        but 178 and 134 (16x8x28 -> 32); with the channels last 126 and 107 (16x8x28). Few pixels do not pay
-        for the transformed filters: 47 and 82 (512x2x7). Short passes pay for their parts: 52 and 107
-        (16x4x14).
+        but 178 and 134 (16x8x28 -> 32) and 139 and 107 (16x8x56); with the channels last 126 and 107
+        (16x8x28). Few pixels do not pay for the transformed filters: 47 and 82 (512x2x7). Short passes pay
+        for their parts: 52 and 107 (16x4x14).
         """
         g = geometry
         least = min(g.channels, g.filters) // g.groups
@@ -336,8 +336,10 @@ class Winograd:
             few = least < (lanes if g.channels_last else 2 * lanes)
         else:
             products = g.filters // g.groups * (g.channels // g.groups) * g.kernel[0]
-            few = least < lanes or products < (FEW_PRODUCTS_LAST if g.channels_last else FEW_PRODUCTS)
-            if g.batch * g.pixels < FEW_PIXELS or g.multiplications < FEW_MULTIPLICATIONS:
+            few = least < lanes or products < FEW_PRODUCTS
+            pays = g.channels_last or products >= MANY_PRODUCTS
+            short = FEW_MULTIPLICATIONS if pays else 4 * FEW_MULTIPLICATIONS
+            if g.batch * g.pixels < FEW_PIXELS or g.multiplications < short:
                 return "the transforms of the filters or of the images are much of so little work"
         if few:
             return "few channels or filters leave vectors empty"

@@ -366,6 +366,7 @@ class Grouped:
                 small = g.channels <= 32
             else:
                 small = g.channels <= 6 and max(g.stride) == 1 and Lines.why_not(g, which) is not None
+                small = small and (which != "backward_input" or g.channels > 3)
             if small and (which != "backward_input" or 16 * g.channels >= g.filters):
                 return None
         if g.groups == 1 or (not g.channels_last and max(g.channels, g.filters) // g.groups > 8):

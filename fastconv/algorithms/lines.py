@@ -259,19 +259,19 @@ class Lines:
         if channels >= 16 and prod(g.kernel) == 1:
             return "a kernel of one tap is a plain matrix product"
         least = min(g.channels, g.filters) // g.groups
+        lanes = VECTOR_BYTES // g.compute_dtype.itemsize
         wide = prod(g.kernel) > 9 or max(g.dilation) > 1
         if g.one_plane:
             many = least >= 48 and wide
         else:
             filters = g.filters // g.groups
-            summed = filters >= 32 and (which == "backward_weight" or prod(g.kernel) > 27)
-            few_taps = g.channels_last and prod(g.kernel) <= 9
-            many = least >= 32 or (least >= 16 and (summed or few_taps))
+            summed = which == "backward_weight" or (which == "forward" and prod(g.kernel) > 27)
+            many = least >= 32 or (least >= 16 and filters >= 32 and summed)
+            many = many or (g.channels_last and least >= lanes and prod(g.kernel) <= 9)
             if g.channels_last and which != "backward_input":
                 many = many or filters >= (32 if which == "forward" else 64)
         if many or (least >= 16 and max(g.stride) > 1):
             return "many taps or strides are better read with vectors along filters"
-        lanes = VECTOR_BYTES // g.compute_dtype.itemsize
         columns = g.input[2] if which == "backward_input" else g.output[2]
         if channels >= 64 and (4 * columns < 3 * lanes * ceil_div(columns, lanes) or max(g.stride) > 1):
             return "the lines of the output fill too few lanes, or are apart in the image"

@@ -448,7 +448,7 @@ class Virtual:
         if g.one_plane:
             along_filters = filters >= 32 and (which == "backward_weight" or many >= 32)
         else:
-            strided = which == "forward" and max(g.stride) > 1
+            strided = which == "forward" and (max(g.stride) > 1 or prod(g.kernel) > 27)
             wide = which != "backward_input" and filters >= 64 and many * g.kernel[2] >= 9
             some = min(filters, 2 * many) >= 32 and (which == "backward_weight" or strided)
             along_filters = min(filters, many) >= 32 or wide or some

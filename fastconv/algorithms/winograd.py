@@ -46,8 +46,8 @@ POINT_BYTES = 6 * 2**20
 # The sums of one job of backward-weight, unless those of a single panel need more.
 SUMS_BYTES = 9 * 2**20
 # Of images with a depth: below these others are faster (see `Winograd.why_slow`). Products are channels times
-# filters of a group, and taps along the depth.
-FEW_PRODUCTS, MANY_PRODUCTS = 768, 1024
+# filters of a group, and taps along the depth, in vectors.
+FEW_PRODUCTS, MANY_PRODUCTS = 48, 64
 FEW_PIXELS, FEW_MULTIPLICATIONS = 256, 2**24
 # Filters of one job at the least, where filters are parted: each part transforms the patches again.
 PART_PANELS = 4
@@ -336,8 +336,8 @@ class Winograd:
             few = least < (lanes if g.channels_last else 2 * lanes)
         else:
             products = g.filters // g.groups * (g.channels // g.groups) * g.kernel[0]
-            few = least < lanes or products < FEW_PRODUCTS
-            pays = g.channels_last or products >= MANY_PRODUCTS
+            few = least < lanes or products < FEW_PRODUCTS * lanes
+            pays = g.channels_last or products >= MANY_PRODUCTS * lanes
             short = FEW_MULTIPLICATIONS if pays else 4 * FEW_MULTIPLICATIONS
             if g.batch * g.pixels < FEW_PIXELS or g.multiplications < short:
                 return "the transforms of the filters or of the images are much of so little work"

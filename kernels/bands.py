@@ -33,20 +33,33 @@ def copy(x, first, y, target, count):
 
 
 @jit
-def fill_band(x, image, number, channels, start, band, row, rows, columns, pitch, square):
-    """Copy lines of one image to a band with its channels last and zeros where the image ends.
+def chunk_of(k, batch, depth, height, chunk):
+    """What the k-th chunk is: the first image and how many, and so for planes along the depth and lines."""
+    images, planes, lines = chunk
+    in_plane = (height + lines - 1) // lines
+    in_image = (depth + planes - 1) // planes * in_plane
+    image, plane, line = k // in_image * images, k % in_image // in_plane * planes, k % in_plane * lines
+    return (
+        image, min(images, batch - image), plane, min(planes, depth - plane), line, min(lines, height - line)
+    )  # fmt: skip
+
+
+@jit
+def fill_band(x, image, number, depth, channels, start, band, row, rows, columns, pitch, square):
+    """Copy lines of one plane to a band with its channels last and zeros where the plane ends.
 
     Parameters
     ----------
     x : 1-D float array
-    image : tuple of seven int
+    image : tuple of nine int
         Where the first image's first channel begins, then from one image, channel and cell to the next, then
-        height and width, and from one line to the next. The step of channels is 1 where they are last.
-    number : int
-        Which image.
+        height and width, from one line to the next, the depth, and from one plane of it to the next. The
+        step of channels is 1 where they are last.
+    number, depth : int
+        Which image, and which plane of it.
     channels : int
     start : tuple of two int
-        The image's line and column where the band begins; may lie outside.
+        The plane's line and column where the band begins; may lie outside.
     band : 1-D float array (rows, columns, pitch)
         Written, ``rows`` of it from ``row`` on; what lies behind the last channel is of no meaning.
     row, rows, columns, pitch : int
@@ -55,7 +68,7 @@ def fill_band(x, image, number, channels, start, band, row, rows, columns, pitch
         Scratch of lanes by lanes.
     """
     lanes = VECTOR_BYTES // x.itemsize
-    first, plane, cell = image[0] + number * image[1], image[2], image[3]
+    first, plane, cell = image[0] + number * image[1] + depth * image[8], image[2], image[3]
     height, width, step = image[4], image[5], image[6]
     top, bottom = min(rows, max(0, -start[0])), min(rows, height - start[0])
     left, right = min(columns, max(0, -start[1])), min(columns, width - start[1])

@@ -8,9 +8,9 @@ vectors run along channels, and the runs go along lines of the output.
 
 import numpy as np
 
-from fastconv.kernels.bands import empty_band, fill_band, turn_cells
+from fastconv.kernels.bands import chunk_of, empty_band, fill_band, turn_cells
 from fastconv.kernels.jit import jit, part
-from fastconv.kernels.lanes import load, load_some, store, transpose_square
+from fastconv.kernels.lanes import load, load_some, spread, store, store_some, transpose_square
 from fastconv.kernels.panels import PANEL, ROWS, multiply_panels, multiply_rows, place_rows
 from fastconv.kernels.vectors import VECTOR_BYTES
 
@@ -114,20 +114,75 @@ def sweep(
 
 
 @jit
-def place_cells(rows, images, lines, across, image_step, line_step, cell_step):
-    """Where each cell of some lines of some images begins."""
+def place_cells(rows, first, counts, steps):
+    """Where each cell of some planes of some images begins.
+
+    ``counts`` are planes along the depth, images, lines and cells of a line, ``steps`` from each to the next.
+    """
+    planes, images, lines, across = counts
     i = 0
-    for n in range(images):
-        for h in range(lines):
-            for w in range(across):
-                rows[i] = n * image_step + h * line_step + w * cell_step
-                i += 1
+    for d in range(planes):
+        for n in range(images):
+            for h in range(lines):
+                begin = first + d * steps[0] + n * steps[1] + h * steps[2]
+                for w in range(across):
+                    rows[i] = begin + w * steps[3]
+                    i += 1
+
+
+@jit
+def fill_chunk(x, image, images, channels, start, span, band, rows, columns, pitch, square):
+    """Fill a band (images, planes, rows, columns, pitch): the lines of the image that a chunk reads.
+
+    Parameters
+    ----------
+    x, image, channels, band, columns, pitch, square
+        As in `fastconv.kernels.bands.fill_band`.
+    images : tuple of two int
+        The first one, and how many.
+    start : tuple of three int
+        Plane, line and column of the image where the band begins. Planes that lie outside are left as they
+        are: their taps are passed over.
+    span : tuple of two int
+        Planes and lines that are read; there is room for ``rows``.
+    rows : int
+    """
+    for n in range(images[1]):
+        for d in range(max(0, -start[0]), min(span[0], image[7] - start[0])):
+            fill_band(
+                x, image, images[0] + n, start[0] + d, channels, (start[1], start[2]), band,
+                (n * span[0] + d) * rows, span[1], columns, pitch, square,
+            )  # fmt: skip
+
+
+@jit
+def read_chunk(
+    x, image, piece, across, channels, start, stride, span, chunk, pitch, own, band, cell_rows, square
+):
+    """Bring what a chunk reads to the band, unless images are their own; place the first tap of each cell.
+
+    ``piece`` is the chunk, as `fastconv.kernels.bands.chunk_of` says it; the others as in `convolve_bands`.
+    """
+    first_image, images, first_plane, planes, first_line, lines = piece
+    begin = start[0] + first_plane * stride[0], start[1] + first_line * stride[1], start[2]
+    if own:
+        first = image[0] + first_image * image[1]
+        first += begin[0] * image[8] + begin[1] * image[6] + begin[2] * image[3]
+        steps = stride[0] * image[8], image[1], stride[1] * image[6], stride[2] * image[3]
+    else:
+        first = 0
+        rows, columns = (chunk[2] - 1) * stride[1] + span[1], (across - 1) * stride[2] + span[2]
+        read = (planes - 1) * stride[0] + span[0], (lines - 1) * stride[1] + span[1]
+        fill_chunk(x, image, (first_image, images), channels, begin, read, band, rows, columns, pitch, square)
+        line = columns * pitch
+        steps = stride[0] * rows * line, read[0] * rows * line, stride[1] * line, stride[2] * pitch
+    place_cells(cell_rows, first, (planes, images, lines, across), steps)
 
 
 @jit
 def convolve_bands(
-    x, image, packed, bias, y, output, batch, channels, filters, taps, start, stride, span, chunks, lines,
-    images, pitch, a_runs, b_runs, groups, own, band, cells,
+    x, image, packed, bias, y, output, batch, channels, filters, taps, start, stride, span, chunks, chunk,
+    pitch, a_runs, b_runs, groups, reach, own, band, cells,
 ):  # fmt: skip
     """Convolve some chunks of lines of one group.
 
@@ -135,10 +190,10 @@ def convolve_bands(
     ----------
     x, y : 1-D float array
         Images and outputs.
-    image, output : tuple of seven int
+    image, output : tuple of nine int
         Where the first image's first channel of this group begins, then from one image, channel and cell to
-        the next, then height and width, and from one line to the next. The step of channels is 1 where they
-        are last.
+        the next, then height and width, from one line to the next, the depth, and from one plane of it to the
+        next. The step of channels is 1 where they are last.
     packed : 1-D float array
         From `pack_panels`.
     bias : 1-D float array
@@ -148,19 +203,22 @@ def convolve_bands(
         From and up to which panel, and how many filters in all.
     taps : int
         Rows of a panel.
-    start : tuple of two int
-        Line and column of the image that the first cell's first tap reads.
-    stride : tuple of two int
-    span : tuple of two int
-        Lines and columns of the image from a cell's first tap to its last.
+    start : tuple of three int
+        Plane, line and column of the image that the first cell's first tap reads.
+    stride : tuple of three int
+    span : tuple of three int
+        Planes, lines and columns of the image from a cell's first tap to its last.
     chunks : tuple of two int
         From and up to which chunk.
-    lines, images : int
-        So many lines of so many images are a chunk: either is 1, or all lines.
+    chunk : tuple of three int
+        So many images, planes and lines are a chunk: all planes where there are several images, and all lines
+        where there are several planes.
     pitch : int
         Elements of a cell of the band.
     a_runs, b_runs, groups
         As in `sweep`.
+    reach : int64 array (depth, 2)
+        From and up to which of the groups each plane of the output sums: those whose taps lie in the image.
     own : bool
         Whether images are their own band: channels last, and no tap reads padding.
     band, cells : 1-D float array
@@ -170,12 +228,12 @@ def convolve_bands(
     """
     lanes = VECTOR_BYTES // x.itemsize
     width = PANEL * lanes
-    height, across = output[4], output[5]
+    height, across, depth = output[4], output[5], output[7]
     first_filter = filters[0] * width
     some = min(filters[2], filters[1] * width) - first_filter
     out_pitch = (some + lanes - 1) // lanes * lanes
     in_place = output[2] == 1 and some == out_pitch
-    most = lines * images * across
+    most = chunk[0] * chunk[1] * chunk[2] * across
     cell_rows, out_rows, no_rows = (
         np.empty(most, np.int64),
         np.empty(most, np.int64),
@@ -184,80 +242,99 @@ def convolve_bands(
     if not in_place:
         place_rows(out_rows, most, out_pitch)
     square = np.empty(lanes * lanes, x.dtype)
-    in_image = (height + lines - 1) // lines
-    columns = image[5] if own else (across - 1) * stride[1] + span[1]
+    source = x if own else band
     for k in range(chunks[0], chunks[1]):
-        first_image, first_line = k // in_image * images, k % in_image * lines
-        count, high = min(images, batch - first_image), min(lines, height - first_line)
-        rows = (high - 1) * stride[0] + span[0]
-        begin = start[0] + first_line * stride[0]
-        total = count * high * across
-        image_step = image[1] if own else rows * columns * pitch
-        place_cells(
-            cell_rows, count, high, across, image_step, stride[0] * columns * pitch,
-            stride[1] * pitch,
-        )  # fmt: skip
-        source = band
-        if own:
-            source = x[image[0] + first_image * image[1] + (begin * columns + start[1]) * pitch :]
-        else:
-            for n in range(count):
-                fill_band(
-                    x, image, first_image + n, channels, (begin, start[1]), band, n * rows, rows, columns,
-                    pitch, square,
-                )  # fmt: skip
-        first_out = (
-            output[0] + first_image * output[1] + first_filter * output[2] + first_line * output[6]
-        )  # fmt: skip
+        piece = chunk_of(k, batch, depth, height, chunk)
+        first_image, images, first_plane, planes, first_line, lines = piece
+        read_chunk(
+            x, image, piece, across, channels, start, stride, span, chunk, pitch, own, band, cell_rows, square
+        )
+        first_out = output[0] + first_image * output[1] + first_filter * output[2]
+        first_out += first_plane * output[8] + first_line * output[6]
         target, first_cell = cells, 0
         if in_place:
-            place_cells(out_rows, count, high, across, output[1], output[6], output[3])
+            steps = output[8], output[1], output[6], output[3]
+            place_cells(out_rows, 0, (planes, images, lines, across), steps)
             target, first_cell = y, first_out
-        sweep(
-            source, cell_rows, a_runs, b_runs, groups, packed, (filters[0], filters[1]), taps, out_pitch,
-            total, bias, target, first_cell, out_rows, no_rows,
-        )  # fmt: skip
+        in_plane, plane = images * lines * across, 0
+        while plane < planes:
+            # Planes that sum the same taps together.
+            first, stop = reach[first_plane + plane, 0], reach[first_plane + plane, 1]
+            cell, alike = plane * in_plane, 1
+            while (
+                plane + alike < planes
+                and reach[first_plane + plane + alike, 0] == first
+                and reach[first_plane + plane + alike, 1] == stop
+            ):
+                alike += 1
+            sweep(
+                source, cell_rows[cell:], a_runs, b_runs, groups[first:stop], packed,
+                (filters[0], filters[1]), taps, out_pitch, alike * in_plane, bias, target, first_cell,
+                out_rows[cell:], no_rows,
+            )  # fmt: skip
+            plane += alike
         if in_place:
             continue
         # Lines that lie one behind the other leave together.
-        lines_at_once = high if output[6] == across * output[3] else 1
-        for n in range(count):
-            for h in range(0, high, lines_at_once):
-                empty_band(
-                    cells, (n * high + h) * across, lines_at_once * across, out_pitch, y,
-                    first_out + n * output[1] + h * output[6], output[2], output[3], some, square,
-                )  # fmt: skip
+        lines_at_once = lines if output[6] == across * output[3] else 1
+        for d in range(planes):
+            for n in range(images):
+                for h in range(0, lines, lines_at_once):
+                    empty_band(
+                        cells, ((d * images + n) * lines + h) * across, lines_at_once * across, out_pitch, y,
+                        first_out + n * output[1] + d * output[8] + h * output[6], output[2], output[3], some,
+                        square,
+                    )  # fmt: skip
 
 
 @jit
-def pack_cells(band, cell_rows, cells, offset, vectors, panel):
-    """Vectors from ``offset`` on of every cell, as a panel that a product can stream."""
+def pack_cells(band, cell_rows, cells, pieces, first, stop, panel):
+    """Some pieces of what the taps of every cell read, as a panel that a product can stream.
+
+    A piece is where its elements begin, counted from a cell's first tap, where in a row of the panel they
+    belong, and how many they are. Lanes behind the last one are zero: a denormal would be slow.
+    """
     lanes = VECTOR_BYTES // band.itemsize
     width = PANEL * lanes
-    for v in range(vectors):
+    last = pieces[stop - 1, 1] + pieces[stop - 1, 2]
+    if last % lanes > 0:
+        zero = spread(band.dtype.type(0))
         for k in range(cells):
-            store(panel, k * width + v * lanes, load(band, cell_rows[k] + offset + v * lanes))
+            store(panel, k * width + last // lanes * lanes, zero)
+    for piece in range(first, stop):
+        begin, place, elements = pieces[piece, 0], pieces[piece, 1], pieces[piece, 2]
+        whole = elements // lanes * lanes
+        for v in range(0, whole, lanes):
+            for k in range(cells):
+                store(panel, k * width + place + v, load(band, cell_rows[k] + begin + v))
+        left = elements - whole
+        if left > 0:
+            for k in range(cells):
+                tail = load_some(band, cell_rows[k] + begin + whole, left)
+                store_some(panel, k * width + place + whole, tail, left)
 
 
 @jit
 def sum_bands(
-    dy, gradient, x, image, sums, batch, channels, filters, start, stride, span, chunks, lines, images, pitch,
-    segments, own, band, panel, turned,
+    dy, gradient, x, image, sums, batch, channels, filters, start, stride, span, chunks, chunk, pitch,
+    pieces, panels, own, band, panel, turned,
 ):  # fmt: skip
     """Add to the sums of one group what some chunks of lines give: gradients times what the taps read.
 
     Parameters
     ----------
-    dy, gradient, x, image, batch, channels, start, stride, span, chunks, lines, images, pitch, own, band
+    dy, gradient, x, image, batch, channels, start, stride, span, chunks, chunk, pitch, own, band
         As in `convolve_bands`; ``gradient`` is that of the output ``dy``.
     sums : float array (filters, elements)
         Added to, rows in whole vectors.
     filters : tuple of two int
         The first one, and how many.
-    segments : int64 array (segments, 3)
-        Taps that lie one behind the other in a band: where the first one lies from a cell's first tap on,
-        how many elements they are, and where their sums begin, in whole vectors. What ``sums`` holds beyond
-        a segment's elements is of no meaning.
+    pieces : int64 array (pieces, 3)
+        As in `pack_cells`.
+    panels : int64 array (panels, 6)
+        From and up to which piece each has; where its sums begin, and how many vectors they are; from and up
+        to which plane of the output its taps read the image. What ``sums`` holds behind the last element of
+        a panel is of no meaning.
     panel : 1-D float array
         Scratch (cells of a chunk, `PANEL` vectors).
     turned : 1-D float array
@@ -265,61 +342,54 @@ def sum_bands(
     """
     lanes = VECTOR_BYTES // x.itemsize
     width = PANEL * lanes
-    height, across = gradient[4], gradient[5]
+    height, across, depth = gradient[4], gradient[5], gradient[7]
     flat, row = sums.reshape(sums.size), sums.shape[1]
-    most = lines * images * across
+    runs = chunk[0] * chunk[1]
+    most = runs * chunk[2] * across
     a_rows, c_rows, cell_rows = (
         np.empty(filters[1], np.int64), np.empty(filters[1], np.int64), np.empty(most, np.int64),
     )  # fmt: skip
     last = gradient[2] == 1
     place_rows(a_rows, filters[1], most if last else gradient[2])
     place_rows(c_rows, filters[1], row)
-    a_runs, b_runs = np.zeros(images, np.int64), np.zeros(images, np.int64)
+    a_runs, b_runs = np.zeros(runs, np.int64), np.zeros(runs, np.int64)
     square = np.empty(lanes * lanes, x.dtype)
-    in_image = (height + lines - 1) // lines
-    columns = image[5] if own else (across - 1) * stride[1] + span[1]
+    source = x if own else band
     for k in range(chunks[0], chunks[1]):
-        first_image, first_line = k // in_image * images, k % in_image * lines
-        count, high = min(images, batch - first_image), min(lines, height - first_line)
-        rows = (high - 1) * stride[0] + span[0]
-        begin = start[0] + first_line * stride[0]
-        image_step = image[1] if own else rows * columns * pitch
-        cells = high * across
-        source = band
-        if own:
-            source = x[image[0] + first_image * image[1] + (begin * columns + start[1]) * pitch :]
-        else:
-            for n in range(count):
-                fill_band(
-                    x, image, first_image + n, channels, (begin, start[1]), band, n * rows, rows, columns,
-                    pitch, square,
-                )  # fmt: skip
-        place_cells(
-            cell_rows, count, high, across, image_step, stride[0] * columns * pitch, stride[1] * pitch
+        piece = chunk_of(k, batch, depth, height, chunk)
+        first_image, images, first_plane, planes, first_line, lines = piece
+        read_chunk(
+            x, image, piece, across, channels, start, stride, span, chunk, pitch, own, band, cell_rows, square
         )
-        # Rows of gradients, one cell behind the other within an image.
-        gradients, runs = dy, count
-        for n in range(count):
-            first = gradient[0] + filters[0] * gradient[2] + (first_image + n) * gradient[1]
-            first += first_line * gradient[6]
-            a_runs[n], b_runs[n] = first, n * cells * width
-            if last:
-                turn_cells(dy, first, gradient[3], cells, filters[1], turned[n * cells :], most, square)
-                a_runs[n] = n * cells
+        cells = lines * across
+        # Rows of gradients, one cell behind the other within a plane.
+        gradients = dy
+        for d in range(planes):
+            for n in range(images):
+                first = gradient[0] + filters[0] * gradient[2] + (first_image + n) * gradient[1]
+                first += (first_plane + d) * gradient[8] + first_line * gradient[6]
+                run = d * images + n
+                a_runs[run], b_runs[run] = first, run * cells * width
+                if last:
+                    turn_cells(dy, first, gradient[3], cells, filters[1], turned[run * cells :], most, square)
+                    a_runs[run] = run * cells
         if last:
             gradients = turned
-        for segment in range(segments.shape[0]):
-            offset, elements, first = segments[segment, 0], segments[segment, 1], segments[segment, 2]
-            for column in range(0, elements, width):
-                vectors = min(PANEL, (elements - column + lanes - 1) // lanes)
-                pack_cells(source, cell_rows, count * cells, offset + column, vectors, panel)
-                c = first + column
-                for f in range(0, filters[1], ROWS):
-                    # (filters, elements) += (filters, cells) @ (cells, elements)
-                    multiply_panels(
-                        gradients, a_rows, f, a_runs, panel, 0, b_runs, runs, cells, panel, 0, 0, flat[c:],
-                        c_rows, flat, c, c_rows, vectors, filters[1] - f,
-                    )  # fmt: skip
+        for p in range(panels.shape[0]):
+            c, vectors = panels[p, 2], panels[p, 3]
+            lowest = max(0, panels[p, 4] - first_plane)
+            some = max(0, min(planes, panels[p, 5] - first_plane) - lowest) * images
+            if some == 0:
+                continue
+            begun = a_runs[lowest * images :]
+            here = cell_rows[lowest * images * cells :]
+            pack_cells(source, here, some * cells, pieces, panels[p, 0], panels[p, 1], panel)
+            for f in range(0, filters[1], ROWS):
+                # (filters, elements) += (filters, cells) @ (cells, elements)
+                multiply_panels(
+                    gradients, a_rows, f, begun, panel, 0, b_runs, some, cells, panel, 0, 0, flat[c:], c_rows,
+                    flat, c, c_rows, vectors, filters[1] - f,
+                )  # fmt: skip
 
 
 @jit
@@ -335,10 +405,10 @@ def pack_filters(dy, cell_rows, cells, filters, panel):
 
 @jit
 def sum_few(
-    dy, gradient, x, image, sums, batch, channels, filters, start, stride, span, chunks, lines, images, pitch,
+    dy, gradient, x, image, sums, batch, channels, filters, start, stride, span, chunks, chunk, pitch,
     elements, own, band, panel,
 ):  # fmt: skip
-    """As `sum_bands` for few channels, with vectors along filters and channels last.
+    """As `sum_bands` for few channels, with vectors along filters and channels last; no tap is passed over.
 
     Rows of the product are the elements of a filter, which go along the cells of the band: neither the
     gradient nor what the taps read is transposed.
@@ -347,6 +417,7 @@ def sum_few(
     ----------
     sums : float array (elements, filters in whole vectors)
         Added to.
+    filters : int
     elements : int64 array
         Where each element of a filter lies in a band, from a cell's first tap on.
     panel : 1-D float array
@@ -356,70 +427,61 @@ def sum_few(
     """
     lanes = VECTOR_BYTES // x.itemsize
     width = PANEL * lanes
-    height, across = gradient[4], gradient[5]
+    height, across, depth = gradient[4], gradient[5], gradient[7]
     flat = sums.reshape(sums.size)
-    most = lines * images * across
-    c_rows, cell_rows = np.empty(elements.size, np.int64), np.empty(most, np.int64)
+    most = chunk[0] * chunk[1] * chunk[2]
+    c_rows, cell_rows = np.empty(elements.size, np.int64), np.empty(most * across, np.int64)
     place_rows(c_rows, elements.size, sums.shape[1])
-    a_runs, b_runs = np.empty(lines * images, np.int64), np.empty(lines * images, np.int64)
-    place_rows(b_runs, lines * images, across * width)
+    a_runs, b_runs = np.empty(most, np.int64), np.empty(most, np.int64)
+    place_rows(b_runs, most, across * width)
     square = np.empty(lanes * lanes, x.dtype)
-    in_image = (height + lines - 1) // lines
-    columns = image[5] if own else (across - 1) * stride[1] + span[1]
+    source = x if own else band
     for k in range(chunks[0], chunks[1]):
-        first_image, first_line = k // in_image * images, k % in_image * lines
-        count, high = min(images, batch - first_image), min(lines, height - first_line)
-        rows = (high - 1) * stride[0] + span[0]
-        begin = start[0] + first_line * stride[0]
-        image_step = image[1] if own else rows * columns * pitch
-        source = band
-        if own:
-            source = x[image[0] + first_image * image[1] + (begin * columns + start[1]) * pitch :]
-        else:
-            for n in range(count):
-                fill_band(
-                    x, image, first_image + n, channels, (begin, start[1]), band, n * rows, rows, columns,
-                    pitch, square,
-                )  # fmt: skip
-        place_cells(a_runs, count, high, 1, image_step, stride[0] * columns * pitch, 0)
-        place_cells(cell_rows, count, high, across, gradient[1], gradient[6], gradient[3])
-        cells = count * high * across
-        first = gradient[0] + first_image * gradient[1] + first_line * gradient[6]
+        piece = chunk_of(k, batch, depth, height, chunk)
+        first_image, images, first_plane, planes, first_line, lines = piece
+        read_chunk(
+            x, image, piece, across, channels, start, stride, span, chunk, pitch, own, band, cell_rows, square
+        )
+        runs = planes * images * lines
+        for i in range(runs):
+            a_runs[i] = cell_rows[i * across]
+        first = gradient[0] + first_image * gradient[1] + first_plane * gradient[8] + first_line * gradient[6]
+        steps = gradient[8], gradient[1], gradient[6], gradient[3]
+        place_cells(cell_rows, 0, (planes, images, lines, across), steps)
         for column in range(0, filters, width):
             some = min(width, filters - column)
-            pack_filters(dy[first + column :], cell_rows, cells, some, panel)
+            pack_filters(dy[first + column :], cell_rows, runs * across, some, panel)
             # The gradients of the next chunk are asked for meanwhile.
-            ahead = first + count * high * gradient[6]
+            ahead = first + runs * gradient[6]
             for t in range(0, elements.size, ROWS):
                 # (elements, filters) += (elements, cells) @ (cells, filters)
                 multiply_rows(
-                    source, elements, t, a_runs, stride[1] * pitch, panel, 0, b_runs, count * high, across,
-                    dy, ahead + t // ROWS * cells * lanes, lanes, flat[column:], c_rows, flat, column, c_rows,
-                    (some + lanes - 1) // lanes, elements.size - t,
+                    source, elements, t, a_runs, stride[2] * pitch, panel, 0, b_runs, runs, across, dy,
+                    ahead + t // ROWS * runs * across * lanes, lanes, flat[column:], c_rows, flat, column,
+                    c_rows, (some + lanes - 1) // lanes, elements.size - t,
                 )  # fmt: skip
 
 
 @jit
-def turn_filters(sums, filters, row, firsts, cells, cell, channels, dw, square):
+def turn_filters(sums, filters, row, depths, depth, taps, channels, dw, square):
     """Taps with their channels last, of every filter, to channels with their taps last.
 
     Parameters
     ----------
     sums : 1-D float array (filters, row)
     filters, row : int
-    firsts : int64 array
-        Where the first taps of each segment begin in a row.
-    cells, cell : int
-        How many taps a segment has, and from one to the next.
+    depths, depth : int
+        In how many parts taps lie, and from one to the next in a row.
+    taps : int
+        Of a part.
     channels : int
-    dw : 1-D float array (filters, channels, taps)
+    dw : 1-D float array (filters, channels, depths, taps)
     square : 1-D float array
         Scratch of lanes by lanes.
     """
-    taps = firsts.size * cells
     for f in range(filters):
-        for i in range(firsts.size):
+        for i in range(depths):
             turn_cells(
-                sums, f * row + firsts[i], cell, cells, channels, dw[f * channels * taps + i * cells :], taps,
-                square,
+                sums, f * row + i * depth, channels, taps, channels,
+                dw[(f * channels * depths + i) * taps :], depths * taps, square,
             )  # fmt: skip

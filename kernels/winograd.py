@@ -1,9 +1,10 @@
-"""Convolution with 3x3 taps at stride 1 by Winograd's minimal filtering F(2x2, 3x3).
+"""Convolution with 3x3 taps at stride 1 in the plane by Winograd's minimal filtering F(2x2, 3x3).
 
 Two outputs of three taps take four multiplications instead of six; in two dimensions a *patch* of 2x2 outputs
 takes 16 instead of 36. An image is cut into patches of 4x4 cells that overlap by two; each patch d, filter g
 and gradient e is transformed to its values at 16 *points*, and at every point the transforms multiply as in a
-1x1 convolution: one matrix product over patches, channels and filters.
+1x1 convolution: one matrix product over patches, channels and filters. Taps along a depth are further runs of
+the same sum, over the points of further planes.
 
     forward           y = A^T [ (G g G^T) * (B^T d B) ] A
     backward-weight   dg = G^T [ (A e A^T) * (B^T d B) ] G
@@ -23,15 +24,16 @@ way into a *band*, the padded lines that a chunk of patches reads, and results o
 
 import numpy as np
 
-from fastconv.kernels.bands import empty_band, fill_band
+from fastconv.kernels.bands import chunk_of, clear, empty_band, fill_band
 from fastconv.kernels.jit import jit
 from fastconv.kernels.lanes import load, multiply_add, spread, store, store_some, transpose_square
 from fastconv.kernels.panels import PANEL, ROWS, multiply_panels, multiply_rows, place_rows, whole_tiles
 from fastconv.kernels.vectors import VECTOR_BYTES
 
 POINTS = 16
-# Channels that one sum runs over before it is added to the others.
+# Channels that one sum runs over before it is added to the others, and channels of several depths.
 SUM = 128
+DEPTH_SUM = 256
 
 
 @jit
@@ -231,7 +233,7 @@ def load_taps(taps, first, lanes, rotated):
 
 
 @jit
-def transform_filters(w, first, lane_step, row_step, rows, vectors, rotated, panels, weights, taps):
+def transform_filters(w, first, lane_step, row_step, rows, depths, vectors, rotated, panels, weights, taps):
     """G g G^T of filters, as panels that a product can stream.
 
     Vectors run along filters and rows are channels; for backward-input it is the other way round, and the
@@ -240,18 +242,21 @@ def transform_filters(w, first, lane_step, row_step, rows, vectors, rotated, pan
     Parameters
     ----------
     w : 1-D float array
-        Filters of 3x3 taps, the nine taps one behind the other.
+        Filters of 3x3 taps, the nine taps of all depths one behind the other.
     first : int
         Where the first row's first filter begins.
     lane_step, row_step : int
         In ``w`` from one lane and from one row to the next.
     rows : int
+    depths : int64 array (taps along the depth,)
+        For each where it stands in a panel; -1: nowhere.
     vectors : tuple of three int
         From and up to which vector of lanes, and how many lanes there are in all.
     rotated : bool
+        In the plane.
     panels : int
         ``vectors`` of all lanes in panels of `PANEL`.
-    weights : 1-D float array (16, panels, rows, `PANEL` vectors)
+    weights : 1-D float array (16, panels, depths, rows, `PANEL` vectors)
         Written; what it holds behind the last lane is not used.
     taps : 1-D float array
         Scratch of (9 lanes + 1) * lanes vectors' lanes.
@@ -259,41 +264,49 @@ def transform_filters(w, first, lane_step, row_step, rows, vectors, rotated, pan
     lanes = VECTOR_BYTES // w.itemsize
     half = spread(w.dtype.type(0.5))
     width = PANEL * lanes
-    step = point_step(panels * rows * width, w.itemsize)
+    deep = depths.size
+    height = (np.max(depths) + 1) * rows
+    step = point_step(panels * height * width, w.itemsize)
     # Rows whose taps lie one behind the other are transposed several at a time.
-    some = lanes if row_step == 9 else 1
+    some = rows if row_step == 9 * deep else 1
     for vector in range(vectors[0], vectors[1]):
         there = min(lanes, vectors[2] - vector * lanes)
         for row in range(0, rows, some):
-            source = first + vector * lanes * lane_step + row * row_step
-            count = min(some, rows - row)
-            for q in range(0, 9 * count, lanes):
-                transpose_square(w, source + q, lane_step, there, min(lanes, 9 * count - q), taps, q * lanes)
-            for r in range(count):
-                g, h, k = load_taps(taps, 9 * r * lanes, lanes, rotated)
-                a0, a1, a2, a3 = filter_points(g[0], h[0], k[0], half)
-                b0, b1, b2, b3 = filter_points(g[1], h[1], k[1], half)
-                c0, c1, c2, c3 = filter_points(g[2], h[2], k[2], half)
-                p = (vector // PANEL * rows + row + r) * width + vector % PANEL * lanes
-                store_four(weights, p, step, filter_points(a0, b0, c0, half))
-                store_four(weights, p + 4 * step, step, filter_points(a1, b1, c1, half))
-                store_four(weights, p + 8 * step, step, filter_points(a2, b2, c2, half))
-                store_four(weights, p + 12 * step, step, filter_points(a3, b3, c3, half))
+            for unit in range(0, some * deep, lanes):
+                source = first + vector * lanes * lane_step + row * row_step + 9 * unit
+                count = min(lanes, some * deep - unit)
+                for q in range(0, 9 * count, lanes):
+                    left = min(lanes, 9 * count - q)
+                    transpose_square(w, source + q, lane_step, there, left, taps, q * lanes)
+                for r in range(count):
+                    depth = depths[(unit + r) % deep]
+                    if depth < 0:
+                        continue
+                    g, h, k = load_taps(taps, 9 * r * lanes, lanes, rotated)
+                    a0, a1, a2, a3 = filter_points(g[0], h[0], k[0], half)
+                    b0, b1, b2, b3 = filter_points(g[1], h[1], k[1], half)
+                    c0, c1, c2, c3 = filter_points(g[2], h[2], k[2], half)
+                    p = vector // PANEL * height + depth * rows + row + (unit + r) // deep
+                    p = p * width + vector % PANEL * lanes
+                    store_four(weights, p, step, filter_points(a0, b0, c0, half))
+                    store_four(weights, p + 4 * step, step, filter_points(a1, b1, c1, half))
+                    store_four(weights, p + 8 * step, step, filter_points(a2, b2, c2, half))
+                    store_four(weights, p + 12 * step, step, filter_points(a3, b3, c3, half))
 
 
 @jit
-def finish_filters(sums, channels, filters, panels, dw, first, taps, square):
+def finish_filters(sums, channels, filters, panels, deep, dw, taps, square):
     """G^T Z G of summed points: the gradient of the filters.
 
     Parameters
     ----------
-    sums : 1-D float array (16, panels, channels in whole tiles, `PANEL` vectors along filters)
-    channels, filters, panels : int
-    dw : 1-D float array (filters, channels, 9)
-        Written, from ``first`` on.
-    first : int
+    sums : 1-D float array (16, deep, panels, channels in whole tiles, `PANEL` vectors along filters)
+    channels, filters, panels, deep : int
+        ``deep`` are taps along the depth.
+    dw : 1-D float array (filters, channels, deep, 9)
+        Written.
     taps : 1-D float array
-        As in `transform_filters`.
+        Scratch of (9 * the larger of lanes and ``deep`` + lanes) vectors.
     square : 1-D float array
         Scratch of lanes by lanes.
     """
@@ -301,13 +314,16 @@ def finish_filters(sums, channels, filters, panels, dw, first, taps, square):
     half = spread(dw.dtype.type(0.5))
     width = PANEL * lanes
     tall = whole_tiles(channels) * width
-    step = point_step(panels * tall, dw.itemsize)
+    step = point_step(deep * panels * tall, dw.itemsize)
     for filter_ in range(0, filters, lanes):
         there = min(lanes, filters - filter_)
-        for channel in range(0, channels, lanes):
-            count = min(lanes, channels - channel)
-            for c in range(count):
-                p = filter_ // width * tall + (channel + c) * width + filter_ % width
+        # Channels whose taps of all depths fill about a vector of units.
+        few = max(1, lanes // deep)
+        for channel in range(0, channels, few):
+            units = min(few, channels - channel) * deep
+            for unit in range(units):
+                c, depth = channel + unit // deep, unit % deep
+                p = (depth * panels + filter_ // width) * tall + c * width + filter_ % width
                 a = load_four(sums, p, step)
                 b = load_four(sums, p + 4 * step, step)
                 d = load_four(sums, p + 8 * step, step)
@@ -317,32 +333,72 @@ def finish_filters(sums, channels, filters, panels, dw, first, taps, square):
                 k = filter_taps(a[2], b[2], d[2], e[2], half)
                 m = filter_taps(a[3], b[3], d[3], e[3], half)
                 for r in range(3):
-                    q = (9 * c + 3 * r) * lanes
+                    q = (9 * unit + 3 * r) * lanes
                     left, middle, right = filter_taps(g[r], h[r], k[r], m[r], half)
                     store(taps, q, left)
                     store(taps, q + lanes, middle)
                     store(taps, q + 2 * lanes, right)
-            for q in range(0, 9 * count, lanes):
-                some = min(lanes, 9 * count - q)
+            for q in range(0, 9 * units, lanes):
+                some = min(lanes, 9 * units - q)
                 transpose_square(taps, q * lanes, lanes, some, lanes, square, 0)
                 for f in range(there):
-                    target = first + ((filter_ + f) * channels + channel) * 9 + q
+                    target = ((filter_ + f) * channels + channel) * deep * 9 + q
                     store_some(dw, target, load(square, f * lanes), some)
 
 
 @jit
-def chunk_of(k, batch, down, lines, images):
-    """What the k-th chunk of patches is: first image, images, first line of patches, lines."""
-    in_image = (down + lines - 1) // lines
-    image = k // in_image * images
-    line = k % in_image * lines
-    return image, min(images, batch - image), line, min(lines, down - line)
+def transform_chunk(
+    x, image, images, channels, start, planes, lines, across, pitch, band, points, step, square
+):  # fmt: skip
+    """The points of the patches (planes, images, lines, across) that a chunk reads, zero outside the image.
+
+    Parameters
+    ----------
+    x, image, channels, pitch, square
+        As in `fastconv.kernels.bands.fill_band`.
+    images : tuple of two int
+        The first one, and how many.
+    start : tuple of three int
+        Plane, line and column of the image where the first patch begins.
+    planes, lines, across : int
+    band : 1-D float array
+        Scratch: the lines of one plane.
+    points, step
+        As in `transform_image`.
+    """
+    patches = lines * across
+    for d in range(planes):
+        first = d * images[1] * patches
+        if start[0] + d < 0 or start[0] + d >= image[7]:
+            for point in range(POINTS):
+                clear(points, point * step + first * pitch, images[1] * patches * pitch)
+            continue
+        for n in range(images[1]):
+            fill_band(
+                x, image, images[0] + n, start[0] + d, channels, (start[1], start[2]), band, 0, 2 * lines + 2,
+                2 * across + 2, pitch, square,
+            )  # fmt: skip
+            transform_image(band, 0, lines, across, pitch, points, first + n * patches, step)
+
+
+@jit
+def reach_of_tiles(reach, plane, in_plane, patches, tiles):
+    """From and up to which tap along the depth each tile of patches has one in the image.
+
+    ``plane`` is the first patch's, and ``in_plane`` how many patches a plane has.
+    """
+    for i in range((patches + ROWS - 1) // ROWS):
+        first, last = i * ROWS // in_plane, min(patches - 1, i * ROWS + ROWS - 1) // in_plane
+        tiles[i, 0], tiles[i, 1] = reach[plane + first, 0], reach[plane + first, 1]
+        for d in range(first + 1, last + 1):
+            tiles[i, 0] = min(tiles[i, 0], reach[plane + d, 0])
+            tiles[i, 1] = max(tiles[i, 1], reach[plane + d, 1])
 
 
 @jit
 def convolve_patches(
-    x, image, weights, bias, y, output, batch, channels, filters, start, chunks, lines, images, band, points,
-    products, cells,
+    x, image, weights, bias, y, output, batch, channels, filters, start, stride, depths, reach, chunks, chunk,
+    band, points, products, cells,
 ):  # fmt: skip
     """Convolve some chunks of patches of one group.
 
@@ -350,10 +406,10 @@ def convolve_patches(
     ----------
     x, y : 1-D float array
         Images and outputs.
-    image, output : tuple of seven int
+    image, output : tuple of nine int
         Where the first image's first channel of this group begins, then from one image, channel and cell to
-        the next, then height and width, and from one line to the next. The step of channels is 1 where they
-        are last.
+        the next, then height and width, from one line to the next, the depth, and from one plane of it to the
+        next. The step of channels is 1 where they are last.
     weights : 1-D float array
         From `transform_filters`.
     bias : 1-D float array
@@ -361,14 +417,21 @@ def convolve_patches(
     batch, channels : int
     filters : tuple of three int
         From and up to which panel, and how many filters in all.
-    start : tuple of two int
-        Line and column of the image where the first patch begins.
+    start : tuple of three int
+        Plane, line and column of the image where the first patch begins.
+    stride : int
+        Along the depth.
+    depths : int64 array (taps along the depth,)
+        The plane that each tap reads, counted from the first one's.
+    reach : int64 array (depth of the output, 2)
+        From and up to which tap along the depth those of each plane lie in the image.
     chunks : tuple of two int
         From and up to which chunk.
-    lines, images : int
-        So many lines of patches of so many images are a chunk: either is 1, or all lines.
+    chunk : tuple of three int
+        So many images, planes and lines of patches are a chunk: all planes and lines where there are several
+        images.
     band, points, products, cells : 1-D float array
-        Scratch: a chunk's image, its points, their products and the output.
+        Scratch: lines of a plane, a chunk's points, their products and the output.
 
     Returns
     -------
@@ -384,59 +447,73 @@ def convolve_patches(
     some = min(filters[2], filters[1] * width) - first_filter
     out_pitch = (some + lanes - 1) // lanes * lanes
     down, across = (output[4] + 1) // 2, (output[5] + 1) // 2
-    most = whole_tiles(lines * images * across)
+    most = whole_tiles(chunk[0] * chunk[1] * chunk[2] * across)
     a_rows, c_rows, no_rows = np.empty(most, np.int64), np.empty(most, np.int64), np.zeros(most, np.int64)
     place_rows(c_rows, most, out_pitch)
-    a_run, b_run = np.zeros(1, np.int64), np.zeros(1, np.int64)
+    deep = depths.size
+    a_runs, b_runs = np.empty(deep, np.int64), np.empty(deep, np.int64)
+    tiles = np.empty((most // ROWS, 2), np.int64)
     zeros = np.zeros(width, x.dtype)
     square = np.empty(lanes * lanes, x.dtype)
     broken = np.zeros(lanes, x.dtype)
     added = bias[first_filter:]
-    weights_step = point_step(panels * channels * width, x.itemsize)
+    weights_step = point_step(panels * deep * channels * width, x.itemsize)
+    at_once = max(1, DEPTH_SUM // channels)
     for k in range(chunks[0], chunks[1]):
-        first_image, count, first_line, high = chunk_of(k, batch, down, lines, images)
-        patches = count * high * across
-        step = point_step(patches * pitch, x.itemsize)
+        first_image, images, first_plane, planes, first_line, lines = chunk_of(
+            k, batch, output[7], down, chunk
+        )
+        in_plane = images * lines * across
+        patches = planes * in_plane
+        read = (planes - 1) * stride + depths[deep - 1] + 1
+        step = point_step(read * in_plane * pitch, x.itemsize)
         out_step = point_step(whole_tiles(patches) * out_pitch, x.itemsize)
-        place_rows(a_rows, patches, pitch)
-        for n in range(count):
-            row = n * (2 * high + 2)
-            fill_band(
-                x, image, first_image + n, channels,
-                (start[0] + 2 * first_line, start[1]), band, row, 2 * high + 2, 2 * across + 2, pitch, square,
-            )  # fmt: skip
-            transform_image(band, row, high, across, pitch, points, n * high * across, step)
+        for i in range(most):
+            patch = min(i, patches - 1)
+            a_rows[i] = (patch + patch // in_plane * (stride - 1) * in_plane) * pitch
+        reach_of_tiles(reach, first_plane, in_plane, patches, tiles)
+        begin = start[0] + first_plane * stride, start[1] + 2 * first_line, start[2]
+        transform_chunk(
+            x, image, (first_image, images), channels, begin, read, lines, across, pitch, band, points, step,
+            square,
+        )  # fmt: skip
         for point in range(POINTS):
-            # (patches, some filters) = (patches, channels) @ (channels, some filters)
+            # (patches, some filters) = (patches, depths x channels) @ (depths x channels, some filters)
             here = points[point * step :]
             for panel in range(filters[0], filters[1]):
-                b = point * weights_step + panel * channels * width
+                b = point * weights_step + panel * deep * channels * width
                 c = point * out_step + (panel - filters[0]) * width
                 left = (out_pitch - (panel - filters[0]) * width) // lanes
                 for first in range(0, channels, SUM):
                     some_channels = min(SUM, channels - first)
-                    a_run[0], b_run[0] = first, first * width
-                    begun, begun_rows = zeros, no_rows
-                    if first > 0:
-                        begun, begun_rows = products[c:], c_rows
-                    for t in range(0, patches, ROWS):
-                        ahead = b + ((first + some_channels) * width + t // ROWS * lanes * some_channels)
-                        multiply_panels(
-                            here, a_rows, t, a_run, weights, b, b_run, 1, some_channels, weights, ahead,
-                            lanes, begun, begun_rows, products, c, c_rows, min(PANEL, left), ROWS,
-                        )  # fmt: skip
-        for n in range(count):
-            rows = min(2 * high, output[4] - 2 * first_line)
+                    for tap in range(deep):
+                        a_runs[tap] = depths[tap] * in_plane * pitch + first
+                        b_runs[tap] = (tap * channels + first) * width
+                    for tap in range(0, deep, at_once):
+                        stop = min(deep, tap + at_once)
+                        begun, begun_rows = zeros, no_rows
+                        if first > 0 or tap > 0:
+                            begun, begun_rows = products[c:], c_rows
+                        for t in range(0, patches, ROWS):
+                            lowest = max(tap, tiles[t // ROWS, 0])
+                            runs = max(0, min(stop, tiles[t // ROWS, 1]) - lowest)
+                            steps = (stop - tap) * some_channels
+                            ahead = b + b_runs[tap] + steps * (width + t // ROWS * lanes)
+                            multiply_panels(
+                                here, a_rows, t, a_runs[lowest:], weights, b, b_runs[lowest:], runs,
+                                some_channels, weights, ahead, lanes, begun, begun_rows, products, c, c_rows,
+                                min(PANEL, left), ROWS,
+                            )  # fmt: skip
+        rows = min(2 * lines, output[4] - 2 * first_line)
+        # Lines that lie one behind the other leave together.
+        together = rows if output[6] == output[5] * output[3] else 1
+        for i in range(planes * images):
             transform_output(
-                products, n * high * across, out_step, added, high, across, out_pitch, cells, 0,
-                rows, output[5], broken,
+                products, i * lines * across, out_step, added, lines, across, out_pitch, cells, 0, rows,
+                output[5], broken,
             )  # fmt: skip
-            place = (
-                output[0] + (first_image + n) * output[1] + first_filter * output[2]
-                + 2 * first_line * output[6]
-            )  # fmt: skip
-            # Lines that lie one behind the other leave together.
-            together = rows if output[6] == output[5] * output[3] else 1
+            place = output[0] + (first_image + i % images) * output[1] + first_filter * output[2]
+            place += (first_plane + i // images) * output[8] + 2 * first_line * output[6]
             for line in range(0, rows, together):
                 empty_band(
                     cells, line * output[5], together * output[5], out_pitch, y, place + line * output[6],
@@ -447,19 +524,21 @@ def convolve_patches(
 
 @jit
 def sum_patches(
-    dy, gradient, x, image, sums, batch, channels, filters, start, chunks, lines, images, band, points,
-    gradient_points_,
+    dy, gradient, x, image, sums, batch, channels, filters, start, stride, depths, reach, chunks, chunk, band,
+    points, gradient_points_,
 ):  # fmt: skip
     """Add to the points of a group's filter gradients what some chunks of patches give.
 
     Parameters
     ----------
-    dy, gradient, x, image, batch, channels, start, chunks, lines, images, band, points
+    dy, gradient, x, image, batch, channels, start, stride, depths, chunks, chunk, band, points
         As in `convolve_patches`; ``gradient`` is that of the output ``dy``.
-    sums : 1-D float array (16, panels, channels in whole tiles, `PANEL` vectors along filters)
+    sums : 1-D float array (16, depths, panels, channels in whole tiles, `PANEL` vectors along filters)
         Added to.
     filters : tuple of two int
         The first one, and how many.
+    reach : int64 array (depths, 2)
+        From and up to which plane of the output each tap along the depth lies in the image.
     gradient_points_ : 1-D float array
         Scratch, as ``points``.
     """
@@ -469,43 +548,51 @@ def sum_patches(
     gradient_pitch = (filters[1] + lanes - 1) // lanes * lanes
     panels = (filters[1] + width - 1) // width
     down, across = (gradient[4] + 1) // 2, (gradient[5] + 1) // 2
-    most = whole_tiles(channels)
+    most, deep = whole_tiles(channels), depths.size
     a_rows, c_rows = np.empty(most, np.int64), np.empty(most, np.int64)
     place_rows(a_rows, channels, 1)
     place_rows(c_rows, most, width)
-    sums_step = point_step(panels * most * width, x.itemsize)
-    run = np.zeros(1, np.int64)
+    sums_step = point_step(deep * panels * most * width, x.itemsize)
+    a_runs, b_runs = np.empty(chunk[1], np.int64), np.empty(chunk[1], np.int64)
     square = np.empty(lanes * lanes, x.dtype)
+    some_filters = (gradient[0] + filters[0] * gradient[2], *gradient[1:])
     for k in range(chunks[0], chunks[1]):
-        first_image, count, first_line, high = chunk_of(k, batch, down, lines, images)
-        patches = count * high * across
-        step = point_step(patches * pitch, x.itemsize)
+        first_image, images, first_plane, planes, first_line, lines = chunk_of(
+            k, batch, gradient[7], down, chunk
+        )
+        in_plane = images * lines * across
+        patches = planes * in_plane
+        read = (planes - 1) * stride + depths[deep - 1] + 1
+        step = point_step(read * in_plane * pitch, x.itemsize)
         gradient_step = point_step(panels * patches * width, x.itemsize)
-        for n in range(count):
-            row = n * (2 * high + 2)
+        begin = start[0] + first_plane * stride, start[1] + 2 * first_line, start[2]
+        transform_chunk(
+            x, image, (first_image, images), channels, begin, read, lines, across, pitch, band, points, step,
+            square,
+        )  # fmt: skip
+        for i in range(planes * images):
             fill_band(
-                x, image, first_image + n, channels,
-                (start[0] + 2 * first_line, start[1]), band, row, 2 * high + 2, 2 * across + 2, pitch, square,
-            )  # fmt: skip
-            transform_image(band, row, high, across, pitch, points, n * high * across, step)
-        for n in range(count):
-            row = n * 2 * high
-            fill_band(
-                dy, (gradient[0] + filters[0] * gradient[2], *gradient[1:]), first_image + n, filters[1],
-                (2 * first_line, 0), band, row, 2 * high, 2 * across, gradient_pitch, square,
+                dy, some_filters, first_image + i % images, first_plane + i // images, filters[1],
+                (2 * first_line, 0), band, 0, 2 * lines, 2 * across, gradient_pitch, square,
             )  # fmt: skip
             transform_gradient(
-                band, row, high, across, gradient_pitch, gradient_points_, n * high * across, patches
+                band, 0, lines, across, gradient_pitch, gradient_points_, i * lines * across, patches
             )
-        for point in range(POINTS):
-            # (channels, filters) += (channels, patches) @ (patches, filters)
-            here = points[point * step :]
-            for panel in range(panels):
-                b = point * gradient_step + panel * patches * width
-                c = point * sums_step + panel * most * width
-                left = (gradient_pitch - panel * width) // lanes
-                for r in range(0, channels, ROWS):
-                    multiply_rows(
-                        here, a_rows, r, run, pitch, gradient_points_, b, run, 1, patches, points, 0, 0,
-                        sums[c:], c_rows, sums, c, c_rows, min(PANEL, left), ROWS,
-                    )  # fmt: skip
+        for tap in range(deep):
+            lowest = max(0, reach[tap, 0] - first_plane)
+            runs = max(0, min(planes, reach[tap, 1] - first_plane) - lowest)
+            for i in range(runs):
+                a_runs[i] = ((lowest + i) * stride + depths[tap]) * in_plane * pitch
+                b_runs[i] = (lowest + i) * in_plane * width
+            for point in range(POINTS if runs > 0 else 0):
+                # (channels, filters) += (channels, patches) @ (patches, filters)
+                here = points[point * step :]
+                for panel in range(panels):
+                    b = point * gradient_step + panel * patches * width
+                    c = point * sums_step + (tap * panels + panel) * most * width
+                    left = (gradient_pitch - panel * width) // lanes
+                    for r in range(0, channels, ROWS):
+                        multiply_rows(
+                            here, a_rows, r, a_runs, pitch, gradient_points_, b, b_runs, runs, in_plane,
+                            points, 0, 0, sums[c:], c_rows, sums, c, c_rows, min(PANEL, left), ROWS,
+                        )  # fmt: skip

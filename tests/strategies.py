@@ -142,26 +142,28 @@ def wide_problems(
     kernels=((1, 1), (3, 3), (1, 3), (2, 5)),
     steps=((1, 1), (1, 1), (2, 2), (1, 3)),
     dilations=((1, 1), (1, 1), (2, 2), (1, 3)),
+    rooms=(12, 40),
     widest=70,
 ):
-    """A convolution of planes whose channels, filters and pixels reach beyond the tiles of the kernels."""
+    """A convolution whose channels, filters and pixels reach beyond the tiles of the kernels."""
     groups = draw(st.sampled_from((1, 1, 1, 2)))
     kernel = draw(st.sampled_from(kernels))
     stride, dilation = draw(st.sampled_from(steps)), draw(st.sampled_from(dilations))
-    padding = draw_padding(draw, 2, high=3)
-    pairs = resolve_padding(padding, (1, 1), kernel, stride, dilation)
+    ndim = len(kernel)
+    padding = draw_padding(draw, ndim, high=3)
+    pairs = resolve_padding(padding, (1,) * ndim, kernel, stride, dilation)
     least = [d * (k - 1) + 1 for d, k in zip(dilation, kernel, strict=True)]
     if padding not in ("same", "full"):
         least = [max(1, e - sum(p)) for e, p in zip(least, pairs, strict=True)]
-    extents = tuple(e + draw(st.integers(0, room)) for e, room in zip(least, (12, 40), strict=True))
+    extents = tuple(e + draw(st.integers(0, room)) for e, room in zip(least, rooms, strict=True))
     pairs = resolve_padding(padding, extents, kernel, stride, dilation)
     outputs = output_extents(extents, kernel, stride, pairs, dilation)
     batch, channels, filters = (draw(st.integers(1, most)) for most in (3, widest, widest))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     dtype = draw(st.sampled_from(DTYPES[:2]))
     return ConvProblem(
-        ndim=2,
-        layout=draw(st.sampled_from((FIRST[2], LAST[2]))),
+        ndim=ndim,
+        layout=draw(st.sampled_from((FIRST[ndim], LAST[ndim]))),
         x=integers(rng, (batch, groups * channels, *extents), dtype),
         w=integers(rng, (groups * filters, channels, *kernel), dtype),
         bias=integers(rng, groups * filters, dtype) if draw(st.booleans()) else None,

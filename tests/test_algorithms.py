@@ -72,6 +72,80 @@ def test_every_edge_of_the_tiles(name):
     every()
 
 
+# The same where there is a depth.
+SERVED_DEEP = {
+    "winograd": {"kernels": ((3, 3, 3), (1, 3, 3), (2, 3, 3)), "steps": ((1, 1, 1), (2, 1, 1))},
+    "pointwise": {"kernels": ((1, 1, 1),), "steps": ((1, 1, 1), (1, 1, 2), (2, 1, 1))},
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_edge_of_the_tiles_with_a_depth(name):
+    """Planes that are skipped, read twice or lie in the padding; taps and strides along the depth."""
+    deep = {
+        "kernels": ((3, 3, 3), (3, 1, 1), (1, 3, 3), (2, 2, 5), (1, 1, 1)),
+        "steps": ((1, 1, 1), (1, 1, 1), (2, 2, 2), (3, 1, 2)),
+        "dilations": ((1, 1, 1), (1, 1, 1), (2, 1, 1), (1, 2, 2)),
+    }
+
+    @given(wide_problems(**{**deep, **SERVED_DEEP.get(name, {})}, rooms=(3, 6, 18), widest=40))
+    @examples(40)
+    def every(p):
+        check(plan_of(p, name), p, p.bias)
+
+    every()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_several_bands_of_a_depth(name):
+    """Chunks of lines, of planes and of images, and jobs that share them."""
+    rng = np.random.default_rng(0)
+    for size, filters, stride, layout in (
+        ((1, 24, 5, 40, 36), 33, 1, "NCDHW"),
+        ((1, 24, 5, 40, 36), 33, 1, "NDHWC"),
+        ((2, 40, 9, 14, 15), 70, (2, 1, 1), "NCDHW"),
+        ((5, 32, 3, 7, 6), 136, 1, "NCDHW"),
+        ((5, 32, 3, 7, 6), 136, 1, "NDHWC"),
+        ((1, 300, 2, 9, 8), 40, 1, "NCDHW"),
+    ):
+        kernel = SERVED_DEEP.get(name, {}).get("kernels", ((3, 3, 3),))[0]
+        x, w = (
+            to_layout(integers(rng, shape, np.float32, -2, 2), layout)
+            for shape in (size, (filters, size[1], *kernel))
+        )
+        arguments = {"stride": stride, "padding": kernel[0] // 2, "layout": layout}
+        plan = fastconv.plan_conv3d(x.shape, w.shape, **arguments, algorithm=name)
+        reference = fastconv.plan_conv3d(x.shape, w.shape, **arguments, algorithm="im2col")
+        dy = integers(rng, plan.output_size, np.float32, -2, 2)
+        for which in plan.algorithms:
+            expected = run(reference, which, x, w, dy)
+            for threads in (1, 2, 3):
+                with fastconv.num_threads(threads):
+                    np.testing.assert_array_equal(run(plan, which, x, w, dy), expected)
+
+
+@pytest.mark.parametrize("value", [np.inf, np.nan])
+@pytest.mark.parametrize("layout", ["NCDHW", "NDHWC"])
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_not_finite_meets_the_padding_of_a_depth(name, layout, value):
+    """Taps passed over leave what explicit columns give, where zero times infinity is not a number."""
+    rng = np.random.default_rng(0)
+    kernel = SERVED_DEEP.get(name, {}).get("kernels", ((3, 3, 3),))[0]
+    padding = (3, 1, 1) if kernel != (1, 1, 1) else 0
+    shapes = [layout_shape(shape, layout) for shape in ((2, 3, 2, 5, 6), (4, 3, *kernel))]
+    plan, reference = (
+        fastconv.plan_conv3d(*shapes, padding=padding, layout=layout, dtype="float64", algorithm=algorithm)
+        for algorithm in (name, "im2col")
+    )
+    x, w, dy = (rng.random(shape) for shape in (*shapes, plan.output_size))
+    from_layout(w, layout)[1, 2, 0, 0, 0] = value
+    from_layout(dy, layout)[1, 2, 0, 2, 3] = value  # that plane reads nothing but padding
+    for which in plan.algorithms:
+        expected = run(reference, which, x, w, dy)
+        assert not np.isfinite(expected).all()
+        np.testing.assert_allclose(run(plan, which, x, w, dy), expected)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_several_bands_and_parted_filters(name):
     """An image whose scratch has no room for all lines, many filters of few pixels, and sums in pieces."""
@@ -181,4 +255,14 @@ def test_auto_takes_the_fast_one_where_it_is_faster():
         plan = fastconv.plan_conv2d(
             (8, channels, 56, 56), (64, channels, kernel, kernel), padding=kernel // 2
         )
+        assert plan.algorithms["forward"] == fastest
+    for channels, kernel, stride, fastest in (
+        (64, 3, 1, "winograd"),
+        (64, 3, 2, "direct"),
+        (64, 1, 1, "pointwise"),
+        (8, 3, 1, "lines"),
+        (512, 3, 1, "winograd"),
+    ):
+        size = (8, channels, 8, 28, 28)
+        plan = fastconv.plan_conv3d(size, (64, channels, *[kernel] * 3), stride, kernel // 2)
         assert plan.algorithms["forward"] == fastest

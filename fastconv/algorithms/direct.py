@@ -1,11 +1,12 @@
-"""Convolution of planes without columns, with vectors along filters.
+"""Convolution without columns, with vectors along filters.
 
 Every cell of the output reads its taps where they lie.
 
-What the taps read is a band, some lines of some images with the channels last and padding around them
-(`fastconv.kernels.bands`); images with the channels last that need no padding are their own band. Every cell
-of the output is a row of a product whose other side is the packed weights, so planes need not be large, and
-strides and dilations only change where rows begin (`fastconv.kernels.direct`).
+What the taps read is a band, some lines of some planes and images with the channels last and padding around
+them (`fastconv.kernels.bands`); images with the channels last whose lines need no padding are their own band.
+Every cell of the output is a row of a product whose other side is the packed weights, so planes need not be
+large, and strides and dilations only change where rows begin (`fastconv.kernels.direct`). Taps that read
+padding along the depth are passed over: of 3x3x3 taps on 4 planes a sixth.
 
     forward          cells of the output and vectors along filters
     backward-input   for each phase of the stride, cells of the input and vectors along channels, over the
@@ -18,13 +19,14 @@ A job owns chunks of lines and some of the filters; jobs follow from the shape a
 from __future__ import annotations
 
 import itertools
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fastconv.algorithms.im2col import Im2col
 from fastconv.algorithms.jobs import JOB_MULTIPLICATIONS, JOBS, PARTS_BYTES, blocks, ceil_div
-from fastconv.algorithms.memory import Images, aligned, finite
+from fastconv.algorithms.memory import Images, Three, aligned, finite
 from fastconv.algorithms.narrow import FEW, Narrow
 from fastconv.algorithms.virtual import Axis, backward_axes, forward_axis
 from fastconv.arguments import Array
@@ -58,7 +60,7 @@ SUM = 256
 # Panels of filters of one job at the least, where filters are parted: each part fills the band again.
 PART_PANELS = 2
 
-Two = tuple[int, int]
+Axes = tuple[Axis, Axis, Axis]
 
 
 class Taps:
@@ -66,52 +68,80 @@ class Taps:
 
     Parameters
     ----------
-    axes : two Axis
-        Along height and width.
+    axes : three Axis
     channels : int
         Of a group.
-    kernel : tuple of two int
+    kernel : tuple of three int
         Extents of the whole kernel, of which the axes name the taps.
     lanes : int
     """
 
-    def __init__(self, axes: tuple[Axis, Axis], channels: int, kernel: Two, lanes: int) -> None:
+    def __init__(self, axes: Axes, channels: int, kernel: Three, lanes: int) -> None:
         self.axes, self.channels, self.lanes = axes, channels, lanes
         # Along each axis (shift, tap), in the order in which they lie in a band.
-        rows, columns = (sorted(zip(axis.shifts, axis.taps, strict=True)) for axis in axes)
-        self.start: Two = (axes[0].lowest, axes[1].lowest)
-        self.stride: Two = (axes[0].stride, axes[1].stride)
-        self.span: Two = (rows[-1][0] - self.start[0] + 1, columns[-1][0] - self.start[1] + 1)
-        self.taps = [r * kernel[1] + s for (_, r), (_, s) in itertools.product(rows, columns)]
+        planes, rows, columns = (sorted(zip(axis.shifts, axis.taps, strict=True)) for axis in axes)
+        self.start: Three = (axes[0].lowest, axes[1].lowest, axes[2].lowest)
+        self.stride: Three = (axes[0].stride, axes[1].stride, axes[2].stride)
+        lasts = planes[-1][0], rows[-1][0], columns[-1][0]
+        self.span: Three = tuple(last - first + 1 for last, first in zip(lasts, self.start, strict=True))
+        products = list(itertools.product(planes, rows, columns))
+        self.taps = [(t * kernel[1] + r) * kernel[2] + s for (_, t), (_, r), (_, s) in products]
         self.places = [
-            (y - self.start[0], x - self.start[1]) for (y, _), (x, _) in itertools.product(rows, columns)
+            (z - self.start[0], y - self.start[1], x - self.start[2]) for (z, _), (y, _), (x, _) in products
         ]
+        self.depths = [z - self.start[0] for z, _ in planes]
         self.across = len(columns)
         # Neighbours along the width are one run of elements.
-        self.joined = self.span[1] == len(columns) and len(columns) * channels <= SUM
+        self.joined = self.span[2] == len(columns) and len(columns) * channels <= SUM
         self.elements = len(self.taps) * channels
 
-    def segments(self, columns: int, pitch: int) -> list[tuple[int, int]]:
-        """Where elements that lie one behind the other begin, and how many they are."""
-        step, length = (self.across, self.across * self.channels) if self.joined else (1, self.channels)
-        return [((y * columns + x) * pitch, length) for y, x in self.places[::step]]
+    def segments(self, plane: int, line: int, cell: int) -> list[tuple[int, int, int]]:
+        """Where elements that lie one behind the other begin, how many they are, and in which depth.
 
-    def runs(self, columns: int, pitch: int) -> tuple[Array, Array, Array]:
-        """Runs in a band and in a panel, and how many of them, of how many steps, make up one sum."""
+        The arguments are the steps of a band.
+        """
+        step, length = (self.across, self.across * self.channels) if self.joined else (1, self.channels)
+        return [(z * plane + y * line + x * cell, length, z) for z, y, x in self.places[::step]]
+
+    def runs(self, plane: int, line: int, cell: int) -> tuple[Array, Array, Array, dict[int, int]]:
+        """Runs in a band and in a panel; how many of them, of how many steps, make up one sum.
+
+        No sum has taps of two depths; the last result is where the sums of a depth begin. Behind them all
+        is one of nothing.
+        """
         a_runs: list[int] = []
         b_runs: list[int] = []
         groups: list[tuple[int, int, int]] = []
+        firsts: dict[int, int] = {}
         done = 0
-        for begin, length in self.segments(columns, pitch):
+        for begin, length, depth in self.segments(plane, line, cell):
+            first_of_depth = firsts.setdefault(depth, len(groups)) == len(groups)
             for first, stop in blocks(length, SUM):
-                if groups and groups[-1][2] == stop - first and (groups[-1][1] + 1) * (stop - first) <= SUM:
-                    groups[-1] = (groups[-1][0], groups[-1][1] + 1, stop - first)
+                steps = stop - first
+                joins = not first_of_depth and groups[-1][2] == steps and (groups[-1][1] + 1) * steps <= SUM
+                if joins:
+                    groups[-1] = (groups[-1][0], groups[-1][1] + 1, steps)
                 else:
-                    groups.append((len(a_runs), 1, stop - first))
+                    groups.append((len(a_runs), 1, steps))
                 a_runs.append(begin + first)
                 b_runs.append((done + first) * PANEL * self.lanes)
+                first_of_depth = False
             done += length
-        return np.array(a_runs), np.array(b_runs), np.array(groups)
+        return np.array(a_runs), np.array(b_runs), np.array([*groups, (0, 0, 0)]), firsts
+
+    def planes(self, depth: int) -> tuple[int, int]:
+        """From and up to which plane of the output the taps of a depth read the image."""
+        return self.axes[0].inside(self.start[0] + depth)
+
+    def reach(self, firsts: dict[int, int], groups: int) -> Array:
+        """From and up to which sum each plane of the output has taps in the image (see `runs`)."""
+        stops = [*(firsts[depth] for depth in self.depths[1:]), groups - 1]
+        reach = np.full((self.axes[0].output, 2), (groups - 1, groups))
+        for depth in reversed(self.depths):
+            reach[slice(*self.planes(depth)), 0] = firsts[depth]
+        for depth, stop in zip(self.depths, stops, strict=True):
+            reach[slice(*self.planes(depth)), 1] = stop
+        return reach
 
     def packing(self, tap_step: int, channel_step: int, joined: bool) -> tuple[Array, Array]:
         """Which elements of a filter lie one behind the other, and the rows of a panel that they belong to.
@@ -135,14 +165,14 @@ class Taps:
 
 
 class Sweep:
-    """One correlation of planes: how it is cut into chunks and jobs.
+    """One correlation: how it is cut into chunks and jobs.
 
     Parameters
     ----------
-    axes : two Axis
+    axes : three Axis
     batch, groups, channels, filters : int
         Channels and filters are those of a group.
-    kernel : tuple of two int
+    kernel : tuple of three int
     dtype : numpy.dtype
     last : bool
         Whether channels are last.
@@ -150,12 +180,12 @@ class Sweep:
 
     def __init__(
         self,
-        axes: tuple[Axis, Axis],
+        axes: Axes,
         batch: int,
         groups: int,
         channels: int,
         filters: int,
-        kernel: Two,
+        kernel: Three,
         dtype: np.dtype[Any],
         last: bool,
     ) -> None:
@@ -170,45 +200,69 @@ class Sweep:
         self.lanes = VECTOR_BYTES // dtype.itemsize
         self.panel = PANEL * self.lanes
         self.panels = ceil_div(filters, self.panel)
-        self.height, self.width = axes[0].output, axes[1].output
+        self.depth, self.height, self.width = (axis.output for axis in axes)
         self.taps = Taps(axes, channels, kernel, self.lanes)
         inside = all(
             axis.lowest >= 0 and (axis.output - 1) * axis.stride + max(axis.shifts) < axis.source
-            for axis in axes
+            for axis in axes[1:]
         )
         # Every cell reads the one it is.
         self.unmoved = all(
             axis.source == axis.output and axis.stride == 1 and axis.shifts == (0,) for axis in axes
         )
-        # Images that are their own band: no padding, and cells of one group only.
+        # Images that are their own band: no line or column of padding, and cells of one group only.
         self.own = last and inside and groups == 1
         self.pitch = channels
         self.columns = (
-            axes[1].source if self.own else (self.width - 1) * self.taps.stride[1] + self.taps.span[1]
+            axes[2].source if self.own else (self.width - 1) * self.taps.stride[2] + self.taps.span[2]
         )
-        self.a_runs, self.b_runs, self.sums = self.taps.runs(self.columns, self.pitch)
-        work = batch * groups * filters * self.taps.elements * self.height * self.width
+        self.cells = self.depth * self.height * self.width
+        work = batch * groups * filters * self.taps.elements * self.cells
         self.wanted = max(1, min(JOBS, work // JOB_MULTIPLICATIONS))
+        reached = [self.taps.planes(depth) for depth in self.taps.depths]
+        # Whether taps are passed over, and whether in some plane all of them are.
+        self.cut = any(planes != (0, self.depth) for planes in reached)
+        self.blind = len({d for planes in reached for d in range(*planes)}) < self.depth
 
-    def chunk(self, cells: int) -> Two:
-        """Lines and images of a chunk of about so many cells, in chunks of equal size."""
+    def chunk(self, cells: int) -> Three:
+        """Images, planes and lines of a chunk of about so many cells, in chunks of equal size."""
         plane = self.height * self.width
-        if plane <= cells:
-            images = max(1, min(self.batch, cells // plane, BAND_BYTES // self.band_bytes(self.height, 1)))
-            return self.height, ceil_div(self.batch, ceil_div(self.batch, images))
-        lines = max(1, cells // self.width)
-        while lines > 1 and self.band_bytes(lines, 1) > BAND_BYTES:
-            lines = ceil_div(lines, 2)
-        return ceil_div(self.height, ceil_div(self.height, lines)), 1
+        if plane > cells:
+            lines = max(1, cells // self.width)
+            while lines > 1 and self.band_bytes((1, 1, lines)) > BAND_BYTES:
+                lines = ceil_div(lines, 2)
+            return 1, 1, ceil_div(self.height, ceil_div(self.height, lines))
+        planes = min(self.depth, cells // plane)
+        while planes > 1 and self.band_bytes((1, planes, self.height)) > BAND_BYTES:
+            planes -= 1
+        images = 1
+        if planes == self.depth:
+            room = BAND_BYTES // self.band_bytes((1, planes, self.height))
+            images = max(1, min(self.batch, cells // (planes * plane), room))
+        return (
+            ceil_div(self.batch, ceil_div(self.batch, images)),
+            ceil_div(self.depth, ceil_div(self.depth, planes)),
+            self.height,
+        )
 
-    def band_bytes(self, lines: int, images: int) -> int:
+    def steps(self, chunk: Three) -> Three:
+        """Elements of the band of a chunk, or of the image that is its own: to the next plane, line, cell."""
+        line = self.columns * self.pitch
+        if self.own:
+            return self.axes[1].source * line, line, self.pitch
+        return ((chunk[2] - 1) * self.taps.stride[1] + self.taps.span[1]) * line, line, self.pitch
+
+    def band_bytes(self, chunk: Three) -> int:
         """What a chunk reads, and a vector more."""
-        rows = (lines - 1) * self.taps.stride[0] + self.taps.span[0]
-        return (images * rows * self.columns * self.pitch + self.lanes) * self.dtype.itemsize
+        images, planes, lines = chunk
+        rows = (lines - 1) * self.taps.stride[1] + self.taps.span[1]
+        rows *= images * ((planes - 1) * self.taps.stride[0] + self.taps.span[0])
+        return (rows * self.columns * self.pitch + self.lanes) * self.dtype.itemsize
 
-    def chunks(self, lines: int, images: int) -> int:
+    def chunks(self, chunk: Three) -> int:
         """How many chunks there are."""
-        return ceil_div(self.batch, images) * ceil_div(self.height, lines)
+        images, planes, lines = chunk
+        return ceil_div(self.batch, images) * ceil_div(self.depth, planes) * ceil_div(self.height, lines)
 
 
 class Correlation:
@@ -219,8 +273,10 @@ class Correlation:
         s = self.sweep = sweep
         self.lane_step, self.channel_step, self.tap_step = steps
         self.sources, self.rows = s.taps.packing(self.tap_step, self.channel_step, self.lane_step != 1)
-        self.lines, self.images = s.chunk(FEW_CELLS if s.channels < FEW else CELLS)
-        self.chunk_count = s.chunks(self.lines, self.images)
+        self.chunk = s.chunk(FEW_CELLS if s.channels < FEW else CELLS)
+        self.chunk_count = s.chunks(self.chunk)
+        self.a_runs, self.b_runs, self.sums, firsts = s.taps.runs(*s.steps(self.chunk))
+        self.reach = s.taps.reach(firsts, len(self.sums))
         self.part = s.panels
         while (
             self.part > PART_PANELS and self.chunk_count * s.groups * ceil_div(s.panels, self.part) < s.wanted
@@ -243,8 +299,8 @@ class Correlation:
         s = self.sweep
         pitch = min(self.part * s.panel, ceil_div(s.filters, s.lanes) * s.lanes)
         in_place = s.last and s.filters % s.lanes == 0
-        band = 0 if s.own else s.band_bytes(self.lines, self.images) // s.dtype.itemsize
-        return band, 0 if in_place else self.lines * self.images * s.width * pitch
+        band = 0 if s.own else s.band_bytes(self.chunk) // s.dtype.itemsize
+        return band, 0 if in_place else prod(self.chunk) * s.width * pitch
 
     @property
     def scratch_bytes(self) -> int:
@@ -278,7 +334,9 @@ class Correlation:
         run_jobs(len(jobs), start_worker)
         return packed
 
-    def run(self, x: Images, packed: list[Array], bias: Array, y: Images, first: Two, stride: Two) -> None:
+    def run(
+        self, x: Images, packed: list[Array], bias: Array, y: Images, first: Three, stride: Three
+    ) -> None:
         """Write the cells of ``y`` from ``first`` on in strides.
 
         ``bias`` is (groups, filters in whole panels).
@@ -293,8 +351,8 @@ class Correlation:
                 kernels.convolve_bands(
                     x.flat, x.steps(group * s.channels), packed[group], bias[group], y.flat,
                     y.phase(group * s.filters, first, stride), s.batch, s.channels, (*panels, s.filters),
-                    t.elements, t.start, t.stride, t.span, chunks, self.lines, self.images, s.pitch, s.a_runs,
-                    s.b_runs, s.sums, s.own, band, cells,
+                    t.elements, t.start, t.stride, t.span, chunks, self.chunk, s.pitch, self.a_runs,
+                    self.b_runs, self.sums, self.reach, s.own, band, cells,
                 )  # fmt: skip
 
             return job
@@ -312,24 +370,29 @@ class WeightSums:
     def __init__(self, sweep: Sweep, swapped: bool) -> None:
         s = self.sweep = sweep
         self.swapped = swapped
-        self.lines, self.images = s.chunk(SUM_CELLS)
-        chunks = s.chunks(self.lines, self.images)
-        segments, done = [], 0
-        for begin, length in s.taps.segments(s.columns, s.pitch):
-            segments.append((begin, length, done))
-            done += ceil_div(length, s.lanes) * s.lanes
-        self.segments, self.row = np.array(segments), done
+        self.chunk = s.chunk(SUM_CELLS)
+        chunks = s.chunks(self.chunk)
+        # Taps of a depth that is passed over in some planes are summed for themselves.
+        self.depths = len(s.taps.depths) if s.cut else 1
+        self.depth = ceil_div(s.taps.elements // self.depths, s.lanes) * s.lanes
+        self.row = self.depths * self.depth
+        self.pieces, self.panels = self._panels()
         # Few channels: vectors along filters (`fastconv.kernels.direct.sum_few`).
-        self.few = s.last and s.channels < FEW and s.groups == 1 and not swapped
+        self.few = s.last and s.channels < FEW and s.groups == 1 and not swapped and not s.cut
         if self.few:
+            steps = s.steps(self.chunk)
             self.elements = np.array(
-                [(y * s.columns + x) * s.pitch + c for y, x in s.taps.places for c in range(s.channels)]
+                [
+                    sum(step * at for step, at in zip(steps, place, strict=True)) + c
+                    for place in s.taps.places
+                    for c in range(s.channels)
+                ]
             )
             self.row = ceil_div(s.filters, s.lanes) * s.lanes
         self.weights = s.groups * s.filters * s.taps.elements
         wanted = ceil_div(s.wanted, s.groups)
         several = wanted * self.weights * s.dtype.itemsize <= 2 * PARTS_BYTES
-        worthwhile = s.batch * s.height * s.width // PART_CELLS
+        worthwhile = s.batch * s.cells // PART_CELLS
         parts = max(1, min(wanted, chunks, worthwhile)) if several else 1
         self.parts = list(blocks(chunks, ceil_div(chunks, parts)))
         # Filters of a job: not too few to fill a band for, nor more than there is room for sums.
@@ -344,6 +407,32 @@ class WeightSums:
             for some in blocks(s.filters, self.step)
         ]
 
+    def _panels(self) -> tuple[Array, Array]:
+        """The pieces and the panels that `sum_bands` reads: every panel is full but the last of a depth.
+
+        Panels that ended with each segment gave 51 GF/s on 3x16x56 -> 64 with 3x3x3 taps, whose segments have
+        9 elements, where these give 80 (float32, AVX-512 Xeon).
+        """
+        s = self.sweep
+        segments = s.taps.segments(*s.steps(self.chunk))
+        each = len(segments) // self.depths
+        pieces: list[tuple[int, int, int]] = []
+        panels: list[tuple[int, int, int, int, int, int]] = []
+        for i in range(self.depths):
+            some = segments[i * each : (i + 1) * each]
+            planes = s.taps.planes(some[0][2]) if s.cut else (0, s.depth)
+            elements = sum(length for _, length, _ in some)
+            bounds = [0, *itertools.accumulate(length for _, length, _ in some)]
+            for first, stop in blocks(elements, s.panel):
+                before = len(pieces)
+                for (begin, _, _), low, high in zip(some, bounds[:-1], bounds[1:], strict=True):
+                    start, end = max(low, first), min(high, stop)
+                    if start < end:
+                        pieces.append((begin + start - low, start - first, end - start))
+                vectors = ceil_div(stop - first, s.lanes)
+                panels.append((before, len(pieces), i * self.depth + first, vectors, *planes))
+        return np.array(pieces), np.array(panels)
+
     @property
     def scratch_bytes(self) -> int:
         """What a thread needs, and partial sums of all weights."""
@@ -353,10 +442,10 @@ class WeightSums:
     def _sizes(self) -> tuple[int, int, int, int]:
         """Elements of a chunk's band, panel and gradients, and of sums."""
         s = self.sweep
-        cells = self.lines * self.images * s.width
-        band = 0 if s.own else s.band_bytes(self.lines, self.images) // s.dtype.itemsize
-        # Planes of one cell have their channels first and last.
-        last = s.last or s.height * s.width == 1
+        cells = prod(self.chunk) * s.width
+        band = 0 if s.own else s.band_bytes(self.chunk) // s.dtype.itemsize
+        # Images of one cell have their channels first and last.
+        last = s.last or s.cells == 1
         if self.few:
             return band, cells * s.panel, 0, s.taps.elements * self.row
         return band, cells * s.panel, self.step * cells if last else 0, self.step * self.row
@@ -377,8 +466,8 @@ class WeightSums:
                     elements[...] = 0
                     kernels.sum_few(
                         dy.flat, dy.steps(0), x.flat, x.steps(0), elements, s.batch, s.channels, s.filters,
-                        t.start, t.stride, t.span, self.parts[part], self.lines, self.images, s.pitch,
-                        self.elements, s.own, band, panel,
+                        t.start, t.stride, t.span, self.parts[part], self.chunk, s.pitch, self.elements,
+                        s.own, band, panel,
                     )  # fmt: skip
                     # (K, taps*C) from (taps*C, K)
                     partial[part].reshape(s.filters, -1)[...] = elements[:, : s.filters].T
@@ -388,7 +477,7 @@ class WeightSums:
                 kernels.sum_bands(
                     dy.flat, dy.steps(group * s.filters), x.flat, x.steps(group * s.channels), some, s.batch,
                     s.channels, (first, stop - first), t.start, t.stride, t.span, self.parts[part],
-                    self.lines, self.images, s.pitch, self.segments, s.own, band, panel, turned,
+                    self.chunk, s.pitch, self.pieces, self.panels, s.own, band, panel, turned,
                 )  # fmt: skip
                 self._write(some, partial[part], group, first)
 
@@ -401,29 +490,26 @@ class WeightSums:
     def _write(self, sums: Array, dw: Array, group: int, first: int) -> None:
         """Sums of some filters to where they belong: there taps are last, or channels."""
         s = self.sweep
-        length, channels, taps = int(self.segments[0, 1]), s.channels, len(s.taps.taps)
         square = aligned(s.lanes * s.lanes, s.dtype)
-        place = dw[(group * s.filters + first) * s.taps.elements :]
         if self.swapped:
-            target = dw[group * s.filters * channels + first :]
-            turn_cells(sums.reshape(-1), 0, self.row, len(sums), channels, target, s.filters, square)
-        elif s.last:
-            by_segment = sums.reshape(len(sums), len(self.segments), -1)[..., :length]
-            place[: len(sums) * s.taps.elements].reshape(by_segment.shape)[...] = by_segment
+            target = dw[group * s.filters * s.channels + first :]
+            turn_cells(sums.reshape(-1), 0, self.row, len(sums), s.channels, target, s.filters, square)
+            return
+        elements = s.taps.elements // self.depths
+        begin = (group * s.filters + first) * s.taps.elements
+        place = dw[begin : begin + len(sums) * s.taps.elements]
+        if s.last:
+            by_depth = sums.reshape(len(sums), self.depths, self.depth)
+            place.reshape(len(sums), self.depths, elements)[...] = by_depth[..., :elements]
         else:
-            firsts, step = self.segments[:, 2].copy(), channels
-            if length == channels:  # all taps are at one distance, whatever the segments end with
-                firsts, step = firsts[:1], self.row // taps
-            elif length % s.lanes == 0:
-                firsts = firsts[:1]
             kernels.turn_filters(
-                sums.reshape(-1), len(sums), self.row, firsts, taps // len(firsts), step, channels, place,
-                square,
+                sums.reshape(-1), len(sums), self.row, self.depths, self.depth, elements // s.channels,
+                s.channels, place, square,
             )  # fmt: skip
 
 
 class Direct:
-    """Planes, with vectors along filters."""
+    """Bands, with vectors along filters."""
 
     name = "direct"
 
@@ -432,39 +518,42 @@ class Direct:
         self.geometry = g
         self.dtype = np.dtype(g.compute_dtype)
         self.group_filters, self.group_channels = g.filters // g.groups, g.channels // g.groups
-        self.kernel: Two = (g.kernel[1], g.kernel[2])
-        taps = self.kernel[0] * self.kernel[1]
+        taps = prod(g.kernel)
         # From one filter, channel and tap to the next: the weights keep the layout of the images.
         c = self.group_channels
         self.steps = (taps * c, 1, c) if g.channels_last else (taps * c, taps, 1)
-        axes = (forward_axis(g, 1), forward_axis(g, 2))
+        axes = (forward_axis(g, 0), forward_axis(g, 1), forward_axis(g, 2))
         self.sweep = self._sweep(axes, c, self.group_filters)
         self.forward_correlation = Correlation(self.sweep, self.steps)
         # What is broadcast is turned where channels are last, what is in panels where they are first.
         narrower = c < self.group_filters if g.channels_last else c > self.group_filters
-        self.swapped = self.kernel == (1, 1) and self.sweep.unmoved and narrower
+        self.swapped = taps == 1 and self.sweep.unmoved and narrower
         weight_sweep = self._sweep(axes, self.group_filters, c) if self.swapped else self.sweep
         self.weight_sums = WeightSums(weight_sweep, self.swapped)
         filter_step, channel_step, tap_step = self.steps
+        axes_back = list(itertools.product(*(backward_axes(g, a) for a in range(3))))
+        # Several phases each pack some taps: of weights with the channels last they are vectors. 65 and 86
+        # GF/s on 128x8x14 -> 256 with 3x3x3 taps and stride 2, float32, AVX-512 Xeon.
+        self.turns = len(axes_back) > 1 and taps > 1 and not g.channels_last
+        if self.turns:
+            channel_step, tap_step = 1, c
         # The first cell of each phase of the stride, and what makes its cells: None where they are zero.
-        self.phases: list[tuple[Two, Correlation | None]] = []
-        for (row, height), (column, width) in itertools.product(backward_axes(g, 1), backward_axes(g, 2)):
+        self.phases: list[tuple[Three, Correlation | None]] = []
+        for d, h, w in axes_back:
             made = None
-            if height is not None and width is not None:
-                sweep = self._sweep((height, width), self.group_filters, c)
+            if d[1] is not None and h[1] is not None and w[1] is not None:
+                sweep = self._sweep((d[1], h[1], w[1]), self.group_filters, c)
                 made = Correlation(sweep, (channel_step, filter_step, tap_step))
-            self.phases.append(((row, column), made))
+            self.phases.append(((d[0], h[0], w[0]), made))
 
-    def _sweep(self, axes: tuple[Axis, Axis], channels: int, filters: int) -> Sweep:
+    def _sweep(self, axes: Axes, channels: int, filters: int) -> Sweep:
         g = self.geometry
-        return Sweep(axes, g.batch, g.groups, channels, filters, self.kernel, self.dtype, g.channels_last)
+        return Sweep(axes, g.batch, g.groups, channels, filters, g.kernel, self.dtype, g.channels_last)
 
     @staticmethod
     def why_not(geometry: Geometry, which: Pass) -> str | None:
-        """All but single planes."""
+        """All but lines that need more scratch than there may be."""
         g = geometry
-        if not g.one_plane:
-            return "there is more than one plane"
         if min(g.batch, g.channels, g.filters, g.pixels) == 0:
             return "there is nothing to compute"
         largest = _largest_band(g)
@@ -476,12 +565,16 @@ class Direct:
     def why_slow(geometry: Geometry, which: Pass) -> str | None:
         """Ways back to few channels that BLAS is faster at, float32, AVX-512 Xeon, GF/s of this and of that.
 
-        With a stride, 21 and 72 (3x224, 7x7 taps); with the channels last, 18 and 49 (3x224, 3x3 taps).
+        With a stride, 21 and 72 (3x224, 7x7 taps); with the channels last, 18 and 49 (3x224, 3x3 taps); with
+        a depth 20 and 33 (3x16x56 -> 64). One channel of a depth makes runs too short: 16 and 26,
+        backward-weight 8 and 19 (1x8x56 -> 8, channels last).
         """
         g = geometry
-        narrow = Narrow.serves(g) or max(g.stride) > 1
-        if which == "backward_input" and narrow and g.channels // g.groups < FEW:
+        few = FEW if Narrow.serves(g) or max(g.stride) > 1 else 1 if g.one_plane else FEW // 2
+        if which == "backward_input" and g.channels // g.groups < few:
             return "few channels leave vectors empty"
+        if not g.one_plane and g.channels == g.groups and g.filters // g.groups <= 32:
+            return "one channel makes short runs"
         return None
 
     @property
@@ -498,7 +591,8 @@ class Direct:
     def forward(self, x: Array, w: Array, bias: Array | None, y: Array) -> None:
         """One correlation."""
         image, output = self._images(x), self._images(y)
-        if image is None or output is None:
+        if image is None or output is None or (self.sweep.cut and not finite(w)):
+            # Padding along the depth is not multiplied here, and zero times infinity is not zero.
             Im2col(self.geometry).forward(x, w, bias, y)
             return
         g, s = self.geometry, self.sweep
@@ -506,7 +600,7 @@ class Direct:
         if bias is not None:
             added[:, : s.filters] = bias.reshape(g.groups, s.filters)
         made = self.forward_correlation
-        made.run(image, made.pack(self._flat(w), self._group_step), added, output, (0, 0), (1, 1))
+        made.run(image, made.pack(self._flat(w), self._group_step), added, output, (0, 0, 0), (1, 1, 1))
 
     def backward_input(self, dy: Array, w: Array, dx: Array) -> None:
         """A correlation for each phase of the stride."""
@@ -515,7 +609,7 @@ class Direct:
             # Padding is multiplied here, and zero times infinity is not zero.
             Im2col(self.geometry).backward_input(dy, w, dx)
             return
-        g, weights = self.geometry, self._flat(w)
+        g, weights = self.geometry, self._turned(w) if self.turns else self._flat(w)
         if any(made is None for _, made in self.phases):
             dx[...] = 0
         for first, made in self.phases:
@@ -523,19 +617,22 @@ class Direct:
                 s = made.sweep
                 none = np.zeros((g.groups, s.panels * s.panel), dx.dtype)
                 packed = made.pack(weights, self._group_step)
-                made.run(gradient, packed, none, result, first, (g.stride[1], g.stride[2]))
+                made.run(gradient, packed, none, result, first, g.stride)
 
     def backward_weight(self, dy: Array, x: Array, dw: Array) -> None:
         """Sums along lines."""
         gradient, image = self._images(dy), self._images(x)
-        if gradient is None or image is None:
+        if gradient is None or image is None or (self.sweep.blind and not finite(dy)):
             Im2col(self.geometry).backward_weight(dy, x, dw)
             return
         ordered = self._ordered(dw)
         result = ordered if ordered.flags.c_contiguous else np.empty(ordered.shape, dw.dtype)
         operands = (image, gradient) if self.swapped else (gradient, image)
         self.weight_sums.run(*operands, result.reshape(-1))
-        if result is not ordered:
+        if self.sweep.cut and not finite(result):
+            # As in the forward pass: gradients that are not finite belong to taps that were passed over, too.
+            Im2col(self.geometry).backward_weight(dy, x, dw)
+        elif result is not ordered:
             ordered[...] = result
 
     @property
@@ -546,8 +643,17 @@ class Direct:
         return Images.of(array, self.geometry.channels_last)
 
     def _ordered(self, w: Array) -> Array:
-        """Weights (K, C/G, 1, R, S) with their axes in the order of the layout."""
+        """Weights (K, C/G, T, R, S) with their axes in the order of the layout."""
         return w.transpose(0, 2, 3, 4, 1) if self.geometry.channels_last else w
+
+    def _turned(self, w: Array) -> Array:
+        """The weights (K, C/G, T, R, S) with their channels last."""
+        flat = self._flat(w)
+        channels, lanes = self.group_channels, self.sweep.lanes
+        taps, turned = flat.size // (len(w) * channels), np.empty_like(flat)
+        square = aligned(lanes * lanes, self.dtype)
+        kernels.turn_filters(flat, len(w), channels * taps, 1, 0, channels, taps, turned, square)
+        return turned
 
     def _flat(self, w: Array) -> Array:
         """The weights as they lie in memory, a copy where they have gaps."""
@@ -557,6 +663,6 @@ class Direct:
 def _largest_band(geometry: Geometry) -> int:
     """Bytes of the band for one line of output of any pass, by arithmetic alone."""
     g = geometry
-    reach = [d * (k - 1) + 1 for d, k in zip(g.dilation[1:], g.kernel[1:], strict=True)]
-    width = max(g.input[2], g.output[2] * g.stride[2]) + 2 * reach[1]
-    return max(g.channels, g.filters) // g.groups * reach[0] * width * g.compute_dtype.itemsize
+    reach = [d * (k - 1) + 1 for d, k in zip(g.dilation, g.kernel, strict=True)]
+    width = max(g.input[2], g.output[2] * g.stride[2]) + 2 * reach[2]
+    return max(g.channels, g.filters) // g.groups * reach[0] * reach[1] * width * g.compute_dtype.itemsize

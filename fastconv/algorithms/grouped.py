@@ -24,6 +24,7 @@ import numpy as np
 from fastconv.algorithms.grouped_last import Phases, Pixels, tile_for
 from fastconv.algorithms.im2col import Im2col
 from fastconv.algorithms.jobs import JOB_MULTIPLICATIONS, JOBS, Range, blocks, ceil_div
+from fastconv.algorithms.lines import Lines
 from fastconv.algorithms.memory import finite, memory
 from fastconv.algorithms.strips import Strips
 from fastconv.algorithms.virtual import (
@@ -361,8 +362,19 @@ class Grouped:
 
         Groups of 16 channels and filters: 126 and 138 forward at 28x28; 97 and 101 forward, 97 and 98
         backward-input, 78 and 88 backward-weight at 14x14.
+
+        One group is a small one where it has a depth, but few channels and more than lines serve: 121 and 97
+        of virtual columns (3x8x56 -> 64), backward-input with stride 2 61 and 42 (16x8x28 -> 32).
         """
         g = geometry
+        if g.groups == 1 and not g.one_plane and not g.channels_last:
+            if which == "backward_input" and max(g.stride) > 1:
+                small = g.channels <= 32
+            else:
+                small = g.channels <= 6 and max(g.stride) == 1 and Lines.why_not(g, which) is not None
+                small = small and (which != "backward_input" or g.channels > 3)
+            if small and (which != "backward_input" or 16 * g.channels >= g.filters):
+                return None
         if g.groups == 1 or (not g.channels_last and max(g.channels, g.filters) // g.groups > 8):
             return "a large group fills the tiles of lines"
         return None

@@ -248,7 +248,9 @@ class Lines:
         42 (16x7). A stride, for which whole images are split: 83 and 107 (64x28), but 117 and 99 (3x64).
         Vectors along filters: 153 and 171 (48x27, 5x5), 146 and 157 (64x56, dilated), 71 and 99 (16x56,
         stride 2), but 143 and 99 (16x28, 5x5), 67 and 44 (3x64, stride 2). One tap: 88 and 78 (16x56), but
-        68 and 31 (8x32).
+        68 and 31 (8x32). With a depth: 32 and 75 (16x8x28, stride 2), 74 and 95 (32x8x28 -> 64, 3x1x1 taps),
+        150 and 167 (16x8x28 -> 32, 5x5x5), but 142 and 104 (12x8x28 -> 16, 3x3x3); with the
+        channels last, which are copied, 46 and 95 (3x8x28 -> 64).
         """
         g = geometry
         channels = (g.filters if which == "backward_input" else g.channels) // g.groups
@@ -257,10 +259,19 @@ class Lines:
         if channels >= 16 and prod(g.kernel) == 1:
             return "a kernel of one tap is a plain matrix product"
         least = min(g.channels, g.filters) // g.groups
-        wide = prod(g.kernel) > 9 or max(g.dilation) > 1
-        if g.one_plane and ((least >= 16 and max(g.stride) > 1) or (least >= 48 and wide)):
-            return "many taps or strides are better read with vectors along filters"
         lanes = VECTOR_BYTES // g.compute_dtype.itemsize
+        wide = prod(g.kernel) > 9 or max(g.dilation) > 1
+        if g.one_plane:
+            many = least >= 48 and wide
+        else:
+            filters = g.filters // g.groups
+            summed = which == "backward_weight" or (which == "forward" and prod(g.kernel) > 27)
+            many = least >= 32 or (least >= 16 and filters >= 32 and summed)
+            many = many or (g.channels_last and least >= lanes and prod(g.kernel) <= 9)
+            if g.channels_last and which != "backward_input":
+                many = many or filters >= (32 if which == "forward" else 64)
+        if many or (least >= 16 and max(g.stride) > 1):
+            return "many taps or strides are better read with vectors along filters"
         columns = g.input[2] if which == "backward_input" else g.output[2]
         if channels >= 64 and (4 * columns < 3 * lanes * ceil_div(columns, lanes) or max(g.stride) > 1):
             return "the lines of the output fill too few lanes, or are apart in the image"

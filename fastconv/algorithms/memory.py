@@ -14,8 +14,10 @@ from fastconv.kernels.vectors import VECTOR_BYTES
 # Elements of a result that is worth the two microseconds.
 LARGE_RESULT = 2**14
 
-# Where the first image's first channel begins; the next image, channel and cell; extents; the next line.
-Image = tuple[int, int, int, int, int, int, int]
+Three = tuple[int, int, int]
+# Where the first image's first channel begins; the next image, channel and cell; height and width; the next
+# line; the depth; the next plane along it.
+Image = tuple[int, int, int, int, int, int, int, int, int]
 
 
 def aligned(elements: int, dtype: np.dtype[Any]) -> Array:
@@ -40,7 +42,7 @@ def new_result(shape: Size, dtype: np.dtype[Any]) -> Array:
 
 @dataclass(frozen=True)
 class Images:
-    """An array (N, C, 1, H, W) as the kernels see it: flat, and the steps through it."""
+    """An array (N, C, D, H, W) as the kernels see it: flat, and the steps through it."""
 
     flat: Array
     array: Array
@@ -58,19 +60,21 @@ class Images:
         return Images(ordered.reshape(-1), array, plane, cell)
 
     def steps(self, first_channel: int) -> Image:
-        """Where a channel begins; the next image, channel and cell; the extents; the next line."""
-        _, channels, _, height, width = self.array.shape
-        image = channels * height * width
+        """An array's steps and extents, from a channel on."""
+        _, channels, depth, height, width = self.array.shape
+        image, line = channels * depth * height * width, width * self.cell
         return (
-            first_channel * self.plane, image, self.plane, self.cell, height, width, width * self.cell,
+            first_channel * self.plane, image, self.plane, self.cell, height, width, line, depth,
+            height * line,
         )  # fmt: skip
 
-    def phase(self, first_channel: int, first: tuple[int, int], stride: tuple[int, int]) -> Image:
+    def phase(self, first_channel: int, first: Three, stride: Three) -> Image:
         """As `steps`, of the cells that begin at ``first`` and lie ``stride`` apart."""
-        begin, image, plane, cell, height, width, line = self.steps(first_channel)
+        begin, image, plane, cell, height, width, line, depth, sheet = self.steps(first_channel)
         return (
-            begin + first[0] * line + first[1] * cell, image, plane, cell * stride[1],
-            -(-(height - first[0]) // stride[0]), -(-(width - first[1]) // stride[1]), line * stride[0],
+            begin + first[0] * sheet + first[1] * line + first[2] * cell, image, plane, cell * stride[2],
+            -(-(height - first[1]) // stride[1]), -(-(width - first[2]) // stride[2]), line * stride[1],
+            -(-(depth - first[0]) // stride[0]), sheet * stride[0],
         )  # fmt: skip
 
 

@@ -3,8 +3,9 @@
     forward          weights (filters, channels) and pixels (channels, pixels)
     backward-input   transposed weights and the pixels of the output's gradient; a stride leaves cells zero
 
-Both are `fastconv.kernels.pointwise`. Pixels are counted through the batch, so planes may be small. A job
-owns pixels and some of the filters; jobs follow from the shape alone.
+Both are `fastconv.kernels.pointwise`. Pixels are counted through the batch, so planes may be small; those of
+a depth make one, unless a stride parts their lines. A job owns pixels and some of the filters; jobs follow
+from the shape alone.
 """
 
 from __future__ import annotations
@@ -61,8 +62,10 @@ class Pointwise:
             return "it has no sums over pixels"
         if g.channels_last:
             return "vectors run along pixels, which are not contiguous with the channels last"
-        if prod(g.kernel) != 1 or g.input[0] != 1 or g.output[0] != 1:
-            return "the kernel has more than one tap, or there is more than one plane"
+        if prod(g.kernel) != 1:
+            return "the kernel has more than one tap"
+        if not (g.input[0] == g.output[0] == 1 or g.input[:2] == g.output[:2]):
+            return "the lines of more than one plane are apart"
         reached = all((o - 1) * s < i for o, s, i in zip(g.output, g.stride, g.input, strict=True))
         if g.padding != (0, 0, 0) or not reached:
             return "there is padding"
@@ -129,8 +132,9 @@ class Pointwise:
     @staticmethod
     def _cells(array: Array, stride: tuple[int, int, int]) -> Source:
         """From image to image, channel to channel, line to line and pixel to pixel."""
-        _, channels, _, height, width = array.shape
-        return 0, channels * height * width, height * width, stride[1] * width, stride[2]
+        _, channels, depth, height, width = array.shape
+        plane = depth * height * width
+        return 0, channels * plane, plane, stride[1] * width, stride[2]
 
     def _run(
         self, x: Array, source: Source, sparse: bool, matrices: Array, bias: Array | None, y: Array,
@@ -138,7 +142,7 @@ class Pointwise:
     ) -> None:  # fmt: skip
         g, dtype = self.geometry, y.dtype
         _, filters, channels = matrices.shape
-        plane, across = g.output[1] * g.output[2], g.output[2]
+        plane, across = g.pixels, g.output[2]
         pixels = g.batch * plane
         steps = min(STEPS, channels)
         chunk = min(CHUNK_PANELS, ceil_div(pixels, self.panel)) * self.panel

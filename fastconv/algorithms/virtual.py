@@ -61,6 +61,11 @@ class Axis:
         """The smallest shift: where the grid begins."""
         return min(self.shifts)
 
+    def inside(self, shift: int) -> tuple[int, int]:
+        """From and up to which output cell a tap reads the source, and not its padding."""
+        first = max(0, ceil_div(-shift, self.stride))
+        return first, max(first, min(self.output, ceil_div(self.source - shift, self.stride)))
+
     def grid(self, output: int) -> int:
         """Cells of one phase that ``output`` cells need."""
         reach = (output - 1) * self.stride + max(self.shifts) - self.lowest + 1
@@ -428,18 +433,29 @@ class Virtual:
         """Where others are faster, float32 on AVX-512, GF/s of this and of those.
 
         Vectors along filters: 120 and 150 forward (128x28, stride 2), 30 and 52 backward-weight (3x224).
-        BLAS on explicit columns, where there is more than one plane:
+        With a depth: 125 and 161 forward (64x8x28), 32 and 75 (16x8x28 -> 32, stride 2), 77 and 85 (3x16x56
+        -> 64), and of these 95 and 134, 35 and 71, 65 and 80 backward-weight.
+        BLAS on explicit columns:
         Kernels of one tap: 114 and 141 forward, 57 and 102 backward-input (64x56 -> 256). Backward-input
         with a stride to few channels, where each phase is a small correlation: 40 and 90 (3x227, 11x11 s4).
         Backward-weight of many channels: 84 and 101 (256x14), 59 and 116 (512x7), 87 and 118 (256x28
-        dilated), but 107 and 97 (128x28), 104 and 83 (64x56).
+        dilated), but 107 and 97 (128x28), 104 and 83 (64x56). Backward-input to a few channels of a depth: 36
+        and 55 (3x8x56 -> 64), but 57 and 45 (4x8x28 -> 64).
         """
         g = geometry
         many = g.channels // g.groups
+        filters = g.filters // g.groups
         if g.one_plane:
-            filters = g.filters // g.groups
-            if filters >= 32 and (which == "backward_weight" or many >= 32):
-                return "vectors along filters are faster where there are many"
+            along_filters = filters >= 32 and (which == "backward_weight" or many >= 32)
+        else:
+            strided = which == "forward" and (max(g.stride) > 1 or prod(g.kernel) > 27)
+            wide = which != "backward_input" and filters >= 64 and many * g.kernel[2] >= 9
+            some = min(filters, 2 * many) >= 32 and (which == "backward_weight" or strided)
+            along_filters = min(filters, many) >= 32 or wide or some
+        if along_filters:
+            return "vectors along filters are faster where there are many"
+        if which == "backward_input" and not g.one_plane and 16 * many < filters:
+            return "few channels leave tiles empty"
         if which == "backward_weight" and (many >= 256 or (many >= 64 and g.pixels < 400)):
             return "BLAS sums the products of many channels faster"
         if prod(g.kernel) == 1:

@@ -9,7 +9,8 @@ planes of any size.
                      channels exchanged
     backward-weight  patches of both, summed over the batch
 
-A dilation makes the image as many lattices as it has cells, each a convolution without dilation.
+A dilation makes the planes as many lattices as it has cells, each a convolution without dilation. Along the
+depth kernels, strides and dilations are any: each tap there is one more run of the products' sums.
 
 A job owns chunks of patches and some of the filters; jobs follow from the shape alone.
 """
@@ -25,8 +26,8 @@ import numpy as np
 
 from fastconv.algorithms.im2col import Im2col
 from fastconv.algorithms.jobs import JOB_MULTIPLICATIONS, JOBS, PARTS_BYTES, Range, blocks, ceil_div
-from fastconv.algorithms.memory import Images, aligned
-from fastconv.algorithms.virtual import Virtual
+from fastconv.algorithms.memory import Images, Three, aligned, finite
+from fastconv.algorithms.virtual import Axis, Virtual, backward_axes, forward_axis
 from fastconv.arguments import Array
 from fastconv.geometry import Geometry
 from fastconv.kernels import winograd as kernels
@@ -44,6 +45,10 @@ PATCHES = 128
 POINT_BYTES = 6 * 2**20
 # The sums of one job of backward-weight, unless those of a single panel need more.
 SUMS_BYTES = 9 * 2**20
+# Of images with a depth: below these others are faster (see `Winograd.why_slow`). Products are channels times
+# filters of a group, and taps along the depth, in vectors.
+FEW_PRODUCTS, MANY_PRODUCTS = 48, 64
+FEW_PIXELS, FEW_MULTIPLICATIONS = 256, 2**24
 # Filters of one job at the least, where filters are parted: each part transforms the patches again.
 PART_PANELS = 4
 
@@ -61,6 +66,8 @@ class Patches:
 
     Parameters
     ----------
+    axis : Axis
+        Along the depth.
     batch, height, width : int
         Of the output.
     groups, channels, filters : int
@@ -70,6 +77,7 @@ class Patches:
 
     def __init__(
         self,
+        axis: Axis,
         batch: int,
         height: int,
         width: int,
@@ -78,60 +86,113 @@ class Patches:
         filters: int,
         dtype: np.dtype[Any],
     ) -> None:
-        self.batch, self.groups, self.channels, self.filters, self.dtype = (
-            batch, groups, channels, filters, dtype,
+        self.axis, self.batch, self.groups, self.channels, self.filters, self.dtype = (
+            axis, batch, groups, channels, filters, dtype,
         )  # fmt: skip
+        self.shifts = sorted(axis.shifts)
+        self.depth, self.deep = axis.output, len(self.shifts)
+        self.depths = np.array(self.shifts) - axis.lowest
         self.down, self.across, self.width = ceil_div(height, 2), ceil_div(width, 2), width
         self.lanes = VECTOR_BYTES // dtype.itemsize
         self.panel = PANEL * self.lanes
         self.panels = ceil_div(filters, self.panel)
         self.pitch = ceil_div(channels, self.lanes) * self.lanes
-        work = batch * groups * channels * filters * self.down * self.across * kernels.POINTS
+        total = batch * self.depth * self.down * self.across
+        work = groups * channels * filters * total * self.deep * kernels.POINTS
         self.wanted = max(1, min(JOBS, work // JOB_MULTIPLICATIONS))
         # Filters are parted where the points of enough patches would have no room, or jobs would be too few.
         self.part = self.panels
-        while self.part > PART_PANELS and self._fitting() < min(PATCHES, batch * self.down * self.across):
+        while self.part > PART_PANELS and self._most(self._chunk()[1]) < min(PATCHES, total):
             self.part = ceil_div(self.part, 2)
-        self.lines, self.images = self._chunk()
-        self.chunks = ceil_div(batch, self.images) * ceil_div(self.down, self.lines)
+        self.chunk = self._chunk()
+        self.chunks = prod(
+            ceil_div(n, step) for n, step in zip((batch, self.depth, self.down), self.chunk, strict=True)
+        )
         while (
             self.part > PART_PANELS
             and self.chunks * self.groups * ceil_div(self.panels, self.part) < self.wanted
         ):
             self.part = ceil_div(self.part, 2)
 
-    def _fitting(self) -> int:
-        """Patches whose points and products have room."""
-        per_patch = kernels.POINTS * (self.pitch + self.part * self.panel) * self.dtype.itemsize
-        return POINT_BYTES // per_patch
+    def read(self, planes: int) -> int:
+        """Planes of the image that so many of the output read."""
+        return (planes - 1) * self.axis.stride + int(self.depths[-1]) + 1
 
-    def _chunk(self) -> tuple[int, int]:
-        """Lines of patches and images of a chunk, in chunks of equal size."""
-        most = min(self._fitting(), PATCHES)
-        plane = self.down * self.across
-        if plane <= most:
-            images = min(self.batch, most // plane)
-            return self.down, ceil_div(self.batch, ceil_div(self.batch, images))
-        lines = max(1, most // self.across)
-        return ceil_div(self.down, ceil_div(self.down, lines)), 1
+    def _most(self, planes: int) -> int:
+        """Patches of a chunk of so many planes whose points and products have room."""
+        per_patch = self.pitch * self.read(planes) / planes + self.part * self.panel
+        return min(PATCHES, int(POINT_BYTES / (kernels.POINTS * per_patch * self.dtype.itemsize)))
+
+    def _chunk(self) -> Three:
+        """Images, planes and lines of patches of a chunk, in chunks of equal size."""
+
+        def lines(planes: int) -> int:
+            return max(1, min(self.down, self._most(planes) // (planes * self.across)))
+
+        def cost(planes: int) -> float:
+            """Of the transforms, which copy two lines more than they make."""
+            return self.read(planes) * (2 * lines(planes) + 1) / (planes * lines(planes))
+
+        fitting = [n for n in range(2, self.depth + 1) if n * self.across <= self._most(n)]
+        planes = min([1, *fitting], key=cost)
+        images = 1
+        if (planes, lines(planes)) == (self.depth, self.down):
+            images = max(1, min(self.batch, self._most(planes) // (planes * self.down * self.across)))
+        wanted = (images, planes, lines(planes))
+        image, plane, line = (
+            ceil_div(n, ceil_div(n, step))
+            for n, step in zip((self.batch, self.depth, self.down), wanted, strict=True)
+        )
+        return image, plane, line
+
+    def reach(self) -> Array:
+        """From and up to which tap along the depth those of each plane of the output lie in the image."""
+        reach = np.zeros((self.depth, 2), np.int64)
+        for i in reversed(range(self.deep)):
+            reach[slice(*self.axis.inside(self.shifts[i])), 0] = i
+        for i in range(self.deep):
+            reach[slice(*self.axis.inside(self.shifts[i])), 1] = i + 1
+        return reach
+
+    @property
+    def cut(self) -> bool:
+        """Whether taps are passed over, since they lie in the padding of the depth."""
+        return any(self.axis.inside(shift) != (0, self.depth) for shift in self.shifts)
+
+    @property
+    def blind(self) -> bool:
+        """Whether all taps of some plane of the output lie in the padding of the depth."""
+        return bool((self.reach()[:, 1] == 0).any())
 
     @property
     def patches(self) -> int:
         """Of a whole chunk."""
-        return self.lines * self.images * self.across
+        return prod(self.chunk) * self.across
 
-    def points(self, pitch: int) -> int:
-        """Elements of the points of a chunk's patches."""
-        return kernels.POINTS * point_step(ceil_div(self.patches, ROWS) * ROWS * pitch, self.dtype.itemsize)
-
-    def weights(self, rows: int) -> int:
-        """Elements of transformed filters."""
-        return kernels.POINTS * point_step(self.panels * rows * self.panel, self.dtype.itemsize)
+    def points(self, patches: int, pitch: int) -> int:
+        """Elements of the points of so many patches."""
+        return kernels.POINTS * point_step(ceil_div(patches, ROWS) * ROWS * pitch, self.dtype.itemsize)
 
     @property
-    def band(self) -> int:
-        """Elements of the lines that a chunk reads."""
-        return self.images * (2 * self.lines + 2) * (2 * self.across + 2) * self.pitch
+    def image_points(self) -> int:
+        """Elements of the points of the patches that a chunk reads."""
+        images, planes, lines = self.chunk
+        return self.points(self.read(planes) * images * lines * self.across, self.pitch)
+
+    @property
+    def products(self) -> int:
+        """Elements of the products of a chunk's points."""
+        return self.points(self.patches, self.part_pitch)
+
+    @property
+    def weights(self) -> int:
+        """Elements of transformed filters."""
+        rows = self.panels * self.deep * self.channels
+        return kernels.POINTS * point_step(rows * self.panel, self.dtype.itemsize)
+
+    def band(self, pitch: int) -> int:
+        """Elements of the lines of one plane that a chunk reads."""
+        return (2 * self.chunk[2] + 2) * (2 * self.across + 2) * pitch
 
     @property
     def part_pitch(self) -> int:
@@ -140,13 +201,13 @@ class Patches:
 
     @property
     def cells(self) -> int:
-        """Elements of the lines that one image of a chunk writes."""
-        return 2 * self.lines * self.width * self.part_pitch
+        """Elements of the lines that one plane of a chunk writes."""
+        return 2 * self.chunk[2] * self.width * self.part_pitch
 
     @property
     def scratch_bytes(self) -> int:
         """What a thread needs in a pass with an output; transformed filters are not counted."""
-        elements = self.band + self.points(self.pitch) + self.points(self.part_pitch) + self.cells
+        elements = self.band(self.pitch) + self.image_points + self.products + self.cells
         return elements * self.dtype.itemsize
 
     def jobs(self) -> list[tuple[int, Range, Range]]:
@@ -165,14 +226,15 @@ class Patches:
 class Phase:
     """One sub-lattice of an output, and the one of the image that its taps read."""
 
-    target: Two  # its first cell in the output
-    source: Two  # the first cell of the image's lattice
-    start: Two  # the cell of that lattice which the first output's first tap reads; may lie outside
+    target: Three  # its first cell in the output
+    step: Three  # and from one to the next
+    source: Three  # the first cell of the image's lattice
+    start: Three  # the cell of that lattice which the first output's first tap reads; may lie outside
     patches: Patches
 
 
 class Winograd:
-    """Minimal filtering F(2x2, 3x3) for 3x3 kernels at stride 1."""
+    """Minimal filtering F(2x2, 3x3) for kernels of 3x3 at stride 1 in the plane."""
 
     name = "winograd"
 
@@ -185,14 +247,34 @@ class Winograd:
             (-g.padding[1], -g.padding[2]),
             (g.padding[1] - 2 * g.dilation[1], g.padding[2] - 2 * g.dilation[2]),
         )
-        self.forward_phases = self._phases((g.output[1], g.output[2]), first, c, k)
-        self.input_phases = self._phases((g.input[1], g.input[2]), last, k, c)
+        self.forward_phases = self._phases(
+            (0, forward_axis(g, 0)), 1, (g.output[1], g.output[2]), first, c, k
+        )
+        axes = backward_axes(g, 0)
+        self.input_phases = [
+            phase
+            for depth, axis in axes
+            if axis is not None
+            for phase in self._phases((depth, axis), g.stride[0], (g.input[1], g.input[2]), last, k, c)
+        ]
+        # Planes of the image that no tap reads.
+        self.unread = [depth for depth, axis in axes if axis is None]
         self.weight_sums = [WeightSums(phase.patches) for phase in self.forward_phases]
 
-    def _phases(self, extent: Two, shift: Two, channels: int, filters: int) -> list[Phase]:
-        """The sub-lattices that a dilation makes of an output whose first tap reads at ``shift``."""
+    @property
+    def _lattice(self) -> Three:
+        """From one cell of a lattice to the next."""
+        return 1, self.geometry.dilation[1], self.geometry.dilation[2]
+
+    def _phases(
+        self, along: tuple[int, Axis], stride: int, extent: Two, shift: Two, channels: int, filters: int
+    ) -> list[Phase]:
+        """The sub-lattices that a dilation makes of an output whose first tap reads at ``shift``.
+
+        Along the depth the output begins where ``along`` says, and goes on by ``stride``.
+        """
         g = self.geometry
-        dilation = (g.dilation[1], g.dilation[2])
+        dilation, axis = self._lattice[1:], along[1]
         phases = []
         for row, column in itertools.product(
             *(range(min(d, n)) for d, n in zip(dilation, extent, strict=True))
@@ -201,22 +283,34 @@ class Winograd:
             (y, from_row), (x, from_column) = (
                 divmod(cell + s, d) for cell, s, d in zip((row, column), shift, dilation, strict=True)
             )
-            patches = Patches(g.batch, height, width, g.groups, channels, filters, np.dtype(g.compute_dtype))
-            phases.append(Phase((row, column), (from_row, from_column), (y, x), patches))
+            patches = Patches(
+                axis, g.batch, height, width, g.groups, channels, filters, np.dtype(g.compute_dtype)
+            )
+            phases.append(
+                Phase(
+                    target=(along[0], row, column),
+                    step=(stride, *dilation),
+                    source=(0, from_row, from_column),
+                    start=(axis.lowest, y, x),
+                    patches=patches,
+                )
+            )
         return phases
 
     @staticmethod
     def why_not(geometry: Geometry, which: Pass) -> str | None:
-        """All but planes of 3x3 taps at stride 1."""
+        """All but 3x3 taps at stride 1 in the plane."""
         g = geometry
-        if g.kernel != (1, 3, 3) or not g.one_plane:
-            return "the kernel is not 3x3 in one plane"
-        if g.stride != (1, 1, 1):
-            return "the stride is not 1"
+        if g.kernel[1:] != (3, 3):
+            return "the kernel is not 3x3 in the plane"
+        if g.stride[1:] != (1, 1):
+            return "the stride is not 1 in the plane"
         if min(g.batch, g.channels, g.filters, g.pixels) == 0:
             return "there is nothing to compute"
         width = max(g.input[2], g.output[2])
-        line = width // 2 * kernels.POINTS * (g.channels + g.filters) // g.groups * g.compute_dtype.itemsize
+        planes = 1 + g.dilation[0] * (g.kernel[0] - 1)
+        line = width // 2 * kernels.POINTS * (planes * g.channels + g.filters) // g.groups
+        line *= g.compute_dtype.itemsize
         if line > POINT_BYTES:
             return f"one line of patches needs {line} bytes of scratch, more than {POINT_BYTES}"
         return None
@@ -229,11 +323,25 @@ class Winograd:
         channels last 86 and 75 (16x28). With the channels first the cells of a dilation's lattices are read
         and written one by one: 137 and 157 (64x56, dilation 2), 148 and 175 (256x28, dilation 4), but 206
         and 171 (256x28, dilation 2).
+
+        Taps along a depth share the transforms, so fewer channels are enough: 122 and 134 (16x8x28, 3x3x3),
+        but 178 and 134 (16x8x28 -> 32) and 139 and 107 (16x8x56); with the channels last 126 and 107
+        (16x8x28). Few pixels do not pay for the transformed filters: 47 and 82 (512x2x7). Short passes pay
+        for their parts: 52 and 107 (16x4x14).
         """
         g = geometry
         least = min(g.channels, g.filters) // g.groups
         lanes = VECTOR_BYTES // g.compute_dtype.itemsize
-        if least < (lanes if g.channels_last else 2 * lanes):
+        if g.one_plane:
+            few = least < (lanes if g.channels_last else 2 * lanes)
+        else:
+            products = g.filters // g.groups * (g.channels // g.groups) * g.kernel[0]
+            few = least < lanes or products < FEW_PRODUCTS * lanes
+            pays = g.channels_last or products >= MANY_PRODUCTS * lanes
+            short = FEW_MULTIPLICATIONS if pays else 4 * FEW_MULTIPLICATIONS
+            if g.batch * g.pixels < FEW_PIXELS or g.multiplications < short:
+                return "the transforms of the filters or of the images are much of so little work"
+        if few:
             return "few channels or filters leave vectors empty"
         lattices = prod(g.dilation)
         if lattices > 1 and not g.channels_last and (lattices > 4 or least < 128):
@@ -256,25 +364,25 @@ class Winograd:
 
     def backward_input(self, dy: Array, w: Array, dx: Array) -> None:
         """Patches of the gradient: dx[i] = sum of dy[i + padding - t] * w[t], from the last tap on."""
+        for depth in self.unread:
+            dx[:, :, depth :: self.geometry.stride[0]] = 0
         if not self._convolve(self.input_phases, dy, w, True, None, dx):
             self._other("backward_input").backward_input(dy, w, dx)
 
     def backward_weight(self, dy: Array, x: Array, dw: Array) -> None:
         """Sums of products of patches."""
         g = self.geometry
-        shape = (g.groups, self.group_filters, self.group_channels * 9)
+        shape = (g.groups, self.group_filters, self.group_channels * g.kernel[0] * 9)
         gradient, image = Images.of(dy, g.channels_last), Images.of(x, g.channels_last)
-        if gradient is not None and image is not None:
+        seen = not self.forward_phases[0].patches.blind or finite(dy)
+        if gradient is not None and image is not None and seen:
             result = dw.reshape(shape) if dw.flags.c_contiguous else np.empty(shape, dw.dtype)
-            dilation = (g.dilation[1], g.dilation[2])
             for i, (phase, sums) in enumerate(zip(self.forward_phases, self.weight_sums, strict=True)):
                 part = np.empty_like(result) if i else result
-                sums.run(gradient, image, part, phase, dilation)
+                sums.run(gradient, image, part, phase, self._lattice)
                 if i:
                     result += part
-            with np.errstate(all="ignore"):
-                finite = np.isfinite(result.sum())
-            if finite:
+            if finite(result):
                 if not dw.flags.c_contiguous:
                     dw[...] = result.reshape(dw.shape)
                 return
@@ -289,60 +397,73 @@ class Winograd:
         self, phases: list[Phase], x: Array, w: Array, rotated: bool, bias: Array | None, y: Array
     ) -> bool:
         """Write all of ``y``; returns whether that could be done, and all of it is finite."""
-        g, p = self.geometry, phases[0].patches
+        g = self.geometry
         source, target = Images.of(x, g.channels_last), Images.of(y, g.channels_last)
-        if source is None or target is None:
+        # Padding along the depth is not multiplied, and zero times infinity is not zero.
+        cut = any(phase.patches.cut for phase in phases)
+        if source is None or target is None or (cut and not finite(w)):
             return False
-        weights = self._transform(p, np.ascontiguousarray(w).reshape(-1), rotated)
-        added = np.zeros((g.groups, p.panels * p.panel), y.dtype)
-        if bias is not None:
-            added[:, : p.filters] = bias.reshape(g.groups, p.filters)
-        return all(self._convolve_phase(phase, source, weights, added, target) for phase in phases)
+        flat = np.ascontiguousarray(w).reshape(-1)
+        for axis, lattices in itertools.groupby(phases, lambda phase: phase.patches.axis):
+            some = list(lattices)
+            p = some[0].patches
+            weights = self._transform(p, axis, flat, rotated)
+            added = np.zeros((g.groups, p.panels * p.panel), y.dtype)
+            if bias is not None:
+                added[:, : p.filters] = bias.reshape(g.groups, p.filters)
+            if not all(self._convolve_phase(phase, source, weights, added, target) for phase in some):
+                return False
+        return True
 
     def _convolve_phase(
         self, phase: Phase, source: Images, weights: list[Array], bias: Array, target: Images
     ) -> bool:
         """Write one phase of the output; returns whether it is finite."""
-        p, dilation = phase.patches, (self.geometry.dilation[1], self.geometry.dilation[2])
-        jobs = p.jobs()
-        finite = [True] * len(jobs)
+        p = phase.patches
+        jobs, reach = p.jobs(), p.reach()
+        found = [True] * len(jobs)
 
         def start_worker() -> Job:
-            sizes = (p.band, p.points(p.pitch), p.points(p.part_pitch), p.cells)
+            sizes = (p.band(p.pitch), p.image_points, p.products, p.cells)
             band, points, products, cells = (aligned(size, p.dtype) for size in sizes)
 
             def job(i: int) -> None:
                 group, chunks, panels = jobs[i]
-                finite[i] = kernels.convolve_patches(
-                    source.flat, source.phase(group * p.channels, phase.source, dilation), weights[group],
-                    bias[group], target.flat, target.phase(group * p.filters, phase.target, dilation),
-                    p.batch, p.channels, (*panels, p.filters), phase.start, chunks, p.lines, p.images, band,
+                found[i] = kernels.convolve_patches(
+                    source.flat, source.phase(group * p.channels, phase.source, self._lattice),
+                    weights[group], bias[group], target.flat,
+                    target.phase(group * p.filters, phase.target, phase.step), p.batch, p.channels,
+                    (*panels, p.filters), phase.start, p.axis.stride, p.depths, reach, chunks, p.chunk, band,
                     points, products, cells,
                 )  # fmt: skip
 
             return job
 
         run_jobs(len(jobs), start_worker)
-        return all(finite)
+        return all(found)
 
-    def _transform(self, p: Patches, w: Array, rotated: bool) -> list[Array]:
-        """The filters of every group at the points."""
+    def _transform(self, p: Patches, axis: Axis, w: Array, rotated: bool) -> list[Array]:
+        """The filters of every group at the points, the taps along the depth in the order of their shifts."""
         vectors = ceil_div(p.filters, p.lanes)
-        weights = [aligned(p.weights(p.channels), p.dtype) for _ in range(p.groups)]
+        weights = [aligned(p.weights, p.dtype) for _ in range(p.groups)]
+        taps = 9 * self.geometry.kernel[0]
+        depths = np.full(self.geometry.kernel[0], -1)
+        for place, (_, tap) in enumerate(sorted(zip(axis.shifts, axis.taps, strict=True))):
+            depths[tap] = place
         # Filters are the lanes and channels the rows; both are exchanged for the rotated ones.
-        lane_step, row_step = (9, 9 * p.filters) if rotated else (9 * p.channels, 9)
+        lane_step, row_step = (taps, taps * p.filters) if rotated else (taps * p.channels, taps)
         step = max(1, ceil_div(vectors, max(1, min(p.wanted // p.groups, vectors // 2))))
         jobs = [(group, some) for group in range(p.groups) for some in blocks(vectors, step)]
 
         def start_worker() -> Job:
-            taps = aligned((9 * p.lanes + p.lanes) * p.lanes, p.dtype)
+            square = aligned((9 * p.lanes + p.lanes) * p.lanes, p.dtype)
 
             def job(i: int) -> None:
                 group, some = jobs[i]
-                first = group * p.channels * p.filters * 9
+                first = group * p.channels * p.filters * taps
                 kernels.transform_filters(
-                    w, first, lane_step, row_step, p.channels, (*some, p.filters), rotated, p.panels,
-                    weights[group], taps,
+                    w, first, lane_step, row_step, p.channels, depths, (*some, p.filters), rotated, p.panels,
+                    weights[group], square,
                 )  # fmt: skip
 
             return job
@@ -356,11 +477,11 @@ class WeightSums:
 
     def __init__(self, patches: Patches) -> None:
         p = self.patches = patches
-        sums = kernels.POINTS * p.channels * p.filters * p.dtype.itemsize
+        sums = kernels.POINTS * p.deep * p.channels * p.filters * p.dtype.itemsize
         wanted = max(1, p.wanted // p.groups)
         parts = min(wanted, p.chunks, max(1, 2 * PARTS_BYTES // sums))
         self.parts = list(blocks(p.chunks, ceil_div(p.chunks, parts)))
-        most = max(1, SUMS_BYTES // (kernels.POINTS * p.channels * p.panel * p.dtype.itemsize))
+        most = max(1, SUMS_BYTES // (kernels.POINTS * p.deep * p.channels * p.panel * p.dtype.itemsize))
         step = max(min(p.panels, PART_PANELS), ceil_div(p.panels, ceil_div(wanted, parts)))
         step = min(step, most) * p.panel
         self.filters = min(p.filters, step)
@@ -380,45 +501,47 @@ class WeightSums:
     def _sums(self) -> int:
         p = self.patches
         rows = ceil_div(p.channels, ROWS) * ROWS
-        panels = ceil_div(self.filters, p.panel)
+        panels = ceil_div(self.filters, p.panel) * p.deep
         return kernels.POINTS * point_step(panels * rows * p.panel, p.dtype.itemsize)
 
     def _band(self) -> int:
         p = self.patches
-        pitch = max(p.pitch, ceil_div(self.filters, p.lanes) * p.lanes)
-        return p.images * (2 * p.lines + 2) * (2 * p.across + 2) * pitch
+        return p.band(max(p.pitch, ceil_div(self.filters, p.lanes) * p.lanes))
 
     @property
     def scratch_bytes(self) -> int:
         """Points and lines of a chunk, their sums, and all partial gradients."""
         p = self.patches
-        partial = len(self.parts) * p.groups * p.filters * p.channels * 9 if len(self.parts) > 1 else 0
-        points = self._band() + p.points(p.pitch) + self._filter_points()
+        weights = p.groups * p.filters * p.channels * p.deep * 9
+        partial = len(self.parts) * weights if len(self.parts) > 1 else 0
+        points = self._band() + p.image_points + self._filter_points()
         return (points + self._sums() + partial) * p.dtype.itemsize
 
-    def run(self, dy: Images, x: Images, result: Array, phase: Phase, dilation: Two) -> None:
-        """Write ``result`` (groups, filters, channels * 9): what one phase of the output gives."""
+    def run(self, dy: Images, x: Images, result: Array, phase: Phase, lattice: Three) -> None:
+        """Write ``result`` (groups, filters, channels * depths * 9): what one phase of the output gives."""
         p = self.patches
         several = len(self.parts) > 1
+        reach = np.array([p.axis.inside(shift) for shift in p.shifts])
         partial = np.empty((len(self.parts), *result.shape), x.flat.dtype) if several else result[np.newaxis]
 
         def start_worker() -> Job:
-            sizes = (self._band(), p.points(p.pitch), self._filter_points(), self._sums())
+            sizes = (self._band(), p.image_points, self._filter_points(), self._sums())
             band, points, gradients, sums = (aligned(size, p.dtype) for size in sizes)
-            taps, square = aligned(10 * p.lanes * p.lanes, p.dtype), aligned(p.lanes * p.lanes, p.dtype)
+            taps = aligned((9 * max(p.lanes, p.deep) + p.lanes) * p.lanes, p.dtype)
+            square = aligned(p.lanes * p.lanes, p.dtype)
 
             def job(i: int) -> None:
                 part, group, (first, stop) = self.jobs[i]
                 sums[...] = 0
                 kernels.sum_patches(
-                    dy.flat, dy.phase(group * p.filters, phase.target, dilation), x.flat,
-                    x.phase(group * p.channels, phase.source, dilation), sums, p.batch, p.channels,
-                    (first, stop - first), phase.start, self.parts[part], p.lines, p.images, band, points,
-                    gradients,
+                    dy.flat, dy.phase(group * p.filters, phase.target, phase.step), x.flat,
+                    x.phase(group * p.channels, phase.source, lattice), sums, p.batch, p.channels,
+                    (first, stop - first), phase.start, p.axis.stride, p.depths, reach, self.parts[part],
+                    p.chunk, band, points, gradients,
                 )  # fmt: skip
                 kernels.finish_filters(
-                    sums, p.channels, stop - first, ceil_div(stop - first, p.panel),
-                    partial[part, group, first:stop].reshape(-1), 0, taps, square,
+                    sums, p.channels, stop - first, ceil_div(stop - first, p.panel), p.deep,
+                    partial[part, group, first:stop].reshape(-1), taps, square,
                 )  # fmt: skip
 
             return job

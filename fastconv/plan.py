@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from fastconv.algorithms import PASSES, Algorithm, Pass, choose
+from fastconv.algorithms.memory import new_array
 from fastconv.arguments import (
     Array,
     Size,
@@ -292,7 +293,7 @@ class ConvPlan:
     def _result(self, out: Array | None, shape: Size, *sources: Array | None) -> Array:
         """What the algorithm writes: ``out`` itself where it can, else a new array."""
         if out is None or not direct_output(out, self._compute_dtype, *sources):
-            return np.empty(shape, self._compute_dtype)
+            return new_array(shape, self._compute_dtype)
         return out
 
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
 
 from fastconv.arguments import Array
 from fastconv.kernels.vectors import VECTOR_BYTES
+
+# Results that are worth the 2 us that it takes to align them.
+LARGE_BYTES = 2**16
 
 # Where the first image's first channel begins; the next image, channel and cell; extents; the next line.
 Image = tuple[int, int, int, int, int, int, int]
@@ -19,6 +23,18 @@ def aligned(elements: int, dtype: np.dtype[Any]) -> Array:
     memory = np.empty(elements + VECTOR_BYTES // dtype.itemsize, dtype)
     first = -(memory.ctypes.data // dtype.itemsize) % (VECTOR_BYTES // dtype.itemsize)
     return memory[first : first + elements]
+
+
+def new_array(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """Memory for a result; where it is large, it begins with a vector.
+
+    NumPy's large arrays begin 16 bytes behind one, and each store splits a cache line: a 1x1 layer takes 12.8
+    ms then, and 8.3 ms aligned (64x56 -> 256, batch 8, float32, AVX-512 Xeon).
+    """
+    elements = prod(shape)
+    if elements * dtype.itemsize < LARGE_BYTES:
+        return np.empty(shape, dtype)
+    return aligned(elements, dtype).reshape(shape)
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,8 @@ def test_large_results_begin_with_a_vector(dtype):
     x, w, dy = (np.ones(size, dtype) for size in (plan.input_size, plan.weight_size, plan.output_size))
     for result in (plan(x, w), plan.backward_input(dy, w)):
         assert result.ctypes.data % VECTOR_BYTES == 0
-        assert result.flags.c_contiguous and result.flags.writeable
+        assert result.flags.c_contiguous
+        assert result.flags.writeable
 
 
 @pytest.mark.parametrize(("ndim", "layout"), LAYOUTS)

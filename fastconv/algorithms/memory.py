@@ -39,37 +39,39 @@ def new_array(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
 
 @dataclass(frozen=True)
 class Images:
-    """An array (N, C, 1, H, W) as the kernels see it: flat, and the steps through it."""
+    """An array (N, C, 1, H, W) as the kernels see it: flat, and the steps through it.
+
+    ``apart`` says that only every so many lines and columns are seen.
+    """
 
     flat: Array
     array: Array
     plane: int
     cell: int
+    apart: tuple[int, int]
 
     @staticmethod
-    def of(array: Array, channels_last: bool) -> Images | None:
+    def of(array: Array, channels_last: bool, apart: tuple[int, int] = (1, 1)) -> Images | None:
         """None where the array is not contiguous in its layout."""
         channels, cells = array.shape[1], array.shape[2] * array.shape[3] * array.shape[4]
         ordered = array.transpose(0, 2, 3, 4, 1) if channels_last else array
         if not ordered.flags.c_contiguous:
             return None
         plane, cell = (1, channels) if channels_last else (cells, 1)
-        return Images(ordered.reshape(-1), array, plane, cell)
+        return Images(ordered.reshape(-1), array, plane, cell, apart)
 
     def steps(self, first_channel: int) -> Image:
         """Where a channel begins; the next image, channel and cell; the extents; the next line."""
-        _, channels, _, height, width = self.array.shape
-        image = channels * height * width
-        return (
-            first_channel * self.plane, image, self.plane, self.cell, height, width, width * self.cell,
-        )  # fmt: skip
+        return self.phase(first_channel, (0, 0), self.apart)
 
     def phase(self, first_channel: int, first: tuple[int, int], stride: tuple[int, int]) -> Image:
         """As `steps`, of the cells that begin at ``first`` and lie ``stride`` apart."""
-        begin, image, plane, cell, height, width, line = self.steps(first_channel)
+        _, channels, _, height, width = self.array.shape
+        line = width * self.cell
         return (
-            begin + first[0] * line + first[1] * cell, image, plane, cell * stride[1],
-            -(-(height - first[0]) // stride[0]), -(-(width - first[1]) // stride[1]), line * stride[0],
+            first_channel * self.plane + first[0] * line + first[1] * self.cell, channels * height * width,
+            self.plane, self.cell * stride[1], -(-(height - first[0]) // stride[0]),
+            -(-(width - first[1]) // stride[1]), line * stride[0],
         )  # fmt: skip
 
 

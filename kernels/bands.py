@@ -96,31 +96,23 @@ def fill_band(x, image, number, depth, channels, start, band, row, rows, columns
                 band[max(0, target + k * pitch + c)] = 0
     if plane == 1:
         return
-    if cell != 1:
-        for r in range(top, bottom):
-            source = first + (start[0] + r) * step + (start[1] + left) * cell
-            target = ((row + r) * columns + left) * pitch
-            for c in range(channels):
-                for k in range(right - left):
-                    band[max(0, target + k * pitch + c)] = x[max(0, source + c * plane + k * cell)]
-            for k in range(right - left):
-                for c in range(channels, pitch):
-                    band[max(0, target + k * pitch + c)] = 0
-        return
     # A vector of channels at a time: sixteen streams through memory, which the prefetchers can follow.
+    # Of cells that lie apart, a square takes as many as it reaches.
+    at_once = max(1, lanes // cell)
     for c in range(0, channels, lanes):
         for r in range(top, bottom):
-            source = first + c * plane + (start[0] + r) * step + start[1] + left
+            source = first + c * plane + (start[0] + r) * step + (start[1] + left) * cell
             target = ((row + r) * columns + left) * pitch + c
-            for k in range(0, right - left, lanes):
-                some = min(lanes, right - left - k)
-                transpose_square(x, source + k, plane, min(lanes, channels - c), some, square, 0)
-                if pitch - c >= lanes:
-                    for j in range(some):
-                        store(band, target + (k + j) * pitch, load(square, j * lanes))
-                else:
-                    for j in range(some):
-                        store_some(band, target + (k + j) * pitch, load(square, j * lanes), pitch - c)
+            for k in range(0, right - left, at_once):
+                some = min(at_once, right - left - k)
+                reach = (some - 1) * cell + 1
+                transpose_square(x, source + k * cell, plane, min(lanes, channels - c), reach, square, 0)
+                for j in range(some):
+                    taken = load(square, j * cell * lanes)
+                    if pitch - c >= lanes:
+                        store(band, target + (k + j) * pitch, taken)
+                    else:
+                        store_some(band, target + (k + j) * pitch, taken, pitch - c)
 
 
 @jit

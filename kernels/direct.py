@@ -355,12 +355,17 @@ def sum_bands(
     a_runs, b_runs = np.zeros(runs, np.int64), np.zeros(runs, np.int64)
     square = np.empty(lanes * lanes, x.dtype)
     source = x if own else band
+    # One tap reads each cell once: panels are filled straight from the image (98 GF/s with a band between,
+    # 120 without: 64x56 -> 64, float32, AVX-512 Xeon).
+    straight = not own and span == (1, 1, 1) and stride == (1, 1, 1)
     for k in range(chunks[0], chunks[1]):
         piece = chunk_of(k, batch, depth, height, chunk)
         first_image, images, first_plane, planes, first_line, lines = piece
-        read_chunk(
-            x, image, piece, across, channels, start, stride, span, chunk, pitch, own, band, cell_rows, square
-        )
+        if not straight:
+            read_chunk(
+                x, image, piece, across, channels, start, stride, span, chunk, pitch, own, band, cell_rows,
+                square,
+            )  # fmt: skip
         cells = lines * across
         # Rows of gradients, one cell behind the other within a plane.
         gradients = dy
@@ -382,8 +387,18 @@ def sum_bands(
             if some == 0:
                 continue
             begun = a_runs[lowest * images :]
-            here = cell_rows[lowest * images * cells :]
-            pack_cells(source, here, some * cells, pieces, panels[p, 0], panels[p, 1], panel)
+            if straight:
+                some_channels = (image[0] + c * image[2], *image[1:])
+                first = start[0] + first_plane + lowest
+                for i in range(some):
+                    fill_band(
+                        x, some_channels, first_image + i % images, first + i // images,
+                        min(width, channels - c), (start[1] + first_line, start[2]), panel, i * lines, lines,
+                        across, width, square,
+                    )  # fmt: skip
+            else:
+                here = cell_rows[lowest * images * cells :]
+                pack_cells(source, here, some * cells, pieces, panels[p, 0], panels[p, 1], panel)
             for f in range(0, filters[1], ROWS):
                 # (filters, elements) += (filters, cells) @ (cells, elements)
                 multiply_panels(

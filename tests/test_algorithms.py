@@ -210,6 +210,36 @@ def test_few_channels_last(name, split, monkeypatch):
                     assert_equal(from_layout(run(plan, which, *last), "NHWC"), expected[which])
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+def test_cells_that_lie_apart_and_taps_of_few_channels(layout, dtype):
+    """One tap in strides up to beyond a vector; rows of elements that end anywhere in a vector or a panel."""
+    rng = np.random.default_rng(0)
+    for size, filters, kernel, stride, padding in (
+        ((2, 33, 29, 31), 40, 1, (2, 3), 0),
+        ((1, 64, 40, 37), 7, 1, (17, 5), 0),
+        ((3, 128, 14, 14), 64, 1, 2, 0),
+        ((2, 5, 9, 8), 6, 1, 2, 1),
+        ((2, 3, 40, 37), 20, 7, 2, 3),
+        ((2, 3, 43, 47), 13, 11, 4, 0),
+        ((1, 24, 14, 13), 9, 3, 2, 1),
+    ):
+        x = to_layout(rng.integers(-2, 3, size).astype(dtype), layout)
+        w = to_layout(rng.integers(-2, 3, (filters, size[1], kernel, kernel)).astype(dtype), layout)
+        plan, reference = (
+            fastconv.plan_conv2d(
+                x.shape, w.shape, stride, padding, dtype=dtype, layout=layout, algorithm=name
+            )
+            for name in ("direct", "im2col")
+        )
+        dy = rng.integers(-2, 3, plan.output_size).astype(dtype)
+        for which in PASSES:
+            expected = run(reference, which, x, w, dy)
+            for threads in (1, 3):
+                with fastconv.num_threads(threads):
+                    np.testing.assert_array_equal(run(plan, which, x, w, dy), expected)
+
+
 @pytest.mark.parametrize("value", [np.inf, np.nan])
 @pytest.mark.parametrize("name", NAMES)
 def test_what_is_not_finite_spreads_as_in_the_loops(name, value):
@@ -266,3 +296,5 @@ def test_auto_takes_the_fast_one_where_it_is_faster():
         size = (8, channels, 8, 28, 28)
         plan = fastconv.plan_conv3d(size, (64, channels, *[kernel] * 3), stride, kernel // 2)
         assert plan.algorithms["forward"] == fastest
+    stem = fastconv.plan_conv2d((8, 3, 227, 227), (64, 3, 11, 11), 4)
+    assert stem.algorithms == {"forward": "direct", "backward_input": "im2col", "backward_weight": "direct"}

@@ -12,6 +12,7 @@ from hypothesis import given
 from strategies import conv_problems, examples
 
 import fastconv
+from fastconv.kernels.vectors import VECTOR_BYTES
 
 MIB = 2**20
 PASSES = {"forward", "backward_input", "backward_weight"}
@@ -53,6 +54,16 @@ def test_out(plan, rng):
     out = np.zeros(w.shape)
     assert plan.backward_weight(dy, x, out=out) is out
     np.testing.assert_array_equal(out, plan.backward_weight(dy, x))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_large_results_begin_with_a_vector(dtype):
+    plan = fastconv.plan_conv2d((2, 8, 60, 60), (8, 8, 1, 1), dtype=dtype)
+    x, w, dy = (np.ones(size, dtype) for size in (plan.input_size, plan.weight_size, plan.output_size))
+    for result in (plan(x, w), plan.backward_input(dy, w)):
+        assert result.ctypes.data % VECTOR_BYTES == 0
+        assert result.flags.c_contiguous
+        assert result.flags.writeable
 
 
 @pytest.mark.parametrize(("ndim", "layout"), LAYOUTS)

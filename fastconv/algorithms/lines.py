@@ -15,7 +15,15 @@ import numpy as np
 
 from fastconv.algorithms.im2col import Im2col
 from fastconv.algorithms.jobs import JOB_MULTIPLICATIONS, JOBS, PARTS_BYTES, Range, blocks, ceil_div
-from fastconv.algorithms.virtual import Axis, Correlation, Three, Virtual, backward_axes, forward_axis
+from fastconv.algorithms.virtual import (
+    Axis,
+    Correlation,
+    Three,
+    Virtual,
+    backward_axes,
+    forward_axis,
+    is_stem,
+)
 from fastconv.arguments import Array
 from fastconv.geometry import Geometry
 from fastconv.kernels import lines as kernels
@@ -258,6 +266,8 @@ class Lines:
             return "many channels are better read in chunks of pixels"
         if channels >= 16 and prod(g.kernel) == 1:
             return "a kernel of one tap is a plain matrix product"
+        if is_stem(g, which):
+            return "many taps of few channels are better read with vectors along filters"
         least = min(g.channels, g.filters) // g.groups
         lanes = VECTOR_BYTES // g.compute_dtype.itemsize
         wide = prod(g.kernel) > 9 or max(g.dilation) > 1

@@ -42,37 +42,38 @@ def new_result(shape: Size, dtype: np.dtype[Any]) -> Array:
 
 @dataclass(frozen=True)
 class Images:
-    """An array (N, C, D, H, W) as the kernels see it: flat, and the steps through it."""
+    """An array (N, C, D, H, W) as the kernels see it: flat, and the steps through it.
+
+    ``apart`` says that only every so many planes, lines and columns are seen.
+    """
 
     flat: Array
     array: Array
     plane: int
     cell: int
+    apart: Three
 
     @staticmethod
-    def of(array: Array, channels_last: bool) -> Images | None:
+    def of(array: Array, channels_last: bool, apart: Three = (1, 1, 1)) -> Images | None:
         """None where the array is not contiguous in its layout."""
         channels, cells = array.shape[1], array.shape[2] * array.shape[3] * array.shape[4]
         ordered = array.transpose(0, 2, 3, 4, 1) if channels_last else array
         if not ordered.flags.c_contiguous:
             return None
         plane, cell = (1, channels) if channels_last else (cells, 1)
-        return Images(ordered.reshape(-1), array, plane, cell)
+        return Images(ordered.reshape(-1), array, plane, cell, apart)
 
     def steps(self, first_channel: int) -> Image:
-        """An array's steps and extents, from a channel on."""
-        _, channels, depth, height, width = self.array.shape
-        image, line = channels * depth * height * width, width * self.cell
-        return (
-            first_channel * self.plane, image, self.plane, self.cell, height, width, line, depth,
-            height * line,
-        )  # fmt: skip
+        """The steps and extents of what is seen of an array, from a channel on."""
+        return self.phase(first_channel, (0, 0, 0), self.apart)
 
     def phase(self, first_channel: int, first: Three, stride: Three) -> Image:
         """As `steps`, of the cells that begin at ``first`` and lie ``stride`` apart."""
-        begin, image, plane, cell, height, width, line, depth, sheet = self.steps(first_channel)
+        _, channels, depth, height, width = self.array.shape
+        cell, line, sheet = self.cell, width * self.cell, height * width * self.cell
+        begin = first_channel * self.plane + first[0] * sheet + first[1] * line + first[2] * cell
         return (
-            begin + first[0] * sheet + first[1] * line + first[2] * cell, image, plane, cell * stride[2],
+            begin, channels * depth * height * width, self.plane, cell * stride[2],
             -(-(height - first[1]) // stride[1]), -(-(width - first[2]) // stride[2]), line * stride[1],
             -(-(depth - first[0]) // stride[0]), sheet * stride[0],
         )  # fmt: skip

@@ -17,7 +17,7 @@ import numpy as np
 
 from fastconv.algorithms.im2col import Im2col
 from fastconv.algorithms.jobs import JOB_MULTIPLICATIONS, JOBS, blocks, ceil_div
-from fastconv.algorithms.memory import aligned, finite
+from fastconv.algorithms.memory import aligned
 from fastconv.arguments import Array
 from fastconv.geometry import Geometry
 from fastconv.kernels import pointwise as kernels
@@ -37,6 +37,10 @@ CHUNK_PANELS = 2
 STEPS = 256
 # Filters of one job at the least, where filters are parted: each part packs the pixels again.
 PART_FILTERS = 96
+
+# Tried on 1x1 layers and left out, in results that begin with a vector: stores past the caches (64x56 ->
+# 256: 5.8 ms and 5.9), pixels read where they lie instead of packed (64x56 -> 64: 1.6 ms and 1.7, but 64x56
+# -> 256: 6.9 and 6.1), sums of 128 channels (256x56 -> 64: 10.9 ms and 6.9).
 
 Source = tuple[int, int, int, int, int]
 
@@ -77,11 +81,13 @@ class Pointwise:
     def why_slow(geometry: Geometry, which: Pass) -> str | None:
         """Where vectors along filters are faster, GF/s of this and of those, float32, AVX-512 Xeon.
 
-        A stride, whose pixels are gathered one by one: 90 and 125 (1024x14 -> 512), 92 and 103 (512x28 ->
-        256). Planes that a panel does not fit in: 131 and 134 (512x7 -> 2048), backward-input 106 and 118.
+        A stride, whose pixels are gathered one by one: 117 and 126 (512x28 -> 256), 81 and 100 (256x56 ->
+        128). Backward-input of planes that a panel does not fit in: 113 and 127 (2048x7 -> 512), but forward
+        127 and 125, and of one image 116 and 82 (512x7 -> 2048).
         """
         g = geometry
-        if min(g.channels, g.filters) // g.groups >= 32 and (max(g.stride) > 1 or g.pixels <= 64):
+        few = which == "backward_input" and g.pixels < 64
+        if min(g.channels, g.filters) // g.groups >= 32 and (max(g.stride) > 1 or few):
             return "vectors along filters are faster where pixels are apart or few"
         return None
 
@@ -107,7 +113,7 @@ class Pointwise:
 
     def backward_input(self, dy: Array, w: Array, dx: Array) -> None:
         """All channels of a group at every pixel of the gradient."""
-        if not (dy.flags.c_contiguous and dx.flags.c_contiguous) or not finite(w):
+        if not (dy.flags.c_contiguous and dx.flags.c_contiguous):
             Im2col(self.geometry).backward_input(dy, w, dx)
             return
         g, filters, channels = self.geometry, self.group_filters, self.group_channels

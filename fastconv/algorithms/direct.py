@@ -27,7 +27,7 @@ import numpy as np
 
 from fastconv.algorithms.im2col import Im2col
 from fastconv.algorithms.jobs import JOB_MULTIPLICATIONS, JOBS, PARTS_BYTES, blocks, ceil_div
-from fastconv.algorithms.memory import Images, Three, aligned, finite, new_result
+from fastconv.algorithms.memory import Images, Three, add_parts, aligned, finite, new_result
 from fastconv.algorithms.narrow import FEW, Narrow
 from fastconv.algorithms.virtual import Axis, backward_axes, forward_axis
 from fastconv.arguments import Array
@@ -492,7 +492,7 @@ class WeightSums:
 
         run_jobs(len(self.jobs), start_worker)
         if several:
-            np.add.reduce(partial, axis=0, out=dw)
+            add_parts(partial, dw)
 
     def _write(self, sums: Array, dw: Array, group: int, first: int) -> None:
         """Sums of some filters to where they belong: there taps are last, or channels."""

@@ -25,7 +25,7 @@ from fastconv.algorithms.grouped_last import Phases, Pixels, tile_for
 from fastconv.algorithms.im2col import Im2col
 from fastconv.algorithms.jobs import JOB_MULTIPLICATIONS, JOBS, Range, blocks, ceil_div
 from fastconv.algorithms.lines import Lines
-from fastconv.algorithms.memory import finite, memory
+from fastconv.algorithms.memory import add_parts, finite, memory
 from fastconv.algorithms.strips import Strips
 from fastconv.algorithms.virtual import (
     MOST_GRID_BYTES,
@@ -286,7 +286,7 @@ class Planes:
 
         run_jobs(len(jobs), start_worker)
         if len(parts) > 1:
-            np.add.reduce(partial, axis=0, out=result)
+            add_parts(partial, result)
         if not np.may_share_memory(result, dw):
             dw[...] = result.reshape(dw.shape)
 

@@ -13,7 +13,7 @@ from math import prod
 import numpy as np
 
 from fastconv.algorithms.jobs import JOB_MULTIPLICATIONS, JOBS, Range, blocks, ceil_div
-from fastconv.algorithms.memory import pixels_first
+from fastconv.algorithms.memory import add_parts, pixels_first
 from fastconv.algorithms.virtual import Axis
 from fastconv.arguments import Array
 from fastconv.geometry import read_only
@@ -169,6 +169,6 @@ class Pixels:
             return job
 
         run_jobs(len(jobs), start_worker)
-        total = partial[0] if len(partial) == 1 else np.add.reduce(partial, axis=0)
+        total = partial[0] if len(partial) == 1 else add_parts(partial)
         # (K, C/G, taps) from (taps, C/G, K), without the row of scratch
         dw[...] = total[:-1].transpose(2, 1, 0).reshape(dw.shape)

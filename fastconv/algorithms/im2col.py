@@ -27,6 +27,7 @@ import numpy as np
 
 from fastconv import blas
 from fastconv.algorithms.jobs import JOB_MULTIPLICATIONS, JOBS, PARTS_BYTES, Range, blocks, ceil_div
+from fastconv.algorithms.memory import add_parts
 from fastconv.algorithms.narrow import Narrow
 from fastconv.arguments import Array
 from fastconv.geometry import Geometry, effective, read_only
@@ -342,7 +343,7 @@ class Im2col:
 
         _run(len(jobs), start_worker)
         if len(parts) > 1:
-            np.add.reduce(partial, axis=0, out=result)
+            add_parts(partial, result)
         if not np.may_share_memory(result, dw):
             dw[...] = result.reshape(dw.shape)
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from fastconv.algorithms.im2col import Im2col
 from fastconv.algorithms.jobs import JOB_MULTIPLICATIONS, JOBS, PARTS_BYTES, Range, blocks, ceil_div
+from fastconv.algorithms.memory import add_parts
 from fastconv.algorithms.virtual import (
     Axis,
     Correlation,
@@ -196,7 +197,7 @@ class _WeightPass:
 
         run_jobs(len(self.jobs), lambda: job)
         if self.parts > 1:
-            np.add.reduce(partial, axis=0, out=result)
+            add_parts(partial, result)
         return all(finite)
 
 

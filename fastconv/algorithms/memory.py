@@ -79,6 +79,12 @@ class Images:
         )  # fmt: skip
 
 
+def add_parts(parts: Array, out: Array | None = None) -> Array:
+    """The sum of partial results, in their order; infinities of both signs meet without a warning."""
+    with np.errstate(all="ignore"):
+        return np.add.reduce(parts, axis=0, out=out)
+
+
 def finite(array: Array) -> bool:
     """Whether all cells are finite (or, seldom, False where only their sum is not)."""
     with np.errstate(all="ignore"):

@@ -32,7 +32,7 @@ from math import prod
 import numpy as np
 
 from fastconv.algorithms.jobs import JOB_MULTIPLICATIONS, JOBS, Range, blocks, ceil_div
-from fastconv.algorithms.memory import pixels_first
+from fastconv.algorithms.memory import add_parts, pixels_first
 from fastconv.arguments import Array
 from fastconv.geometry import Geometry, read_only
 from fastconv.kernels import strips as kernels
@@ -148,6 +148,6 @@ class Strips:
             return job
 
         run_jobs(len(self.sum_jobs), start_worker)
-        total = partial[0] if len(partial) == 1 else np.add.reduce(partial, axis=0)
+        total = partial[0] if len(partial) == 1 else add_parts(partial)
         # (C, taps) from (taps, C)
         dw[...] = total.reshape(-1, self.channels).T.reshape(dw.shape)

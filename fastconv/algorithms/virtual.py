@@ -24,7 +24,7 @@ import numpy as np
 
 from fastconv.algorithms.im2col import Im2col
 from fastconv.algorithms.jobs import JOB_MULTIPLICATIONS, JOBS, PARTS_BYTES, Range, blocks, ceil_div
-from fastconv.algorithms.memory import finite
+from fastconv.algorithms.memory import add_parts, finite
 from fastconv.arguments import Array, Size
 from fastconv.geometry import Geometry, read_only
 from fastconv.kernels import virtual as kernels
@@ -366,7 +366,7 @@ class WeightSums:
 
         run_jobs(len(self.jobs), start_worker)
         if several:
-            np.add.reduce(partial, axis=0, out=result)
+            add_parts(partial, result)
 
 
 def forward_axis(g: Geometry, a: int) -> Axis:

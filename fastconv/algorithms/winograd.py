@@ -26,7 +26,7 @@ import numpy as np
 
 from fastconv.algorithms.im2col import Im2col
 from fastconv.algorithms.jobs import JOB_MULTIPLICATIONS, JOBS, PARTS_BYTES, Range, blocks, ceil_div
-from fastconv.algorithms.memory import Images, Three, aligned, finite
+from fastconv.algorithms.memory import Images, Three, add_parts, aligned, finite
 from fastconv.algorithms.virtual import Axis, Virtual, backward_axes, forward_axis
 from fastconv.arguments import Array
 from fastconv.geometry import Geometry
@@ -548,4 +548,4 @@ class WeightSums:
 
         run_jobs(len(self.jobs), start_worker)
         if several:
-            np.add.reduce(partial, axis=0, out=result)
+            add_parts(partial, result)

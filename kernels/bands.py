@@ -45,7 +45,7 @@ def chunk_of(k, batch, depth, height, chunk):
 
 
 @jit
-def fill_band(x, image, number, depth, channels, start, band, row, rows, columns, pitch, square):
+def fill_band(x, image, number, depth, channels, start, band, rows, columns, pitch, square):
     """Copy lines of one plane to a band with its channels last and zeros where the plane ends.
 
     Parameters
@@ -61,8 +61,8 @@ def fill_band(x, image, number, depth, channels, start, band, row, rows, columns
     start : tuple of two int
         The plane's line and column where the band begins; may lie outside.
     band : 1-D float array (rows, columns, pitch)
-        Written, ``rows`` of it from ``row`` on; what lies behind the last channel is of no meaning.
-    row, rows, columns, pitch : int
+        Written; what lies behind the last channel is of no meaning.
+    rows, columns, pitch : int
         ``pitch`` is ``channels`` or a little more, to have whole vectors.
     square : 1-D float array
         Scratch of lanes by lanes.
@@ -74,7 +74,7 @@ def fill_band(x, image, number, depth, channels, start, band, row, rows, columns
     left, right = min(columns, max(0, -start[1])), min(columns, width - start[1])
     whole = channels // lanes * lanes
     for r in range(rows):
-        line = (row + r) * columns * pitch
+        line = r * columns * pitch
         if r < top or r >= bottom or left >= right:
             clear(band, line, columns * pitch)
             continue
@@ -102,7 +102,7 @@ def fill_band(x, image, number, depth, channels, start, band, row, rows, columns
     for c in range(0, channels, lanes):
         for r in range(top, bottom):
             source = first + c * plane + (start[0] + r) * step + (start[1] + left) * cell
-            target = ((row + r) * columns + left) * pitch + c
+            target = (r * columns + left) * pitch + c
             for k in range(0, right - left, at_once):
                 some = min(at_once, right - left - k)
                 reach = (some - 1) * cell + 1

@@ -61,8 +61,8 @@ def pack_panels(w, lane_step, vectors, sources, rows, taps, packed, square):
 
 @part
 def sweep(
-    band, cell_rows, a_runs, b_runs, groups, packed, panels, taps, filters_left, cells, bias, out, first_out,
-    out_rows, no_rows,
+    band, cell_rows, a_runs, b_runs, groups, packed, panels, taps, filters_left, cells, bias, out, out_rows,
+    no_rows,
 ):  # fmt: skip
     """Some cells of the output, for some panels of filters.
 
@@ -86,7 +86,7 @@ def sweep(
         How many.
     bias : 1-D float array
         One element a filter.
-    out, first_out, out_rows : 1-D float array, int, int64 array
+    out, out_rows : 1-D float array, int64 array
         Where each cell's first filter is written.
     no_rows : int64 array
         Zeros.
@@ -103,13 +103,13 @@ def sweep(
             # The first sum begins with the bias, the others with what is there.
             begun, begun_rows = bias[panel * width :], no_rows
             if g > 0:
-                begun, begun_rows = out[first_out + column :], out_rows
+                begun, begun_rows = out[column:], out_rows
             for t in range(0, cells, ROWS):
                 # The rows of the next sum's panel, while the first tiles run.
                 ahead = b + b_some[0] + runs * steps * (PANEL + t // ROWS) * lanes
                 multiply_panels(
                     band, cell_rows, t, a_some, packed, b, b_some, runs, steps, packed, ahead, lanes, begun,
-                    begun_rows, out, first_out + column, out_rows, vectors, cells - t,
+                    begun_rows, out, column, out_rows, vectors, cells - t,
                 )  # fmt: skip
 
 
@@ -130,7 +130,7 @@ def place_cells(rows, first, counts, steps):
                     i += 1
 
 
-@jit
+@part
 def fill_chunk(x, image, images, channels, start, span, band, rows, columns, pitch, square):
     """Fill a band (images, planes, rows, columns, pitch): the lines of the image that a chunk reads.
 
@@ -150,12 +150,12 @@ def fill_chunk(x, image, images, channels, start, span, band, rows, columns, pit
     for n in range(images[1]):
         for d in range(max(0, -start[0]), min(span[0], image[7] - start[0])):
             fill_band(
-                x, image, images[0] + n, start[0] + d, channels, (start[1], start[2]), band,
-                (n * span[0] + d) * rows, span[1], columns, pitch, square,
+                x, image, images[0] + n, start[0] + d, channels, (start[1], start[2]),
+                band[(n * span[0] + d) * rows * columns * pitch :], span[1], columns, pitch, square,
             )  # fmt: skip
 
 
-@jit
+@part
 def read_chunk(
     x, image, piece, across, channels, start, stride, span, chunk, pitch, own, band, cell_rows, square
 ):
@@ -251,11 +251,11 @@ def convolve_bands(
         )
         first_out = output[0] + first_image * output[1] + first_filter * output[2]
         first_out += first_plane * output[8] + first_line * output[6]
-        target, first_cell = cells, 0
+        target = cells
         if in_place:
             steps = output[8], output[1], output[6], output[3]
-            place_cells(out_rows, 0, (planes, images, lines, across), steps)
-            target, first_cell = y, first_out
+            place_cells(out_rows, first_out, (planes, images, lines, across), steps)
+            target = y
         in_plane, plane = images * lines * across, 0
         while plane < planes:
             # Planes that sum the same taps together.
@@ -269,7 +269,7 @@ def convolve_bands(
                 alike += 1
             sweep(
                 source, cell_rows[cell:], a_runs, b_runs, groups[first:stop], packed,
-                (filters[0], filters[1]), taps, out_pitch, alike * in_plane, bias, target, first_cell,
+                (filters[0], filters[1]), taps, out_pitch, alike * in_plane, bias, target,
                 out_rows[cell:], no_rows,
             )  # fmt: skip
             plane += alike
@@ -393,8 +393,8 @@ def sum_bands(
                 for i in range(some):
                     fill_band(
                         x, some_channels, first_image + i % images, first + i // images,
-                        min(width, channels - c), (start[1] + first_line, start[2]), panel, i * lines, lines,
-                        across, width, square,
+                        min(width, channels - c), (start[1] + first_line, start[2]),
+                        panel[i * cells * width :], lines, across, width, square,
                     )  # fmt: skip
             else:
                 here = cell_rows[lowest * images * cells :]

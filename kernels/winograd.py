@@ -25,7 +25,7 @@ way into a *band*, the padded lines that a chunk of patches reads, and results o
 import numpy as np
 
 from fastconv.kernels.bands import chunk_of, clear, empty_band, fill_band
-from fastconv.kernels.jit import jit
+from fastconv.kernels.jit import jit, part
 from fastconv.kernels.lanes import load, multiply_add, spread, store, store_some, transpose_square
 from fastconv.kernels.panels import PANEL, ROWS, multiply_panels, multiply_rows, place_rows, whole_tiles
 from fastconv.kernels.vectors import VECTOR_BYTES
@@ -265,7 +265,9 @@ def transform_filters(w, first, lane_step, row_step, rows, depths, vectors, rota
     half = spread(w.dtype.type(0.5))
     width = PANEL * lanes
     deep = depths.size
-    height = (np.max(depths) + 1) * rows
+    height = rows
+    for depth in depths:
+        height = max(height, (depth + 1) * rows)
     step = point_step(panels * height * width, w.itemsize)
     # Rows whose taps lie one behind the other are transposed several at a time.
     some = rows if row_step == 9 * deep else 1
@@ -346,7 +348,7 @@ def finish_filters(sums, channels, filters, panels, deep, dw, taps, square):
                     store_some(dw, target, load(square, f * lanes), some)
 
 
-@jit
+@part
 def transform_chunk(
     x, image, images, channels, start, planes, lines, across, pitch, band, points, step, square
 ):  # fmt: skip
@@ -375,7 +377,7 @@ def transform_chunk(
             continue
         for n in range(images[1]):
             fill_band(
-                x, image, images[0] + n, start[0] + d, channels, (start[1], start[2]), band, 0, 2 * lines + 2,
+                x, image, images[0] + n, start[0] + d, channels, (start[1], start[2]), band, 2 * lines + 2,
                 2 * across + 2, pitch, square,
             )  # fmt: skip
             transform_image(band, 0, lines, across, pitch, points, first + n * patches, step)
@@ -573,7 +575,7 @@ def sum_patches(
         for i in range(planes * images):
             fill_band(
                 dy, some_filters, first_image + i % images, first_plane + i // images, filters[1],
-                (2 * first_line, 0), band, 0, 2 * lines, 2 * across, gradient_pitch, square,
+                (2 * first_line, 0), band, 2 * lines, 2 * across, gradient_pitch, square,
             )  # fmt: skip
             transform_gradient(
                 band, 0, lines, across, gradient_pitch, gradient_points_, i * lines * across, patches

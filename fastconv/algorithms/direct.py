@@ -48,6 +48,8 @@ SUM_CELLS = 256
 # Cells of a chunk of `FEW` channels, whose band is small: fewer lines are copied twice (132 GF/s, and 120
 # with `CELLS`, 3x224 -> 64, 3x3 taps, channels last, float32, AVX-512 Xeon).
 FEW_CELLS = 896
+# Backward-input to images with a depth: gradients that are few beside so many filters times channels.
+FEW_PIXELS, MANY_WEIGHTS = 128, 2**17
 # What a chunk reads.
 BAND_BYTES = 2**20
 MOST_BAND_BYTES = 6 * 2**20
@@ -83,8 +85,8 @@ class Taps:
         planes, rows, columns = (sorted(zip(axis.shifts, axis.taps, strict=True)) for axis in axes)
         self.start: Three = (axes[0].lowest, axes[1].lowest, axes[2].lowest)
         self.stride: Three = (axes[0].stride, axes[1].stride, axes[2].stride)
-        lasts = planes[-1][0], rows[-1][0], columns[-1][0]
-        self.span: Three = tuple(last - first + 1 for last, first in zip(lasts, self.start, strict=True))
+        d, h, w = self.start
+        self.span: Three = (planes[-1][0] - d + 1, rows[-1][0] - h + 1, columns[-1][0] - w + 1)
         products = list(itertools.product(planes, rows, columns))
         self.taps = [(t * kernel[1] + r) * kernel[2] + s for (_, t), (_, r), (_, s) in products]
         self.places = [
@@ -584,12 +586,18 @@ class Direct:
 
         With a stride, 21 and 72 (3x224, 7x7 taps); with the channels last, 18 and 49 (3x224, 3x3 taps); with
         a depth 20 and 33 (3x16x56 -> 64). One channel of a depth makes runs too short: 16 and 26,
-        backward-weight 8 and 19 (1x8x56 -> 8, channels last).
+        backward-weight 8 and 19 (1x8x56 -> 8, channels last). Where gradients are few, packing large weights
+        is most of the work: 72 and 84 (512x2x7, channels first), but 112 and 84 with batch 2, and 100 and 92
+        (256x2x7).
         """
         g = geometry
         few = FEW if Narrow.serves(g) or max(g.stride) > 1 else 1 if g.one_plane else FEW // 2
         if which == "backward_input" and g.channels // g.groups < few:
             return "few channels leave vectors empty"
+        weights = g.filters * g.channels // g.groups
+        first = which == "backward_input" and not g.one_plane and not g.channels_last
+        if first and g.batch * g.pixels < FEW_PIXELS and weights >= MANY_WEIGHTS:
+            return "the weights of few gradients are packed for one product"
         if not g.one_plane and g.channels == g.groups and g.filters // g.groups <= 32:
             return "one channel makes short runs"
         return None

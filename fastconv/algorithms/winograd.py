@@ -381,7 +381,8 @@ class Winograd:
                 part = np.empty_like(result) if i else result
                 sums.run(gradient, image, part, phase, self._lattice)
                 if i:
-                    result += part
+                    with np.errstate(all="ignore"):
+                        result += part
             if finite(result):
                 if not dw.flags.c_contiguous:
                     dw[...] = result.reshape(dw.shape)

@@ -71,7 +71,7 @@ def test_version_is_the_distribution_s():
 
 
 def test_import_is_light():
-    heavy = ("torch", "sklearn", "matplotlib", "rich")
+    heavy = ("torch", "sklearn", "matplotlib", "rich", "keras", "jax")
     run = python(f"import sys, fastconv; print([m for m in {heavy} if m in sys.modules])")
     assert run.returncode == 0, run.stderr
     assert run.stdout.strip() == "[]"

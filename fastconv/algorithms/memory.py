@@ -8,7 +8,11 @@ from typing import Any
 import numpy as np
 
 from fastconv.arguments import Array
+from fastconv.kernels.bands import turn_cells
 from fastconv.kernels.vectors import VECTOR_BYTES
+
+# Weights that are worth the 10 us that it takes to see how they lie.
+LARGE_WEIGHTS = 2**15
 
 # Where the first image's first channel begins; the next image, channel and cell; extents; the next line.
 Image = tuple[int, int, int, int, int, int, int]
@@ -55,6 +59,30 @@ class Images:
             begin + first[0] * line + first[1] * cell, image, plane, cell * stride[1],
             -(-(height - first[0]) // stride[0]), -(-(width - first[1]) // stride[1]), line * stride[0],
         )  # fmt: skip
+
+
+def filters_outermost(weight: Array) -> Array:
+    """Weights in memory filter by filter: a copy where they lie the other way round (TensorFlow's HWIO).
+
+    Algorithms copy or pack one filter after the other, which then would use one element of each cache line:
+    9 MB take NumPy 15.8 ms, and 1.4 ms in squares (3x3, 512 -> 512, float32, AVX-512 Xeon).
+
+    Parameters
+    ----------
+    weight : float32 or float64 array (filters, ...)
+    """
+    if weight.size < LARGE_WEIGHTS or weight.strides[0] != weight.itemsize:
+        return weight
+    order = sorted(range(1, weight.ndim), key=lambda axis: -weight.strides[axis])
+    memory = weight.transpose(*order, 0)
+    if not memory.flags.c_contiguous:
+        return weight
+    filters, cells = len(weight), weight.size // len(weight)
+    turned = np.empty((filters, *memory.shape[:-1]), weight.dtype)
+    lanes = VECTOR_BYTES // weight.itemsize
+    square = aligned(lanes * lanes, weight.dtype)
+    turn_cells(memory.reshape(-1), 0, filters, cells, filters, turned.reshape(-1), cells, square)
+    return turned.transpose(np.argsort([0, *order]))
 
 
 def finite(array: Array) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from fastconv.algorithms import PASSES, Algorithm, Pass, choose
-from fastconv.algorithms.memory import new_result
+from fastconv.algorithms.memory import filters_outermost, new_result
 from fastconv.arguments import (
     Array,
     Size,
@@ -264,7 +264,7 @@ class ConvPlan:
         if bias is not None:
             bias = bias.astype(self._compute_dtype, copy=False)
         self._algorithm("forward").forward(
-            self._normal(input), self._normal(weight), bias, self._normal(result)
+            self._normal(input), filters_outermost(self._normal(weight)), bias, self._normal(result)
         )
         return delivered(result, out, self.dtype)
 
@@ -275,7 +275,7 @@ class ConvPlan:
         result = self._result(out, self.input_size, grad_output, weight, bias)
         normal = self._normal(result)
         self._algorithm("backward_input").backward_input(
-            self._normal(grad_output), self._normal(weight), normal
+            self._normal(grad_output), filters_outermost(self._normal(weight)), normal
         )
         if bias is not None:
             with np.errstate(all="ignore"):  # infinities and NaN travel without a warning

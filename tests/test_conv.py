@@ -236,6 +236,24 @@ def test_hwio_weight_is_a_transpose(rng):
     np.testing.assert_array_equal(y.transpose(0, 3, 1, 2), expected)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize(
+    ("filters", "channels", "kernel"), [(37, 101, (3, 3)), (65, 513, (1, 1)), (64, 37, (5, 3))]
+)
+def test_large_weights_that_lie_the_other_way_round(filters, channels, kernel, layout, dtype, rng):
+    """Filters last in memory, the other axes in two orders: bitwise what contiguous weights give."""
+    w = to_layout(rng.standard_normal((filters, channels, *kernel)).astype(dtype), layout)
+    x = to_layout(rng.standard_normal((1, channels, 6, 7)).astype(dtype), layout)
+    dy = fastconv.conv2d(x, w, layout=layout)
+    dx = fastconv.conv2d_backward_input(dy, w, x.shape, layout=layout)
+    for order in ((1, 2, 3, 0), (2, 3, 1, 0), (3, 2, 1, 0)):
+        turned = np.ascontiguousarray(w.transpose(order)).transpose(np.argsort(order))
+        assert turned.strides[0] == turned.itemsize
+        np.testing.assert_array_equal(fastconv.conv2d(x, turned, layout=layout), dy)
+        np.testing.assert_array_equal(fastconv.conv2d_backward_input(dy, turned, x.shape, layout=layout), dx)
+
+
 @pytest.mark.parametrize("ndim", [1, 2, 3])
 def test_channels_last_is_channels_first_transposed(ndim, rng):
     x, w = integers(rng, (2, 4, *(6, 5, 4)[:ndim])), integers(rng, (6, 2, *(3, 2, 2)[:ndim]))

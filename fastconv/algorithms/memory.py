@@ -9,10 +9,13 @@ from typing import Any
 import numpy as np
 
 from fastconv.arguments import Array, Size
+from fastconv.kernels.bands import turn_cells
 from fastconv.kernels.vectors import VECTOR_BYTES
 
 # Elements of a result that is worth the two microseconds.
 LARGE_RESULT = 2**14
+# Weights that are worth the 10 us that it takes to see how they lie.
+LARGE_WEIGHTS = 2**15
 
 Three = tuple[int, int, int]
 # Where the first image's first channel begins; the next image, channel and cell; height and width; the next
@@ -83,6 +86,30 @@ def add_parts(parts: Array, out: Array | None = None) -> Array:
     """The sum of partial results, in their order; infinities of both signs meet without a warning."""
     with np.errstate(all="ignore"):
         return np.add.reduce(parts, axis=0, out=out)
+
+
+def filters_outermost(weight: Array) -> Array:
+    """Weights in memory filter by filter: a copy where they lie the other way round (TensorFlow's HWIO).
+
+    Algorithms copy or pack one filter after the other, which then would use one element of each cache line:
+    9 MB take NumPy 15.8 ms, and 1.4 ms in squares (3x3, 512 -> 512, float32, AVX-512 Xeon).
+
+    Parameters
+    ----------
+    weight : float32 or float64 array (filters, ...)
+    """
+    if weight.size < LARGE_WEIGHTS or weight.strides[0] != weight.itemsize:
+        return weight
+    order = sorted(range(1, weight.ndim), key=lambda axis: -weight.strides[axis])
+    memory = weight.transpose(*order, 0)
+    if not memory.flags.c_contiguous:
+        return weight
+    filters, cells = len(weight), weight.size // len(weight)
+    turned = np.empty((filters, *memory.shape[:-1]), weight.dtype)
+    lanes = VECTOR_BYTES // weight.itemsize
+    square = aligned(lanes * lanes, weight.dtype)
+    turn_cells(memory.reshape(-1), 0, filters, cells, filters, turned.reshape(-1), cells, square)
+    return turned.transpose(np.argsort([0, *order]))
 
 
 def finite(array: Array) -> bool:

@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
 # Cells of a chunk: enough for the weights to be worth their way from memory.
 CELLS = 384
+# Cells of a chunk at the least, where there are small planes of several images.
+FEWEST_CELLS = 48
 # Cells that backward-weight sums at a time (128 and 512 are up to 5 % slower in the mean of six layers).
 SUM_CELLS = 256
 # Channels that are not worth a vector.
@@ -216,6 +218,11 @@ class Correlation:
         self.lane_step, self.channel_step, self.tap_step = steps
         self.sources, self.rows = s.taps.packing(self.tap_step, self.channel_step, self.lane_step != 1)
         self.lines, self.images = s.chunk(CELLS)
+        if len(s.taps.taps) == 1 and not s.own:
+            # Rather more chunks than parts of the filters, which fill the band again: 119 and 145 GF/s (512x4
+            # -> 512, batch 64), 96 and 121 (1024x14 -> 512 in strides of 2).
+            fewest = max(ceil_div(s.batch, s.wanted), ceil_div(FEWEST_CELLS, s.height * s.width))
+            self.images = min(self.images, fewest)
         self.chunk_count = s.chunks(self.lines, self.images)
         self.part = s.panels
         while (
@@ -336,7 +343,8 @@ class WeightSums:
     def _pieces(self) -> tuple[Array, int]:
         """Where the elements of a cell lie in a band, in vectors or parts of one; and a row of sums."""
         s = self.sweep
-        panel, pieces, done = s.panel, [], 0
+        panel, done = s.panel, 0
+        pieces: list[tuple[int, int, int]] = []
         for begin, length in s.taps.segments(s.columns, s.pitch):
             stop = done + length
             bounds = [done, *range(ceil_div(done + 1, panel) * panel, stop, panel), stop]

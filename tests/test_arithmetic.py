@@ -24,14 +24,20 @@ def padded(p):
 def reference(p, which):
     """One pass by plain loops over the padded image."""
     x, pairs, steps = padded(p)
+    dx = one_pass(p, which, x, steps)
+    if which != "backward_input":
+        return dx
+    inside = tuple(slice(before, n - after) for (before, after), n in zip(pairs, dx.shape[2:], strict=True))
+    return dx[(slice(None), slice(None), *inside)]
+
+
+def one_pass(p, which, x, steps):
     with np.errstate(invalid="ignore", over="ignore"):
         if which == "forward":
             return ref_conv(x, p.w, *steps)
         if which == "backward_weight":
             return ref_conv_backward_weight(p.dy, x, p.w.shape[2:], *steps)
-        dx = ref_conv_backward_input(p.dy, p.w, x.shape[2:], *steps)
-    inside = tuple(slice(before, n - after) for (before, after), n in zip(pairs, dx.shape[2:], strict=True))
-    return dx[(slice(None), slice(None), *inside)]
+        return ref_conv_backward_input(p.dy, p.w, x.shape[2:], *steps)
 
 
 def computed(p, plan, which):
@@ -55,8 +61,11 @@ def check_sprinkled(name, p, seed, share):
     p = sprinkled(p, np.random.default_rng(seed), share)
     plan = plan_of(p, name)
     for which in plan.algorithms:
-        # Whole numbers: what is finite is exact.
-        np.testing.assert_array_equal(computed(p, plan, which), reference(p, which).astype(p.x.dtype))
+        # Whole numbers: what is finite is exact. What is not may or may not meet the zeros of the padding.
+        got, expected = computed(p, plan, which), reference(p, which).astype(p.x.dtype)
+        unpadded = one_pass(p, which, p.x, p.resolved).astype(p.x.dtype)
+        same = (got == unpadded) | (np.isnan(got) & np.isnan(unpadded))
+        np.testing.assert_array_equal(got[~same], expected[~same])
 
 
 @pytest.mark.parametrize("name", NAMES)

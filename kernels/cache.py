@@ -87,7 +87,7 @@ class _Files:
                 other.unlink(missing_ok=True)
 
 
-class KernelCache(FunctionCache):
+class KernelCache(FunctionCache):  # type: ignore[misc]
     """Numba's cache of a function, over `_Files`.
 
     Parameters

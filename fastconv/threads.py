@@ -119,6 +119,23 @@ def num_threads(n: int) -> Iterator[None]:
         _override.reset(token)
 
 
+class _Stopped(BaseException):
+    """Raised in a job of a call that has failed elsewhere."""
+
+
+_running = threading.local()
+
+
+def checkpoint() -> None:
+    """Give up the job that runs here, if another of its call has failed or was interrupted.
+
+    Long jobs pass here about ten times a second; in the main thread Python also sees an interrupt then.
+    """
+    stopped: threading.Event | None = getattr(_running, "stopped", None)
+    if stopped is not None and stopped.is_set():
+        raise _Stopped
+
+
 class _Pool:
     """Helper threads shared by all calls, started when first needed."""
 
@@ -200,13 +217,18 @@ def run_jobs(count: int, start_worker: Callable[[], Job]) -> None:
     stopped = threading.Event()
 
     def work() -> None:
+        before, _running.stopped = getattr(_running, "stopped", None), stopped
         try:
             job = workers.pop()
             while (i := next(remaining)) < count and not stopped.is_set():
                 job(i)
+        except _Stopped:  # the failure itself is raised where it happened
+            pass
         except BaseException:
             stopped.set()
             raise
+        finally:
+            _running.stopped = before
 
     futures = _pool.submit(helpers, work)
     try:

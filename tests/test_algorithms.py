@@ -8,7 +8,7 @@ from oracles import ref_conv, ref_conv_backward_input, ref_conv_backward_weight
 from strategies import conv_problems, examples, wide_problems
 
 import fastconv
-from fastconv.algorithms import ALGORITHMS, direct, narrow
+from fastconv.algorithms import ALGORITHMS, direct, jobs, narrow
 from fastconv.geometry import conv_geometry
 from fastconv.plan import ConvPlan
 
@@ -178,8 +178,7 @@ def test_few_channels_last(name, split, monkeypatch):
     if split:
         for module, constant, value in (
             (direct, "FEW_CELLS", 20), (direct, "SUM_CELLS", 20), (direct, "PART_CELLS", 30),
-            (direct, "JOB_MULTIPLICATIONS", 1), (narrow, "JOB_MULTIPLICATIONS", 1),
-            (narrow, "COLUMN_BYTES", 1),
+            (jobs, "JOB_MULTIPLICATIONS", 1), (narrow, "COLUMN_BYTES", 1),
         ):  # fmt: skip
             monkeypatch.setattr(module, constant, value)
     rng = np.random.default_rng(0)
@@ -238,6 +237,27 @@ def test_cells_that_lie_apart_and_taps_of_few_channels(layout, dtype):
             for threads in (1, 3):
                 with fastconv.num_threads(threads):
                     np.testing.assert_array_equal(run(plan, which, x, w, dy), expected)
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize("name", NAMES)
+def test_long_jobs_in_pieces(name, layout, monkeypatch):
+    """As a pass of minutes is cut, so that it can be stopped."""
+    rng = np.random.default_rng(0)
+    kernel = SERVED.get(name, {}).get("kernels", ((3, 3),))[0]
+    x, w = integers(rng, (3, 16, 40, 41), np.float32), integers(rng, (40, 16, *kernel), np.float32)
+    dy = integers(rng, (3, 40, *(n - k + 1 for n, k in zip(x.shape[2:], kernel, strict=True))), np.float32)
+    x, w, dy = (to_layout(array, layout) for array in (x, w, dy))
+    geometry = conv_geometry(
+        2, x.shape, w.shape, (1, 1), ((0, 0), (0, 0)), (1, 1), 1, np.dtype(np.float32), layout == "NHWC"
+    )
+    expected = ConvPlan(geometry, "im2col")
+    monkeypatch.setattr(jobs, "MOST_MULTIPLICATIONS", 2**16)
+    plan = ConvPlan(geometry, name)
+    for which in plan.algorithms:
+        for threads in (1, 3):
+            with fastconv.num_threads(threads):
+                np.testing.assert_array_equal(run(plan, which, x, w, dy), run(expected, which, x, w, dy))
 
 
 @pytest.mark.parametrize("value", [np.inf, np.nan])

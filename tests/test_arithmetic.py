@@ -144,16 +144,18 @@ LONG = {
     "filters": ((1, 32, 9, 9), (4096, 32), ("backward_input",)),
     "pixels": ((2, 8, 400, 410), (16, 8), ("backward_weight",)),
 }
+# Those that add all taps of a cell up in one chain; "auto" takes them where channels are few.
+IN_ONE_CHAIN = ("grouped", "virtual")
 
 
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
 @pytest.mark.parametrize("case", LONG)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, "auto"])
 def test_the_error_of_long_sums_is_bounded(name, case, layout):
     """In float32, of numbers between 0 and 1, which only add up: within 2e-6 of the sum in float64.
 
-    One running sum of n terms is off by up to n/2 * 6e-8 of itself, typically sqrt(n) * 3e-8: 6e-6 over the
-    37,000 terms here and 1.7e-5 over the 330,000; sums in pieces stay near rounding.
+    One running sum of n terms is off by up to n/2 * 6e-8 of itself, typically some sqrt(n) * 3e-8: 6e-6 over
+    the 37,000 terms here and 1.7e-5 over the 330,000; sums in pieces stay near rounding.
     """
     x_shape, w_shape, passes = LONG[case]
     rng = np.random.default_rng(0)
@@ -161,5 +163,6 @@ def test_the_error_of_long_sums_is_bounded(name, case, layout):
     p.w, p.dy = rng.random(p.w.shape, np.float32), rng.random(p.dy.shape, np.float32)
     wide = dataclasses.replace(p, **{name: getattr(p, name).astype(np.float64) for name in ("x", "w", "dy")})
     plan, exact = plan_of(p, name), plan_of(wide, "im2col")
+    bound = 2e-5 if name in IN_ONE_CHAIN and "backward_weight" not in passes else 2e-6
     for which in set(passes) & set(plan.algorithms):
-        np.testing.assert_allclose(computed(p, plan, which), computed(wide, exact, which), rtol=2e-6)
+        np.testing.assert_allclose(computed(p, plan, which), computed(wide, exact, which), rtol=bound)

@@ -27,7 +27,7 @@ from strategies import examples
 
 import fastconv
 from fastconv import plan
-from fastconv.algorithms import grouped, grouped_last, strips
+from fastconv.algorithms import grouped, grouped_last, jobs, strips
 
 # (channels, filters) of a group that there are tiles for in both layouts, and some of channels first only.
 BOTH = ((1, 1), (1, 2), (2, 1), (2, 2), (4, 4), (8, 8))
@@ -38,8 +38,7 @@ FIRST_ONLY = ((1, 3), (3, 7), (2, 5))
 def small_tables():
     """As many jobs, grids, bands, tables and chunks as there can be; plans made inside are not kept."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in (grouped, grouped_last, strips):
-            patch.setattr(module, "JOB_MULTIPLICATIONS", 1)
+        patch.setattr(jobs, "JOB_MULTIPLICATIONS", 1)
         patch.setattr(grouped, "GRID_BYTES", 1200)
         patch.setattr(grouped, "SUMMED_IMAGES", 2)
         patch.setattr(grouped_last, "TABLE_PIXELS", 20)

@@ -137,6 +137,45 @@ with ThreadPoolExecutor(6) as pool:
     assert all(pool.map(work, range(6)))
 """
 
+INTERRUPTED = """
+import os, signal, time
+
+images = rng.integers(-3, 4, (16, 128, 56, 56)).astype("float64")
+filters = rng.integers(-3, 4, (512, 128, 11, 11)).astype("float64")
+error = np.ones((16, 512, 56, 56))
+calls = {
+    "forward": lambda n: fastconv.conv2d(images[:n], filters, padding=5, algorithm=ALGORITHM),
+    "input": lambda n: fastconv.conv2d_backward_input(
+        error[:n], filters, images[:n].shape, padding=5, algorithm=ALGORITHM),
+    "weight": lambda n: fastconv.conv2d_backward_weight(
+        error[:n], images[:n], filters.shape, padding=5, algorithm=ALGORITHM),
+}
+for name, call in calls.items():
+    call(1)  # compiles
+    start = time.perf_counter()
+    call(2)
+    whole = 8 * (time.perf_counter() - start)
+    sent = []
+
+    def interrupt():
+        time.sleep(whole / 20)
+        sent.append(time.perf_counter())
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    try:
+        call(16)
+    except KeyboardInterrupt:
+        took = time.perf_counter() - sent[0]
+        print(name, "returned after", round(took, 2), "s of", round(whole, 2))
+        assert took < whole / 2, (name, took, whole)
+    else:
+        raise AssertionError(f"{name} was not interrupted")
+    thread.join()
+assert passes() == expected
+"""
+
 NO_MORE_THREADS_THAN_ASKED = """
 before = threading.active_count()
 with fastconv.num_threads(4), ThreadPoolExecutor(8) as pool:
@@ -192,6 +231,14 @@ def layer(request):
 def test_under_every_threading_layer(layer, name):
     done = python(PROGRAMS[name], NUMBA_THREADING_LAYER=layer)
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sends a signal")
+@pytest.mark.parametrize("algorithm", ["direct", "im2col"])
+def test_a_long_call_is_interrupted(algorithm):
+    """Long before it would have ended by itself; afterwards all is as before."""
+    done = python(f"ALGORITHM = {algorithm!r}" + INTERRUPTED)
+    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
 
 
 def test_joblib():

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastconv.algorithms.im2col import Im2col
-from fastconv.algorithms.jobs import JOB_MULTIPLICATIONS, JOBS, PARTS_BYTES, blocks, ceil_div
+from fastconv.algorithms.jobs import JOBS, PARTS_BYTES, blocks, ceil_div, pieces, wanted_jobs
 from fastconv.algorithms.memory import Images, Three, add_parts, aligned, finite, new_result
 from fastconv.algorithms.narrow import FEW, Narrow
 from fastconv.algorithms.virtual import Axis, backward_axes, forward_axis
@@ -220,7 +220,7 @@ class Sweep:
         )
         self.cells = self.depth * self.height * self.width
         work = batch * groups * filters * self.taps.elements * self.cells
-        self.wanted = max(1, min(JOBS, work // JOB_MULTIPLICATIONS))
+        self.wanted = wanted_jobs(work)
         reached = [self.taps.planes(depth) for depth in self.taps.depths]
         # Whether taps are passed over, and whether in some plane all of them are.
         self.cut = any(planes != (0, self.depth) for planes in reached)
@@ -401,7 +401,7 @@ class WeightSums:
         in_order = not (swapped or self.few) and (s.last or len(s.taps.taps) == 1)
         self.in_place = in_order and self.row == s.taps.elements
         self.weights = s.groups * s.filters * s.taps.elements
-        wanted = ceil_div(s.wanted, s.groups)
+        wanted = ceil_div(min(JOBS, s.wanted), s.groups)
         several = wanted * self.weights * s.dtype.itemsize <= 2 * PARTS_BYTES
         worthwhile = s.batch * s.cells // PART_CELLS
         parts = max(1, min(wanted, chunks, worthwhile)) if several else 1
@@ -417,6 +417,7 @@ class WeightSums:
             for group in range(s.groups)
             for some in blocks(s.filters, self.step)
         ]
+        self.job_work = self.weights * s.batch * s.cells // len(self.jobs)
 
     def _panels(self) -> tuple[Array, Array]:
         """The pieces and the panels that `sum_bands` reads: every panel is full but the last of a depth.
@@ -477,11 +478,12 @@ class WeightSums:
                 if self.few:
                     elements = sums.reshape(-1, self.row)
                     elements[...] = 0
-                    kernels.sum_few(
-                        dy.flat, dy.steps(0), x.flat, x.steps(0), elements, s.batch, s.channels, s.filters,
-                        t.start, t.stride, t.span, self.parts[part], self.chunk, s.pitch, self.elements,
-                        s.own, band, panel,
-                    )  # fmt: skip
+                    for chunks in pieces(self.parts[part], self.job_work):
+                        kernels.sum_few(
+                            dy.flat, dy.steps(0), x.flat, x.steps(0), elements, s.batch, s.channels,
+                            s.filters, t.start, t.stride, t.span, chunks, self.chunk, s.pitch, self.elements,
+                            s.own, band, panel,
+                        )  # fmt: skip
                     # (K, taps*C) from (taps*C, K)
                     partial[part].reshape(s.filters, -1)[...] = elements[:, : s.filters].T
                     return
@@ -489,11 +491,12 @@ class WeightSums:
                 rows = (partial[part] if self.in_place else sums).reshape(-1, self.row)
                 some = rows[begin : begin + stop - first]
                 some[...] = 0
-                kernels.sum_bands(
-                    dy.flat, dy.steps(group * s.filters), x.flat, x.steps(group * s.channels), some, s.batch,
-                    s.channels, (first, stop - first), t.start, t.stride, t.span, self.parts[part],
-                    self.chunk, s.pitch, self.pieces, self.panels, s.own, band, panel, turned,
-                )  # fmt: skip
+                for chunks in pieces(self.parts[part], self.job_work):
+                    kernels.sum_bands(
+                        dy.flat, dy.steps(group * s.filters), x.flat, x.steps(group * s.channels), some,
+                        s.batch, s.channels, (first, stop - first), t.start, t.stride, t.span, chunks,
+                        self.chunk, s.pitch, self.pieces, self.panels, s.own, band, panel, turned,
+                    )  # fmt: skip
                 if not self.in_place:
                     self._write(some, partial[part], group, first)
 

@@ -23,7 +23,7 @@ import numpy as np
 
 from fastconv.algorithms.grouped_last import Phases, Pixels, tile_for
 from fastconv.algorithms.im2col import Im2col
-from fastconv.algorithms.jobs import JOB_MULTIPLICATIONS, JOBS, Range, blocks, ceil_div
+from fastconv.algorithms.jobs import Range, blocks, ceil_div, wanted_jobs
 from fastconv.algorithms.lines import Lines
 from fastconv.algorithms.memory import add_parts, finite, memory
 from fastconv.algorithms.strips import Strips
@@ -194,7 +194,7 @@ class Planes:
     def _jobs(self) -> list[tuple[Range, Range, Range]]:
         """(groups, images, lines)."""
         work = self.batch * self.groups * self.filters * len(self.offsets) * prod(self.lines)
-        wanted = max(1, min(JOBS, work // JOB_MULTIPLICATIONS))
+        wanted = wanted_jobs(work)
         group_step = ceil_div(self.groups, wanted)
         wanted = ceil_div(wanted, ceil_div(self.groups, group_step))
         image_step = max(1, ceil_div(ceil_div(self.batch, wanted), self.block[0]) * self.block[0])
@@ -258,7 +258,7 @@ class Planes:
         row_bytes = len(offsets) * VECTOR_BYTES
         filter_step = max(4, SUMS_BYTES // row_bytes // 4 * 4)
         work = self.batch * self.groups * self.filters * len(self.offsets) * prod(self.lines)
-        wanted = max(1, min(JOBS, work // JOB_MULTIPLICATIONS))
+        wanted = wanted_jobs(work)
         group_step = min(
             ceil_div(self.groups, wanted), max(1, SUMS_BYTES // (row_bytes * min(self.filters, filter_step)))
         )

@@ -12,7 +12,7 @@ from math import prod
 
 import numpy as np
 
-from fastconv.algorithms.jobs import JOB_MULTIPLICATIONS, JOBS, Range, blocks, ceil_div
+from fastconv.algorithms.jobs import Range, blocks, ceil_div, wanted_jobs
 from fastconv.algorithms.memory import add_parts, pixels_first
 from fastconv.algorithms.virtual import Axis
 from fastconv.arguments import Array
@@ -100,7 +100,7 @@ class Pixels:
         self.axis = next((a for a in range(3) if self.lines_of[a] > 1), 2)
         self.lines = self.lines_of[self.axis]
         work = batch * groups * channels * filters * prod(extent) * prod(kernel) // prod(stride)
-        self.wanted = max(1, min(JOBS, work // (2 * JOB_MULTIPLICATIONS)))
+        self.wanted = wanted_jobs(work // 2)
         line_pixels = prod(extent) // extent[self.axis] * stride[self.axis]
         lines = max(1, min(self.lines, TABLE_PIXELS // line_pixels))
         images = 1

@@ -32,7 +32,7 @@ from fastconv.algorithms.narrow import Narrow
 from fastconv.arguments import Array
 from fastconv.geometry import Geometry, effective, read_only
 from fastconv.kernels import col2im_add, im2col
-from fastconv.threads import Job, run_jobs
+from fastconv.threads import Job, checkpoint, run_jobs
 
 if TYPE_CHECKING:
     from fastconv.algorithms import Pass
@@ -328,6 +328,7 @@ class Im2col:
                 target = partial[part, slice(*groups), slice(*filters), slice(*taps)]
                 product = products[: target.size].reshape(target.shape)
                 for j in range(*parts[part]):
+                    checkpoint()
                     gradients, columns = self._summands(
                         dy, x, gathered, scratch, groups, filters, taps, *sums[j]
                     )

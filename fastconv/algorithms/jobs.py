@@ -4,14 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from fastconv.threads import checkpoint
+
 # A pass is cut into up to this many jobs, as long as each has this many multiply-adds: handing a job to
 # another thread costs some 30 us, in which a core does a few million.
 JOBS = 8
 JOB_MULTIPLICATIONS = 2**21
+# A job, or a piece of one after which it may be stopped, has at most this many: a tenth of a second of a core
+# (100 GF/s), so that an interrupt returns within a second.
+MOST_MULTIPLICATIONS = 2**33
 # All partial sums of a backward-weight pass together.
 PARTS_BYTES = 8 * 2**20
 
 Range = tuple[int, int]
+
+
+def wanted_jobs(work: int) -> int:
+    """How many jobs a pass of ``work`` multiply-adds is best cut into."""
+    return max(1, min(JOBS, work // JOB_MULTIPLICATIONS), work // MOST_MULTIPLICATIONS)
+
+
+def pieces(job: Range, work: int) -> Iterator[Range]:
+    """The range of a job of ``work`` multiply-adds, in pieces after which it may be stopped."""
+    first, stop = job
+    step = max(1, ceil_div(stop - first, max(1, ceil_div(work, MOST_MULTIPLICATIONS))))
+    for piece in blocks(stop, step, first):
+        checkpoint()
+        yield piece
 
 
 def ceil_div(a: int, b: int) -> int:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fastconv.algorithms.im2col import Im2col
-from fastconv.algorithms.jobs import JOB_MULTIPLICATIONS, JOBS, PARTS_BYTES, Range, blocks, ceil_div
+from fastconv.algorithms.jobs import JOBS, PARTS_BYTES, Range, blocks, ceil_div, wanted_jobs
 from fastconv.algorithms.memory import add_parts
 from fastconv.algorithms.virtual import (
     Axis,
@@ -107,7 +107,7 @@ class _Pass:
             step,
         )
         self.scratch = several * tables.cells + c.groups * (c.filters + block) * len(tables.offsets)
-        self.jobs = _jobs(c, block, several)
+        self.jobs = _jobs(c, block, several, _wanted(c))
         self.no_bias = np.empty(0, np.float32 if c.itemsize == 4 else np.float64)
 
     def run(self, x: Array, w: Array, bias: Array | None, out: Array) -> bool:
@@ -129,12 +129,11 @@ class _Pass:
 def _wanted(c: Correlation) -> int:
     """Into how many jobs the work is cut where that is possible."""
     work = c.batch * c.groups * c.filters * c.channels * len(c.taps) * prod(c.extent)
-    return max(1, min(JOBS, work // JOB_MULTIPLICATIONS))
+    return wanted_jobs(work)
 
 
-def _jobs(c: Correlation, block: int, several: int) -> list[tuple[Range, Range, Range]]:
+def _jobs(c: Correlation, block: int, several: int, wanted: int) -> list[tuple[Range, Range, Range]]:
     """(images, groups, filters of each): groups, and then filters, are parted where images are too few."""
-    wanted = _wanted(c)
     image_step = ceil_div(max(1, ceil_div(c.batch, wanted)), several) * several
     wanted = ceil_div(wanted, max(1, ceil_div(c.batch, image_step)))
     group_step = ceil_div(c.groups, wanted)
@@ -170,7 +169,8 @@ class _WeightPass:
             block,
             step,
         )
-        jobs = _jobs(c, block, several)
+        room = PARTS_BYTES // (prod(self.shape) * c.itemsize)
+        jobs = _jobs(c, block, several, min(_wanted(c), max(JOBS, room)))
         # Parts of the sum, each with a gradient of its own, while these are small.
         self.parts = len({images for images, _, _ in jobs})
         if self.parts * prod(self.shape) * c.itemsize > PARTS_BYTES:

@@ -16,7 +16,7 @@ from math import prod
 import numpy as np
 
 from fastconv import blas
-from fastconv.algorithms.jobs import JOB_MULTIPLICATIONS, JOBS, blocks, ceil_div
+from fastconv.algorithms.jobs import blocks, ceil_div, wanted_jobs
 from fastconv.algorithms.memory import aligned
 from fastconv.arguments import Array
 from fastconv.geometry import Geometry
@@ -41,7 +41,7 @@ class Narrow:
         reach = ceil_div(g.dilation[1] * (g.kernel[1] - 1) + 1, g.stride[1])
         line_bytes = g.output[2] * self.pitch * g.compute_dtype.itemsize
         fitting = max(1, COLUMN_BYTES // line_bytes - reach) * g.stride[1]
-        wanted = max(1, min(JOBS, g.multiplications // JOB_MULTIPLICATIONS))
+        wanted = wanted_jobs(g.multiplications)
         bands = max(ceil_div(g.input[1], fitting), ceil_div(wanted, max(1, g.batch)))
         self.band = max(ceil_div(g.input[1], bands), min(g.input[1], 2 * reach * g.stride[1]))
         self.most_lines = min(g.output[1], ceil_div(self.band, g.stride[1]) + reach)

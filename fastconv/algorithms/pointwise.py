@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fastconv.algorithms.im2col import Im2col
-from fastconv.algorithms.jobs import JOB_MULTIPLICATIONS, JOBS, blocks, ceil_div
+from fastconv.algorithms.jobs import blocks, ceil_div, wanted_jobs
 from fastconv.algorithms.memory import aligned
 from fastconv.arguments import Array
 from fastconv.geometry import Geometry
@@ -56,7 +56,7 @@ class Pointwise:
         self.group_filters, self.group_channels = g.filters // g.groups, g.channels // g.groups
         self.strided = g.stride != (1, 1, 1)
         self.panel = PANEL * (VECTOR_BYTES // np.dtype(g.compute_dtype).itemsize)
-        self.wanted = max(1, min(JOBS, g.multiplications // JOB_MULTIPLICATIONS))
+        self.wanted = wanted_jobs(g.multiplications)
 
     @staticmethod
     def why_not(geometry: Geometry, which: Pass) -> str | None:

@@ -31,7 +31,7 @@ from math import prod
 
 import numpy as np
 
-from fastconv.algorithms.jobs import JOB_MULTIPLICATIONS, JOBS, Range, blocks, ceil_div
+from fastconv.algorithms.jobs import Range, blocks, ceil_div, wanted_jobs
 from fastconv.algorithms.memory import add_parts, pixels_first
 from fastconv.arguments import Array
 from fastconv.geometry import Geometry, read_only
@@ -76,7 +76,7 @@ class Strips:
         size = self.channels * g.compute_dtype.itemsize
         self.columns = max(LEAST_COLUMNS, COLUMN_BYTES // (cells * size) // 2 * 2)
         work = self.batch * self.channels * prod(self.target) * TAPS**2
-        self.wanted = max(1, min(JOBS, work // (2 * JOB_MULTIPLICATIONS)))
+        self.wanted = wanted_jobs(work // 2)
         self.jobs = self._jobs(self.wanted)
         self.sum_columns = min(self.columns, SUM_COLUMNS)
         sums = self.batch * self.pairs * ceil_div(self.target[1], self.sum_columns)

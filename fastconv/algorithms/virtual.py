@@ -23,13 +23,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastconv.algorithms.im2col import Im2col
-from fastconv.algorithms.jobs import JOB_MULTIPLICATIONS, JOBS, PARTS_BYTES, Range, blocks, ceil_div
+from fastconv.algorithms.jobs import JOBS, PARTS_BYTES, Range, blocks, ceil_div, wanted_jobs
 from fastconv.algorithms.memory import add_parts, finite
 from fastconv.arguments import Array, Size
 from fastconv.geometry import Geometry, read_only
 from fastconv.kernels import virtual as kernels
 from fastconv.kernels.vectors import FILTERS, SUM_FILTERS, VECTOR_BYTES, VECTORS
-from fastconv.threads import Job, run_jobs
+from fastconv.threads import Job, checkpoint, run_jobs
 
 if TYPE_CHECKING:
     from fastconv.algorithms import Pass
@@ -177,7 +177,7 @@ class Correlation:
         """(units, band, filters): a unit is one group of one image."""
         units = self.batch * self.groups
         work = units * self.filters * len(self.offsets) * prod(self.extent)
-        wanted = max(1, min(JOBS, work // JOB_MULTIPLICATIONS))
+        wanted = wanted_jobs(work)
         bands = list(blocks(self.axes[self.axis].output, self.band))
         if self.plain:
             bands = [(0, self.axes[self.axis].output)]
@@ -264,7 +264,7 @@ class WeightSums:
             for band in blocks(c.extent[c.axis], self.band)
         ]
         work = c.batch * c.groups * c.filters * len(c.offsets) * prod(c.extent)
-        wanted = max(1, min(JOBS, work // JOB_MULTIPLICATIONS))
+        wanted = min(JOBS, wanted_jobs(work))
         weight_bytes = c.groups * c.filters * len(c.offsets) * c.itemsize
         # Parts of the sum, each with a gradient of its own, while these are small; else parts of the result.
         parts = max(1, min(wanted, len(self.units))) if wanted * weight_bytes <= PARTS_BYTES else 1
@@ -356,6 +356,7 @@ class WeightSums:
                     sums = partial[part, group, slice(*filters)]
                     sums[...] = 0
                     for images, band in self.units[slice(*self.parts[part])]:
+                        checkpoint()
                         extent, corner, start = c.band_of(band)
                         kernels.sum_grids(
                             dy, x, sums, dy_grid, dy_flat, row, x_grid, c.phases, self.offsets, start,

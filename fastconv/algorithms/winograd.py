@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastconv.algorithms.im2col import Im2col
-from fastconv.algorithms.jobs import JOB_MULTIPLICATIONS, JOBS, PARTS_BYTES, Range, blocks, ceil_div
+from fastconv.algorithms.jobs import JOBS, PARTS_BYTES, Range, blocks, ceil_div, pieces, wanted_jobs
 from fastconv.algorithms.memory import Images, Three, add_parts, aligned, finite
 from fastconv.algorithms.virtual import Axis, Virtual, backward_axes, forward_axis
 from fastconv.arguments import Array
@@ -99,7 +99,7 @@ class Patches:
         self.pitch = ceil_div(channels, self.lanes) * self.lanes
         total = batch * self.depth * self.down * self.across
         work = groups * channels * filters * total * self.deep * kernels.POINTS
-        self.wanted = max(1, min(JOBS, work // JOB_MULTIPLICATIONS))
+        self.wanted = wanted_jobs(work)
         # Filters are parted where the points of enough patches would have no room, or jobs would be too few.
         self.part = self.panels
         while self.part > PART_PANELS and self._most(self._chunk()[1]) < min(PATCHES, total):
@@ -479,7 +479,7 @@ class WeightSums:
     def __init__(self, patches: Patches) -> None:
         p = self.patches = patches
         sums = kernels.POINTS * p.deep * p.channels * p.filters * p.dtype.itemsize
-        wanted = max(1, p.wanted // p.groups)
+        wanted = max(1, min(JOBS, p.wanted) // p.groups)
         parts = min(wanted, p.chunks, max(1, 2 * PARTS_BYTES // sums))
         self.parts = list(blocks(p.chunks, ceil_div(p.chunks, parts)))
         most = max(1, SUMS_BYTES // (kernels.POINTS * p.deep * p.channels * p.panel * p.dtype.itemsize))
@@ -492,6 +492,8 @@ class WeightSums:
             for group in range(p.groups)
             for some in blocks(p.filters, step)
         ]
+        work = p.groups * p.filters * p.channels * p.deep * 9 * p.batch * p.depth * p.down * p.across * 4
+        self.job_work = work // len(self.jobs)
 
     def _filter_points(self) -> int:
         """Elements of the points of a chunk's gradients."""
@@ -534,12 +536,13 @@ class WeightSums:
             def job(i: int) -> None:
                 part, group, (first, stop) = self.jobs[i]
                 sums[...] = 0
-                kernels.sum_patches(
-                    dy.flat, dy.phase(group * p.filters, phase.target, phase.step), x.flat,
-                    x.phase(group * p.channels, phase.source, lattice), sums, p.batch, p.channels,
-                    (first, stop - first), phase.start, p.axis.stride, p.depths, reach, self.parts[part],
-                    p.chunk, band, points, gradients,
-                )  # fmt: skip
+                for chunks in pieces(self.parts[part], self.job_work):
+                    kernels.sum_patches(
+                        dy.flat, dy.phase(group * p.filters, phase.target, phase.step), x.flat,
+                        x.phase(group * p.channels, phase.source, lattice), sums, p.batch, p.channels,
+                        (first, stop - first), phase.start, p.axis.stride, p.depths, reach, chunks, p.chunk,
+                        band, points, gradients,
+                    )  # fmt: skip
                 kernels.finish_filters(
                     sums, p.channels, stop - first, ceil_div(stop - first, p.panel), p.deep,
                     partial[part, group, first:stop].reshape(-1), taps, square,

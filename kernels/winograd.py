@@ -384,17 +384,23 @@ def transform_chunk(
 
 
 @jit
-def reach_of_tiles(reach, plane, in_plane, patches, tiles):
-    """From and up to which tap along the depth each tile of patches has one in the image.
+def stretches_of_tiles(reach, plane, in_plane, patches, stretches):
+    """Tiles of patches one behind the other whose taps along the depth lie in the image.
 
+    Writes for each stretch from and up to which patch and tap it goes; returns how many there are.
     ``plane`` is the first patch's, and ``in_plane`` how many patches a plane has.
     """
-    for i in range((patches + ROWS - 1) // ROWS):
-        first, last = i * ROWS // in_plane, min(patches - 1, i * ROWS + ROWS - 1) // in_plane
-        tiles[i, 0], tiles[i, 1] = reach[plane + first, 0], reach[plane + first, 1]
-        for d in range(first + 1, last + 1):
-            tiles[i, 0] = min(tiles[i, 0], reach[plane + d, 0])
-            tiles[i, 1] = max(tiles[i, 1], reach[plane + d, 1])
+    count = 0
+    for t in range(0, patches, ROWS):
+        stop = min(patches, t + ROWS)
+        lowest, highest = reach[plane + t // in_plane, 0], reach[plane + t // in_plane, 1]
+        for d in range(t // in_plane + 1, (stop - 1) // in_plane + 1):
+            lowest, highest = min(lowest, reach[plane + d, 0]), max(highest, reach[plane + d, 1])
+        if count == 0 or stretches[count - 1, 2] != lowest or stretches[count - 1, 3] != highest:
+            stretches[count, 0], stretches[count, 2], stretches[count, 3] = t, lowest, highest
+            count += 1
+        stretches[count - 1, 1] = stop
+    return count
 
 
 @jit
@@ -454,7 +460,7 @@ def convolve_patches(
     place_rows(c_rows, most, out_pitch)
     deep = depths.size
     a_runs, b_runs = np.empty(deep, np.int64), np.empty(deep, np.int64)
-    tiles = np.empty((most // ROWS, 2), np.int64)
+    stretches = np.empty((most // ROWS, 4), np.int64)
     zeros = np.zeros(width, x.dtype)
     square = np.empty(lanes * lanes, x.dtype)
     broken = np.zeros(lanes, x.dtype)
@@ -473,7 +479,7 @@ def convolve_patches(
         for i in range(most):
             patch = min(i, patches - 1)
             a_rows[i] = (patch + patch // in_plane * (stride - 1) * in_plane) * pitch
-        reach_of_tiles(reach, first_plane, in_plane, patches, tiles)
+        several = stretches_of_tiles(reach, first_plane, in_plane, patches, stretches)
         begin = start[0] + first_plane * stride, start[1] + 2 * first_line, start[2]
         transform_chunk(
             x, image, (first_image, images), channels, begin, read, lines, across, pitch, band, points, step,
@@ -496,16 +502,18 @@ def convolve_patches(
                         begun, begun_rows = zeros, no_rows
                         if first > 0 or tap > 0:
                             begun, begun_rows = products[c:], c_rows
-                        for t in range(0, patches, ROWS):
-                            lowest = max(tap, tiles[t // ROWS, 0])
-                            runs = max(0, min(stop, tiles[t // ROWS, 1]) - lowest)
-                            steps = (stop - tap) * some_channels
-                            ahead = b + b_runs[tap] + steps * (width + t // ROWS * lanes)
-                            multiply_panels(
-                                here, a_rows, t, a_runs[lowest:], weights, b, b_runs[lowest:], runs,
-                                some_channels, weights, ahead, lanes, begun, begun_rows, products, c, c_rows,
-                                min(PANEL, left), ROWS,
-                            )  # fmt: skip
+                        steps = (stop - tap) * some_channels
+                        ahead = b + b_runs[tap] + steps * width
+                        for i in range(several):
+                            lowest = max(tap, stretches[i, 2])
+                            runs = max(0, min(stop, stretches[i, 3]) - lowest)
+                            a_some, b_some = a_runs[lowest:], b_runs[lowest:]
+                            for t in range(stretches[i, 0], stretches[i, 1], ROWS):
+                                multiply_panels(
+                                    here, a_rows, t, a_some, weights, b, b_some, runs, some_channels, weights,
+                                    ahead + t // ROWS * lanes * steps, lanes, begun, begun_rows, products, c,
+                                    c_rows, min(PANEL, left), ROWS,
+                                )  # fmt: skip
         rows = min(2 * lines, output[4] - 2 * first_line)
         # Lines that lie one behind the other leave together.
         together = rows if output[6] == output[5] * output[3] else 1

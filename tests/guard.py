@@ -9,28 +9,35 @@ was running on stderr. Pages of freed arrays are unmapped, so what is used too l
 NumPy is handed an allocator for it (NEP 49, https://numpy.org/neps/nep-0049.html).
 """
 
-import atexit
 import ctypes
 import mmap
 import sys
 
 import numpy as np
+from numba import cfunc, types
 
 import fastconv
-from fastconv.algorithms.memory import aligned
+from fastconv.algorithms.memory import aligned as with_slack
 from fastconv.kernels.vectors import VECTOR_BYTES
 
 PAGE = mmap.PAGESIZE
-_READ_AND_WRITE = mmap.PROT_READ | mmap.PROT_WRITE
-_PRIVATE = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+OPEN, CLOSED = mmap.PROT_READ | mmap.PROT_WRITE, 0
+PRIVATE = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
 
 # In the table of NumPy's C functions (numpy/__multiarray_api.h).
-_SET_HANDLER = 304
+SET_HANDLER = 304
 
-_MALLOC = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
-_CALLOC = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t)
-_REALLOC = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
-_FREE = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
+# The system's calls, as compiled code calls them: an allocator in Python would run in the middle of errors.
+libc = ctypes.CDLL(None)
+system_mmap, system_protect, system_unmap, copy = libc.mmap, libc.mprotect, libc.munmap, libc.memcpy
+for call, result, arguments in (
+    (system_mmap, ctypes.c_ssize_t, "nniiin"),
+    (system_protect, ctypes.c_int, "nni"),
+    (system_unmap, ctypes.c_int, "nn"),
+    (copy, ctypes.c_ssize_t, "nnn"),
+):
+    call.restype = result
+    call.argtypes = [{"n": ctypes.c_ssize_t, "i": ctypes.c_int}[kind] for kind in arguments]
 
 
 class _Handler(ctypes.Structure):
@@ -39,112 +46,98 @@ class _Handler(ctypes.Structure):
     _fields_ = [
         ("name", ctypes.c_char * 127),
         ("version", ctypes.c_uint8),
-        ("context", ctypes.c_void_p),
-        ("malloc", _MALLOC),
-        ("calloc", _CALLOC),
-        ("realloc", _REALLOC),
-        ("free", _FREE),
+        *((name, ctypes.c_void_p) for name in ("context", "malloc", "calloc", "realloc", "free")),
     ]
 
 
-class Guard:
-    """An allocator of blocks between two closed pages.
+def allocator(at_end):
+    """malloc, calloc, realloc and free of blocks between two closed pages.
 
-    Parameters
-    ----------
-    at_end : bool
-        Whether a block's end touches the page behind it, or its start the page in front of it.
+    Pages: one that notes the block's size, a closed one, those of the block, a closed one. ``at_end`` says
+    which of the two closed ones the block touches.
     """
+    size_type = types.intp
 
-    def __init__(self, at_end):
-        self.at_end = at_end
-        self.sizes = {}  # of the blocks that live, by address
-        self.blocks = 0  # ever given out
-        self._libc = ctypes.CDLL(None, use_errno=True)
-        self._libc.mmap.restype = ctypes.c_void_p
-        self._libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *(ctypes.c_int,) * 3, ctypes.c_long]
-        self._libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-        self._libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
-        self._handler = _Handler(
-            b"guard",
-            1,
-            None,
-            _MALLOC(self._malloc),
-            _CALLOC(self._calloc),
-            _REALLOC(self._realloc),
-            _FREE(self._free),
-        )
+    @cfunc(size_type(size_type, size_type))
+    def malloc(_, size):
+        inner = max(1, (size + PAGE - 1) // PAGE) * PAGE
+        base = system_mmap(0, inner + 3 * PAGE, OPEN, PRIVATE, -1, 0)
+        if base == -1:
+            return 0
+        noted = np.empty(1, np.intp)
+        noted[0] = size
+        copy(base, noted.ctypes.data, 8)
+        first = base + 2 * PAGE
+        if system_protect(base + PAGE, PAGE, CLOSED) != 0 or system_protect(first + inner, PAGE, CLOSED) != 0:
+            return 0
+        return first + inner - max(1, size) if at_end else first
 
-    def start(self):
-        """Let NumPy, in this thread, allocate here from now on."""
-        pythonapi = ctypes.pythonapi
-        pythonapi.PyCapsule_GetPointer.restype = ctypes.c_void_p
-        pythonapi.PyCapsule_GetPointer.argtypes = [ctypes.py_object, ctypes.c_char_p]
-        pythonapi.PyCapsule_New.restype = ctypes.py_object
-        pythonapi.PyCapsule_New.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
-        try:
-            from numpy._core._multiarray_umath import _ARRAY_API
-        except ImportError:  # NumPy 1
-            from numpy.core._multiarray_umath import _ARRAY_API
-        table = ctypes.cast(pythonapi.PyCapsule_GetPointer(_ARRAY_API, None), ctypes.POINTER(ctypes.c_void_p))
-        set_handler = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.py_object)(table[_SET_HANDLER])
-        self._name = b"mem_handler"  # kept alive: a capsule does not copy it
-        set_handler(pythonapi.PyCapsule_New(ctypes.addressof(self._handler), self._name, None))
-        atexit.register(self._retire)
+    @cfunc(types.void(size_type, size_type, size_type))
+    def free(_, block, __):
+        # By the note: NumPy does not always know the size.
+        if block != 0:
+            base = block // PAGE * PAGE - 2 * PAGE
+            noted = np.empty(1, np.intp)
+            copy(noted.ctypes.data, base, 8)
+            inner = max(1, (noted[0] + PAGE - 1) // PAGE) * PAGE
+            system_unmap(base, inner + 3 * PAGE)
 
-    def _retire(self):
-        """Arrays outlive the interpreter, which nothing written in Python may: their pages are left alone."""
-        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._handler))
-        self._handler.free = ctypes.cast(self._libc.getpid, _FREE)  # takes anything, does nothing
+    allocate, release = (
+        ctypes.CFUNCTYPE(ctypes.c_ssize_t, *[ctypes.c_ssize_t] * 2)(malloc.address),
+        ctypes.CFUNCTYPE(None, *[ctypes.c_ssize_t] * 3)(free.address),
+    )
 
-    def _span(self, size, page=PAGE):
-        """Bytes of the whole pages that hold ``size``, a page, and the bytes with both closed pages."""
-        inner = max(1, -(-size // page)) * page
-        return inner, page, inner + 2 * page
+    @cfunc(size_type(size_type, size_type, size_type))
+    def calloc(context, count, size):
+        return allocate(context, count * size)  # fresh pages are zero
 
-    def _malloc(self, _, size):
-        inner, page, whole = self._span(size)
-        base = self._libc.mmap(None, whole, _READ_AND_WRITE, _PRIVATE, -1, 0)
-        if base is None or base == ctypes.c_void_p(-1).value:
-            return None
-        first = base + page
-        for closed in (base, first + inner):
-            if self._libc.mprotect(closed, page, 0) != 0:
-                return None
-        block = first + inner - size if self.at_end else first
-        self.sizes[block] = size
-        self.blocks += 1
-        return block
-
-    def _calloc(self, context, count, size):
-        return self._malloc(context, count * size)  # fresh pages are zero
-
-    def _realloc(self, context, old, size):
-        new = self._malloc(context, size)
-        if new is not None and old:
-            ctypes.memmove(new, old, min(size, self.sizes[old]))
-            self._free(context, old, 0)
+    @cfunc(size_type(size_type, size_type, size_type))
+    def realloc(context, old, size):
+        new = allocate(context, size)
+        if new != 0 and old != 0:
+            noted = np.empty(1, np.intp)
+            copy(noted.ctypes.data, old // PAGE * PAGE - 2 * PAGE, 8)
+            copy(new, old, min(size, noted[0]))
+            release(context, old, 0)
         return new
 
-    def _free(self, _, block, __):
-        # By our own record: NumPy does not always know the size.
-        if block:
-            size = self.sizes.pop(block)
-            inner, page, whole = self._span(size)
-            first = block + size - inner if self.at_end else block
-            self._libc.munmap(first - page, whole)
+    return malloc, calloc, realloc, free
+
+
+def start(at_end):
+    """Let NumPy, in this thread, allocate there from now on, and for good."""
+    functions = allocator(at_end)
+    handler = _Handler(b"guard", 1, None, *(function.address for function in functions))
+    name = b"mem_handler"
+    kept.extend([functions, handler, name])
+    python = ctypes.pythonapi
+    python.PyCapsule_GetPointer.restype = ctypes.c_void_p
+    python.PyCapsule_GetPointer.argtypes = [ctypes.py_object, ctypes.c_char_p]
+    python.PyCapsule_New.restype = ctypes.py_object
+    python.PyCapsule_New.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
+    try:
+        from numpy._core._multiarray_umath import _ARRAY_API
+    except ImportError:  # NumPy 1
+        from numpy.core._multiarray_umath import _ARRAY_API
+    table = ctypes.cast(python.PyCapsule_GetPointer(_ARRAY_API, None), ctypes.POINTER(ctypes.c_void_p))
+    set_handler = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.py_object)(table[SET_HANDLER])
+    set_handler(python.PyCapsule_New(ctypes.addressof(handler), name, None))
+
+
+# Used by arrays that may outlive this module.
+kept = []
+ctypes.pythonapi.Py_IncRef(ctypes.py_object(kept))
 
 
 def _aligned(elements, dtype):
     """`fastconv.algorithms.memory.aligned` with less than a vector of slack behind."""
     lanes = VECTOR_BYTES // dtype.itemsize
+    if elements == 0:
+        return np.empty(0, dtype)
     memory = np.empty(-(-elements // lanes) * lanes, dtype)
     if memory.ctypes.data % VECTOR_BYTES != 0:  # of a helper thread, whose arrays NumPy allocates as always
-        return aligned(elements, dtype)
+        return with_slack(elements, dtype)
     return memory[:elements]
-
-
-_guard = None
 
 
 def pytest_addoption(parser):
@@ -154,14 +147,8 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
-    global _guard
-    _guard = Guard(config.getoption("--guard") == "end")
-    _guard.start()
-    fastconv.set_num_threads(1)  # a test that asks for more gets them
+    start(config.getoption("--guard") == "end")
+    fastconv.set_num_threads(1)  # a test that asks for more gets them; their arrays are not guarded
     for module in list(sys.modules.values()):
-        if getattr(module, "aligned", None) is aligned:
+        if getattr(module, "aligned", None) is with_slack:
             module.aligned = _aligned
-
-
-def pytest_terminal_summary(terminalreporter):
-    terminalreporter.write_line(f"{_guard.blocks} arrays were guarded")

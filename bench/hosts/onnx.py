@@ -3,13 +3,9 @@
 Run with `python bench/hosts/onnx.py`, in an environment with the extras `onnx` and `bench`, and onnxruntime.
 """
 
-import sys
-
 from side_by_side import Case, compare, restart_with_one_thread
 
 restart_with_one_thread()
-sys.path.pop(0)  # this folder, where this file has the library's name
-
 import math  # noqa: E402
 from pathlib import Path  # noqa: E402
 

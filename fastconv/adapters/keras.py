@@ -76,17 +76,17 @@ def install() -> None:
     HostError
         If Keras runs, or is to run, on another backend, or if it is not a version that this knows.
     """
-    _INSTALLATION.install()
+    _installation.install()
 
 
 def uninstall() -> None:
     """Give the backend JAX's functions back; without JAX, functions that say that it is needed."""
-    _INSTALLATION.uninstall()
+    _installation.uninstall()
 
 
 def installed() -> AbstractContextManager[None]:
     """Have fastconv in Keras inside a ``with`` block."""
-    return _INSTALLATION.installed()
+    return _installation.installed()
 
 
 # What the backend calls of jax.lax, with the names that the arguments have there.
@@ -417,4 +417,4 @@ def _replacements() -> list[Replacement]:
     return [(nn, "lax", lax), (nn, "jax", _Overlay(nn.jax, lax=lax)), *own]
 
 
-_INSTALLATION = Installation(_replacements)
+_installation = Installation(_replacements)

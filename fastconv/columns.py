@@ -22,6 +22,7 @@ from fastconv.arguments import (
     shaped,
     size,
 )
+from fastconv.buffers import new_result
 from fastconv.geometry import Geometry, canonical_steps, conv_geometry, normal_form, read_only
 from fastconv.threads import run_ranges
 
@@ -117,7 +118,7 @@ def im2col(input: Array, kernel_size: Any, dilation: Any = 1, padding: Any = 0, 
     g = _one_filter_geometry(x.shape, kernel, dilation, padding, stride, "input", x.dtype)
     # float16 is only moved, not computed with: its bits travel as integers, which Numba can move.
     moved = np.dtype(np.uint16) if x.dtype == np.float16 else x.dtype
-    columns = np.empty((g.batch, g.taps, g.pixels), moved)
+    columns = new_result((g.batch, g.taps, g.pixels), moved)
     source = read_only(normal_form(x.view(moved) if x.dtype == np.float16 else x, False))
 
     def run(image: int, first: int, stop: int) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from fastconv.algorithms import PASSES, Algorithm, Pass, choose
-from fastconv.algorithms.memory import filters_outermost, new_result
+from fastconv.algorithms.memory import filters_outermost
 from fastconv.arguments import (
     Array,
     Size,
@@ -20,6 +20,7 @@ from fastconv.arguments import (
     output_array,
     shaped,
 )
+from fastconv.buffers import new_result
 from fastconv.geometry import (
     Geometry,
     Steps,

@@ -33,6 +33,7 @@ from fastconv.arguments import (
     size,
     whole_number,
 )
+from fastconv.buffers import new_result
 from fastconv.geometry import layout_is_channels_last, read_only
 from fastconv.pool_passes import Planes, Pooling, avg_backward, avg_forward, max_backward, max_forward
 from fastconv.threads import run_ranges
@@ -164,10 +165,10 @@ def _max(x: Array, pooling: Pooling, return_indices: object, out: object) -> Arr
     shape = pooling.output_size
     target = output_array(out, shape, x.dtype)
     dtype = _compute_dtype(x.dtype)
-    result = target if target is not None and direct_output(target, dtype, x) else np.empty(shape, dtype)
+    result = target if target is not None and direct_output(target, dtype, x) else new_result(shape, dtype)
     if pooling.some_empty and dtype.kind != "f" and result.size:
         must_be(ValueError, "input", "of a float dtype where a window is all padding", x)
-    indices = np.empty(shape if wanted else (0,) * len(shape), np.int64)
+    indices = new_result(shape if wanted else (0,) * len(shape), np.dtype(np.int64))
     max_forward(x.astype(dtype, copy=False), result, indices, pooling)
     result = delivered(result, target, x.dtype)
     return (result, indices) if wanted else result
@@ -305,7 +306,7 @@ def _max_unpool_backward(ndim: int, grad_output: object, indices: object) -> Arr
 
 def _avg(x: Array, pooling: Pooling) -> Array:
     dtype = _compute_dtype(x.dtype)
-    out = np.empty(pooling.output_size, dtype)
+    out = new_result(pooling.output_size, dtype)
     avg_forward(x.astype(dtype, copy=False), out, pooling)
     return delivered(out, None, x.dtype)
 
@@ -313,7 +314,7 @@ def _avg(x: Array, pooling: Pooling) -> Array:
 def _avg_backward(dy: Array, pooling: Pooling) -> Array:
     shaped("grad_output", dy, pooling.output_size)
     dtype = _compute_dtype(dy.dtype)
-    dx = np.empty(pooling.input_size, dtype)
+    dx = new_result(pooling.input_size, dtype)
     avg_backward(dy.astype(dtype, copy=False), dx, pooling)
     return delivered(dx, None, dy.dtype)
 

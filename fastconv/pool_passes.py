@@ -16,6 +16,7 @@ import numpy as np
 
 from fastconv import kernels
 from fastconv.arguments import Array, Size
+from fastconv.buffers import new_result
 from fastconv.geometry import channels_first_size, layout_size, normal_form, read_only
 from fastconv.kernels import pooling_vectors as vectors
 from fastconv.kernels.vectors import VECTOR_BYTES
@@ -351,7 +352,7 @@ def max_backward(dy: Array, indices: Array, planes: Planes, shape: Size) -> tupl
         return dx, step.run(
             read_only(planes.normal(dy)), read_only(planes.normal(indices)), planes.normal(dx)
         )
-    dx = np.empty(shape, dy.dtype)
+    dx = new_result(shape, dy.dtype)
     sizes = prod(planes.leading_and_extent(dy.shape)[1]), prod(extent)
     if planes.channels_last:
         blocks = batch * -(-channels // CHANNEL_BLOCK)

@@ -17,7 +17,7 @@ import numpy as np
 from numba import cfunc, types
 
 import fastconv
-from fastconv.algorithms.memory import aligned as with_slack
+from fastconv.buffers import aligned as with_slack
 from fastconv.kernels.vectors import VECTOR_BYTES
 
 PAGE = mmap.PAGESIZE
@@ -130,7 +130,7 @@ ctypes.pythonapi.Py_IncRef(ctypes.py_object(kept))
 
 
 def _aligned(elements, dtype):
-    """`fastconv.algorithms.memory.aligned` with less than a vector of slack behind."""
+    """`fastconv.buffers.aligned` with less than a vector of slack behind."""
     lanes = VECTOR_BYTES // dtype.itemsize
     if elements == 0:
         return np.empty(0, dtype)

@@ -27,10 +27,11 @@ import numpy as np
 
 from fastconv.algorithms.im2col import Im2col
 from fastconv.algorithms.jobs import JOBS, PARTS_BYTES, blocks, ceil_div, pieces, wanted_jobs
-from fastconv.algorithms.memory import Images, Three, add_parts, aligned, finite, new_result
+from fastconv.algorithms.memory import Images, Three, add_parts, finite
 from fastconv.algorithms.narrow import FEW, Narrow
 from fastconv.algorithms.virtual import Axis, backward_axes, forward_axis
 from fastconv.arguments import Array
+from fastconv.buffers import aligned, new_result
 from fastconv.geometry import Geometry
 from fastconv.kernels import direct as kernels
 from fastconv.kernels.bands import turn_cells

@@ -30,6 +30,7 @@ from fastconv.algorithms.jobs import JOB_MULTIPLICATIONS, JOBS, PARTS_BYTES, Ran
 from fastconv.algorithms.memory import add_parts
 from fastconv.algorithms.narrow import Narrow
 from fastconv.arguments import Array
+from fastconv.buffers import aligned
 from fastconv.geometry import Geometry, effective, read_only
 from fastconv.kernels import col2im_add, im2col
 from fastconv.threads import Job, checkpoint, run_jobs
@@ -250,7 +251,7 @@ class Im2col:
         return rows.reshape(shape)
 
     def _empty(self, elements: int) -> Array:
-        return np.empty(elements, self.geometry.compute_dtype)
+        return aligned(elements, self.geometry.compute_dtype)
 
     def _weight_matrices(self, w: Array) -> Array:
         """The weights as (G, K/G, Q): a view, or a copy where they are not contiguous."""

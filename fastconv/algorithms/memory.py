@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import prod
-from typing import Any
 
 import numpy as np
 
 from fastconv.arguments import Array, Size
+from fastconv.buffers import aligned
 from fastconv.kernels.bands import turn_cells
 from fastconv.kernels.vectors import VECTOR_BYTES
 
-# Elements of a result that is worth the two microseconds.
-LARGE_RESULT = 2**14
 # Weights that are worth the 10 us that it takes to see how they lie.
 LARGE_WEIGHTS = 2**15
 
@@ -21,26 +18,6 @@ Three = tuple[int, int, int]
 # Where the first image's first channel begins; the next image, channel and cell; height and width; the next
 # line; the depth; the next plane along it.
 Image = tuple[int, int, int, int, int, int, int, int, int]
-
-
-def aligned(elements: int, dtype: np.dtype[Any]) -> Array:
-    """Memory that begins with a vector: a load that splits a cache line takes twice as long."""
-    memory = np.empty(elements + VECTOR_BYTES // dtype.itemsize, dtype)
-    first = -(memory.ctypes.data // dtype.itemsize) % (VECTOR_BYTES // dtype.itemsize)
-    return memory[first : first + elements]
-
-
-def new_result(shape: Size, dtype: np.dtype[Any]) -> Array:
-    """A new array for the result of a pass, which begins with a vector if it is large.
-
-    NumPy's own large arrays begin 16 bytes into a page, so that every store of a vector splits a cache line:
-    depthwise forward over 8x28x28x256 takes 582 us with such a result and 465 with an aligned one, from an
-    aligned image, and 564 and 524 from one that is not (float32, in C, AVX-512 Xeon).
-    """
-    elements = prod(shape)
-    if elements < LARGE_RESULT:
-        return np.empty(shape, dtype)
-    return aligned(elements, dtype).reshape(shape)
 
 
 @dataclass(frozen=True)

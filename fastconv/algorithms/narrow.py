@@ -17,8 +17,8 @@ import numpy as np
 
 from fastconv import blas
 from fastconv.algorithms.jobs import blocks, ceil_div, wanted_jobs
-from fastconv.algorithms.memory import aligned
 from fastconv.arguments import Array
+from fastconv.buffers import aligned
 from fastconv.geometry import Geometry
 from fastconv.kernels.narrow import gather_lines
 from fastconv.kernels.vectors import VECTOR_BYTES

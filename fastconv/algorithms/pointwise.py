@@ -17,8 +17,8 @@ import numpy as np
 
 from fastconv.algorithms.im2col import Im2col
 from fastconv.algorithms.jobs import blocks, ceil_div, wanted_jobs
-from fastconv.algorithms.memory import aligned
 from fastconv.arguments import Array
+from fastconv.buffers import aligned
 from fastconv.geometry import Geometry
 from fastconv.kernels import pointwise as kernels
 from fastconv.kernels.bands import turn_cells

@@ -26,6 +26,7 @@ from fastconv.algorithms.im2col import Im2col
 from fastconv.algorithms.jobs import JOBS, PARTS_BYTES, Range, blocks, ceil_div, wanted_jobs
 from fastconv.algorithms.memory import add_parts, finite
 from fastconv.arguments import Array, Size
+from fastconv.buffers import aligned, new_result
 from fastconv.geometry import Geometry, read_only
 from fastconv.kernels import virtual as kernels
 from fastconv.kernels.vectors import FILTERS, SUM_FILTERS, VECTOR_BYTES, VECTORS
@@ -197,7 +198,7 @@ class Correlation:
 
         ``weights`` is (groups, filters, channels, taps of the kernel).
         """
-        packed = np.empty(
+        packed = new_result(
             (self.groups, ceil_div(self.filters, FILTERS), len(self.offsets), FILTERS), out.dtype
         )
         kernels.pack_weights(weights, self.taps, packed)
@@ -226,7 +227,7 @@ class Correlation:
 
     def _run_grids(self, source: Array, packed: Array, bias: Array, out: Array) -> None:
         def start_worker() -> Job:
-            grid = np.empty(self.grid_shape, out.dtype)
+            grid = new_result(self.grid_shape, out.dtype)
 
             def job(i: int) -> None:
                 units, band, filters = self.jobs[i]
@@ -328,10 +329,8 @@ class WeightSums:
     def _gradient_grid(self, dtype: np.dtype[Any]) -> tuple[Array, Array]:
         """The gradient's grid (filters, 1, depth, height, width) and its memory, aligned to vectors."""
         height, width = self.grid_shape[3:]
-        row, size = self._row(), dtype.itemsize
-        memory = np.empty(self.filter_step * row + self.lanes, dtype)
-        first = -(memory.ctypes.data // size) % self.lanes
-        flat = memory[first : first + self.filter_step * row]
+        row = self._row()
+        flat = aligned(self.filter_step * row, dtype)
         depth = self._gradient_cells(self.band) * self.images // (height * width)
         rows = flat.reshape(self.filter_step, row)[:, : depth * height * width]
         return rows.reshape(self.filter_step, 1, depth, height, width), flat
@@ -344,10 +343,10 @@ class WeightSums:
             return
         dy, x, row = read_only(dy), read_only(x), self._row()
         several = len(self.parts) > 1
-        partial = np.empty((len(self.parts), *result.shape), x.dtype) if several else result[np.newaxis]
+        partial = new_result((len(self.parts), *result.shape), x.dtype) if several else result[np.newaxis]
 
         def start_worker() -> Job:
-            x_grid = np.empty(self.grid_shape, x.dtype)
+            x_grid = new_result(self.grid_shape, x.dtype)
             dy_grid, dy_flat = self._gradient_grid(x.dtype)
 
             def job(i: int) -> None:

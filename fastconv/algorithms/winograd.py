@@ -26,9 +26,10 @@ import numpy as np
 
 from fastconv.algorithms.im2col import Im2col
 from fastconv.algorithms.jobs import JOBS, PARTS_BYTES, Range, blocks, ceil_div, pieces, wanted_jobs
-from fastconv.algorithms.memory import Images, Three, add_parts, aligned, finite
+from fastconv.algorithms.memory import Images, Three, add_parts, finite
 from fastconv.algorithms.virtual import Axis, Virtual, backward_axes, forward_axis
 from fastconv.arguments import Array
+from fastconv.buffers import aligned
 from fastconv.geometry import Geometry
 from fastconv.kernels import winograd as kernels
 from fastconv.kernels.panels import PANEL, ROWS

@@ -56,6 +56,19 @@ def _depthwise(dtype: str) -> None:
         conv2d_backward(dy, x, w, stride=stride, groups=channels, layout="NHWC")
 
 
+def _bundles(dtype: str) -> None:
+    """Groups of a vector of channels, in both layouts."""
+    lanes = VECTOR_BYTES // np.dtype(dtype).itemsize
+    for layout, size, weight in (
+        ("NCHW", (1, 2 * lanes, 3, 3), (2 * lanes, lanes, 3, 3)),
+        ("NHWC", (1, 3, 3, 2 * lanes), (2 * lanes, 3, 3, lanes)),
+    ):
+        x, w = np.ones(size, dtype), np.ones(weight, dtype)
+        plan = plan_conv2d(size, weight, padding=1, groups=2, dtype=dtype, layout=layout, algorithm="bundles")
+        plan.backward_weight(plan(x, w), x)
+        plan.backward_input(x, w)
+
+
 def _training(dtype: str) -> None:
     network = nn.Sequential(
         nn.Linear(2, 2, dtype=dtype), nn.ReLU(), nn.Linear(2, 2, dtype=dtype), nn.Sigmoid()
@@ -97,6 +110,7 @@ def steps() -> list[Step]:
             made.append((f"small groups {dtype} {layout}", partial(_convolution, dtype, layout, 2)))
             made.append((f"pooling {dtype} {layout}", partial(_pooling, dtype, layout)))
         made.append((f"depthwise {dtype} NHWC", partial(_depthwise, dtype)))
+        made.append((f"bundles {dtype}", partial(_bundles, dtype)))
         made.append((f"columns {dtype}", partial(_columns, dtype)))
         made.append((f"training {dtype}", partial(_training, dtype)))
     return made

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, Protocol, TypeAlias, get_args
 
+from fastconv.algorithms.bundles import Bundles
 from fastconv.algorithms.direct import Direct
 from fastconv.algorithms.grouped import Grouped
 from fastconv.algorithms.im2col import Im2col
@@ -52,6 +53,7 @@ class Algorithm(Protocol):
 
 ALGORITHMS: tuple[type[Algorithm], ...] = (
     Winograd,
+    Bundles,
     Grouped,
     Lines,
     Pointwise,

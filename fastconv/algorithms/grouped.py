@@ -361,7 +361,8 @@ class Grouped:
         """Where lines are faster, 3x3 taps, float32, AVX-512 Xeon, GF/s of this and of those.
 
         Groups of 16 channels and filters: 126 and 138 forward at 28x28; 97 and 101 forward, 97 and 98
-        backward-input, 78 and 88 backward-weight at 14x14.
+        backward-input, 78 and 88 backward-weight at 14x14; but with a stride of 2 63 and 39 forward, 60 and
+        32 (of virtual columns) backward-input.
 
         One group is a small one where it has a depth, but few channels and more than lines serve: 121 and 97
         of virtual columns (3x8x56 -> 64), backward-input with stride 2 61 and 42 (16x8x28 -> 32).
@@ -375,7 +376,8 @@ class Grouped:
                 small = small and (which != "backward_input" or g.channels > 3)
             if small and (which != "backward_input" or 16 * g.channels >= g.filters):
                 return None
-        if g.groups == 1 or (not g.channels_last and max(g.channels, g.filters) // g.groups > 8):
+        most = 8 if max(g.stride) == 1 else 16
+        if g.groups == 1 or (not g.channels_last and max(g.channels, g.filters) // g.groups > most):
             return "a large group fills the tiles of lines"
         return None
 

@@ -321,9 +321,9 @@ class Winograd:
         """Where others are faster: GF/s of this and of those, float32, AVX-512 Xeon.
 
         Few channels or filters leave vectors empty: 76 and 134 (16x32), 159 and 163 (32x32); with the
-        channels last 86 and 75 (16x28). With the channels first the cells of a dilation's lattices are read
-        and written one by one: 137 and 157 (64x56, dilation 2), 148 and 175 (256x28, dilation 4), but 206
-        and 171 (256x28, dilation 2).
+        channels last 86 and 75 (16x28), but 80 and 117 in 16 groups. With the channels first the cells of a
+        dilation's lattices are read and written one by one: 137 and 157 (64x56, dilation 2), 148 and 175
+        (256x28, dilation 4), but 206 and 171 (256x28, dilation 2).
 
         Taps along a depth share the transforms, so fewer channels are enough: 122 and 134 (16x8x28, 3x3x3),
         but 178 and 134 (16x8x28 -> 32) and 139 and 107 (16x8x56); with the channels last 126 and 107
@@ -334,7 +334,7 @@ class Winograd:
         least = min(g.channels, g.filters) // g.groups
         lanes = VECTOR_BYTES // g.compute_dtype.itemsize
         if g.one_plane:
-            few = least < (lanes if g.channels_last else 2 * lanes)
+            few = least < (lanes if g.channels_last else 2 * lanes) or (g.groups > 1 and least == lanes)
         else:
             products = g.filters // g.groups * (g.channels // g.groups) * g.kernel[0]
             few = least < lanes or products < FEW_PRODUCTS * lanes

@@ -423,7 +423,7 @@ def sum_few(
     dy, gradient, x, image, sums, batch, channels, filters, start, stride, span, chunks, chunk, pitch,
     elements, own, band, panel,
 ):  # fmt: skip
-    """As `sum_bands` for few channels, with vectors along filters and channels last; no tap is passed over.
+    """As `sum_bands`, with vectors along filters and channels last; no tap is passed over.
 
     Rows of the product are the elements of a filter, which go along the cells of the band: neither the
     gradient nor what the taps read is transposed.
@@ -432,7 +432,8 @@ def sum_few(
     ----------
     sums : float array (elements, filters in whole vectors)
         Added to.
-    filters : int
+    filters : tuple of two int
+        The first one, and how many.
     elements : int64 array
         Where each element of a filter lies in a band, from a cell's first tap on.
     panel : 1-D float array
@@ -460,11 +461,12 @@ def sum_few(
         runs = planes * images * lines
         for i in range(runs):
             a_runs[i] = cell_rows[i * across]
-        first = gradient[0] + first_image * gradient[1] + first_plane * gradient[8] + first_line * gradient[6]
+        first = gradient[0] + filters[0] + first_image * gradient[1]
+        first += first_plane * gradient[8] + first_line * gradient[6]
         steps = gradient[8], gradient[1], gradient[6], gradient[3]
         place_cells(cell_rows, 0, (planes, images, lines, across), steps)
-        for column in range(0, filters, width):
-            some = min(width, filters - column)
+        for column in range(0, filters[1], width):
+            some = min(width, filters[1] - column)
             pack_filters(dy[first + column :], cell_rows, runs * across, some, panel)
             # The gradients of the next chunk are asked for meanwhile.
             ahead = first + runs * gradient[6]

@@ -61,6 +61,9 @@ MOST_BAND_BYTES = 6 * 2**20
 PART_CELLS = 1024
 # The sums of a job of backward-weight.
 SUMS_BYTES = 4 * 2**20
+# Channels of one tap up to which backward-weight reads them cell by cell: 97 and 113 GF/s (64x56 -> 64), 111
+# and 135 (256x56 -> 64), but 148 and 139 (512x28 -> 128), whose cells share few sets of the cache.
+FEW_ROWS = 256
 # Elements that one sum runs over before it is added to the others.
 SUM = 256
 # Panels of filters of one job at the least, where filters are parted: each part fills the band again.
@@ -385,8 +388,10 @@ class WeightSums:
         self.depth = ceil_div(s.taps.elements // self.depths, s.lanes) * s.lanes
         self.row = self.depths * self.depth
         self.pieces, self.panels = self._panels()
-        # Few channels: vectors along filters (`fastconv.kernels.direct.sum_few`).
-        self.few = s.last and s.channels < FEW and s.groups == 1 and not swapped and not s.cut
+        # Few channels, or one tap that reads the cell it is: vectors along filters, and nothing is
+        # transposed (`fastconv.kernels.direct.sum_few`).
+        one = s.unmoved and s.own and s.channels <= FEW_ROWS
+        self.few = s.last and s.groups == 1 and not s.cut and (one or (s.channels < FEW and not swapped))
         if self.few:
             steps = s.steps(self.chunk)
             self.elements = np.array(
@@ -396,7 +401,6 @@ class WeightSums:
                     for c in range(s.channels)
                 ]
             )
-            self.row = ceil_div(s.filters, s.lanes) * s.lanes
         # Rows that lie as the weights do are summed in place where they are whole vectors: 112 GF/s with a
         # copy and 154 without (512x7 -> 2048, 1x1), 38 and 132 of one image.
         in_order = not (swapped or self.few) and (s.last or len(s.taps.taps) == 1)
@@ -411,7 +415,8 @@ class WeightSums:
         step = max(4 * PART_PANELS * s.panel, ceil_div(s.filters, ceil_div(wanted, parts)))
         self.step = min(s.filters, step, max(ROWS, SUMS_BYTES // (self.row * s.dtype.itemsize)))
         if self.few:
-            self.step = s.filters
+            self.step = ceil_div(step, s.panel) * s.panel
+            self.row = min(self.step, ceil_div(s.filters, s.lanes) * s.lanes)
         self.jobs = [
             (part, group, some)
             for part in range(len(self.parts))
@@ -482,11 +487,10 @@ class WeightSums:
                     for chunks in pieces(self.parts[part], self.job_work):
                         kernels.sum_few(
                             dy.flat, dy.steps(0), x.flat, x.steps(0), elements, s.batch, s.channels,
-                            s.filters, t.start, t.stride, t.span, chunks, self.chunk, s.pitch, self.elements,
-                            s.own, band, panel,
+                            (first, stop - first), t.start, t.stride, t.span, chunks, self.chunk, s.pitch,
+                            self.elements, s.own, band, panel,
                         )  # fmt: skip
-                    # (K, taps*C) from (taps*C, K)
-                    partial[part].reshape(s.filters, -1)[...] = elements[:, : s.filters].T
+                    self._write_few(elements, partial[part], first, stop)
                     return
                 begin = group * s.filters + first if self.in_place else 0
                 rows = (partial[part] if self.in_place else sums).reshape(-1, self.row)
@@ -506,6 +510,16 @@ class WeightSums:
         run_jobs(len(self.jobs), start_worker)
         if several:
             add_parts(partial, dw)
+
+    def _write_few(self, sums: Array, dw: Array, first: int, stop: int) -> None:
+        """Sums (elements, some filters) to where they belong: (filters, elements), unless swapped."""
+        s = self.sweep
+        if self.swapped:
+            dw.reshape(len(sums), s.filters)[:, first:stop] = sums[:, : stop - first]
+            return
+        square = aligned(s.lanes * s.lanes, s.dtype)
+        target = dw[first * len(sums) :]
+        turn_cells(sums.reshape(-1), 0, self.row, len(sums), stop - first, target, len(sums), square)
 
     def _write(self, sums: Array, dw: Array, group: int, first: int) -> None:
         """Sums of some filters to where they belong: there taps are last, or channels."""

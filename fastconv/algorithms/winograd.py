@@ -1,4 +1,4 @@
-"""Winograd's minimal filtering for 3x3 kernels at stride 1: 16 multiplications where the others make 36.
+"""Winograd's minimal filtering for kernels at stride 1: 16 multiplications where the others make 36.
 
 The columns of patches, transformed to 16 points, meet the filters at the same points in 16 matrix products
 (`fastconv.kernels.winograd`). The vectors run along channels and filters, so both layouts are served, and
@@ -9,6 +9,10 @@ planes of any size.
                      channels exchanged
     backward-weight  patches of both, summed over the batch
 
+5 or 7 taps are two or three kernels of three, the further ones two taps on and with a first tap of zero, so
+that they read the points of the patches beyond: 64 multiplications instead of 100 for 5x5 taps, 144 instead
+of 196 for 7x7. They too are further runs of the products' sums.
+
 A dilation makes the planes as many lattices as it has cells, each a convolution without dilation. Along the
 depth kernels, strides and dilations are any: each tap there is one more run of the products' sums.
 
@@ -18,6 +22,7 @@ A job owns chunks of patches and some of the filters; jobs follow from the shape
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -50,6 +55,8 @@ SUMS_BYTES = 9 * 2**20
 # filters of a group, and taps along the depth, in vectors.
 FEW_PRODUCTS, MANY_PRODUCTS = 48, 64
 FEW_PIXELS, FEW_MULTIPLICATIONS = 256, 2**24
+# Pixels of a batch from which on several kernels of 3x3 taps pay, and their gradients.
+MANY_PIXELS, MANY_SUMMED = 1024, 4096
 # Filters of one job at the least, where filters are parted: each part transforms the patches again.
 PART_PANELS = 4
 
@@ -74,6 +81,8 @@ class Patches:
     groups, channels, filters : int
         Channels and filters are those of a group.
     dtype : numpy.dtype
+    kernels_ : tuple of two int
+        Along the height and width, how many kernels of three taps the taps are.
     """
 
     def __init__(
@@ -86,13 +95,22 @@ class Patches:
         channels: int,
         filters: int,
         dtype: np.dtype[Any],
+        kernels_: Two = (1, 1),
     ) -> None:
         self.axis, self.batch, self.groups, self.channels, self.filters, self.dtype = (
             axis, batch, groups, channels, filters, dtype,
         )  # fmt: skip
-        self.shifts = sorted(axis.shifts)
+        # For each kernel of 3x3 taps its shift along the depth, and which patches it reads.
+        self.shifts = [shift for shift in sorted(axis.shifts) for _ in range(prod(kernels_))]
+        self.places = np.array(
+            [
+                (shift - axis.lowest, row, column)
+                for shift in sorted(axis.shifts)
+                for row, column in itertools.product(*map(range, kernels_))
+            ]
+        )
+        self.beyond = kernels_[0] - 1, kernels_[1] - 1
         self.depth, self.deep = axis.output, len(self.shifts)
-        self.depths = np.array(self.shifts) - axis.lowest
         self.down, self.across, self.width = ceil_div(height, 2), ceil_div(width, 2), width
         self.lanes = VECTOR_BYTES // dtype.itemsize
         self.panel = PANEL * self.lanes
@@ -117,11 +135,12 @@ class Patches:
 
     def read(self, planes: int) -> int:
         """Planes of the image that so many of the output read."""
-        return (planes - 1) * self.axis.stride + int(self.depths[-1]) + 1
+        return (planes - 1) * self.axis.stride + int(self.places[-1, 0]) + 1
 
     def _most(self, planes: int) -> int:
         """Patches of a chunk of so many planes whose points and products have room."""
-        per_patch = self.pitch * self.read(planes) / planes + self.part * self.panel
+        beyond = (1 + self.beyond[1] / self.across) * self.read(planes) / planes
+        per_patch = self.pitch * beyond + self.part * self.panel
         return min(PATCHES, int(POINT_BYTES / (kernels.POINTS * per_patch * self.dtype.itemsize)))
 
     def _chunk(self) -> Three:
@@ -178,7 +197,8 @@ class Patches:
     def image_points(self) -> int:
         """Elements of the points of the patches that a chunk reads."""
         images, planes, lines = self.chunk
-        return self.points(self.read(planes) * images * lines * self.across, self.pitch)
+        read = (lines + self.beyond[0]) * (self.across + self.beyond[1])
+        return self.points(self.read(planes) * images * read, self.pitch)
 
     @property
     def products(self) -> int:
@@ -193,7 +213,8 @@ class Patches:
 
     def band(self, pitch: int) -> int:
         """Elements of the lines of one plane that a chunk reads."""
-        return (2 * self.chunk[2] + 2) * (2 * self.across + 2) * pitch
+        lines, across = self.chunk[2] + self.beyond[0], self.across + self.beyond[1]
+        return (2 * lines + 2) * (2 * across + 2) * pitch
 
     @property
     def part_pitch(self) -> int:
@@ -235,7 +256,7 @@ class Phase:
 
 
 class Winograd:
-    """Minimal filtering F(2x2, 3x3) for kernels of 3x3 at stride 1 in the plane."""
+    """Minimal filtering F(2x2, 3x3) for kernels of 3, 5 or 7 taps each way at stride 1 in the plane."""
 
     name = "winograd"
 
@@ -244,10 +265,9 @@ class Winograd:
         self.geometry = g
         self.group_filters, self.group_channels = g.filters // g.groups, g.channels // g.groups
         c, k = self.group_channels, self.group_filters
-        first, last = (
-            (-g.padding[1], -g.padding[2]),
-            (g.padding[1] - 2 * g.dilation[1], g.padding[2] - 2 * g.dilation[2]),
-        )
+        self.kernels: Two = (g.kernel[1] // 2, g.kernel[2] // 2)
+        first = -g.padding[1], -g.padding[2]
+        last = tuple(g.padding[a] - (g.kernel[a] - 1) * g.dilation[a] for a in (1, 2))
         self.forward_phases = self._phases(
             (0, forward_axis(g, 0)), 1, (g.output[1], g.output[2]), first, c, k
         )
@@ -285,8 +305,9 @@ class Winograd:
                 divmod(cell + s, d) for cell, s, d in zip((row, column), shift, dilation, strict=True)
             )
             patches = Patches(
-                axis, g.batch, height, width, g.groups, channels, filters, np.dtype(g.compute_dtype)
-            )
+                axis, g.batch, height, width, g.groups, channels, filters, np.dtype(g.compute_dtype),
+                self.kernels,
+            )  # fmt: skip
             phases.append(
                 Phase(
                     target=(along[0], row, column),
@@ -300,16 +321,16 @@ class Winograd:
 
     @staticmethod
     def why_not(geometry: Geometry, which: Pass) -> str | None:
-        """All but 3x3 taps at stride 1 in the plane."""
+        """All but 3, 5 or 7 taps each way at stride 1 in the plane; along a depth only 3x3 of them."""
         g = geometry
-        if g.kernel[1:] != (3, 3):
-            return "the kernel is not 3x3 in the plane"
+        if g.kernel[1:] != (3, 3) and not (g.one_plane and all(taps in (3, 5, 7) for taps in g.kernel[1:])):
+            return "the kernel is not 3x3 in the plane, nor of 5 or 7 taps where there is no depth"
         if g.stride[1:] != (1, 1):
             return "the stride is not 1 in the plane"
         if min(g.batch, g.channels, g.filters, g.pixels) == 0:
             return "there is nothing to compute"
         width = max(g.input[2], g.output[2])
-        planes = 1 + g.dilation[0] * (g.kernel[0] - 1)
+        planes = 1 + g.dilation[0] * (g.kernel[0] - 1) + g.kernel[1] // 2 - 1
         line = width // 2 * kernels.POINTS * (planes * g.channels + g.filters) // g.groups
         line *= g.compute_dtype.itemsize
         if line > POINT_BYTES:
@@ -324,6 +345,10 @@ class Winograd:
         channels last 86 and 75 (16x28), but 80 and 117 in 16 groups. With the channels first the cells of a
         dilation's lattices are read and written one by one: 137 and 157 (64x56, dilation 2), 148 and 175
         (256x28, dilation 4), but 206 and 171 (256x28, dilation 2).
+
+        5x5 taps are four kernels: 238 and 201 (64x28), 205 and 184 (128x14), but 109 and 166 (256x7) and 156
+        and 169 (64x28, one image); backward-weight 174 and 158 (64x28), but 107 and 175 (128x14) and, of 7x7
+        taps, 133 and 154 (96x27), and of doubles 63 and 75 (64x28).
 
         Taps along a depth share the transforms, so fewer channels are enough: 122 and 134 (16x8x28, 3x3x3),
         but 178 and 134 (16x8x28 -> 32) and 139 and 107 (16x8x56); with the channels last 126 and 107
@@ -344,6 +369,13 @@ class Winograd:
                 return "the transforms of the filters or of the images are much of so little work"
         if few:
             return "few channels or filters leave vectors empty"
+        if g.kernel[1] * g.kernel[2] > 9:
+            seen = g.batch * g.pixels
+            summed = seen >= MANY_SUMMED and max(g.kernel) == 5 and g.compute_dtype.itemsize == 4
+            if which == "backward_weight" and not summed:
+                return "the sums of several kernels are much of so little work"
+            if seen < MANY_PIXELS:
+                return "the filters of several kernels are much of so little work"
         lattices = prod(g.dilation)
         if lattices > 1 and not g.channels_last and (lattices > 4 or least < 128):
             return "the cells of the dilation's lattices are read and written one by one"
@@ -373,11 +405,13 @@ class Winograd:
     def backward_weight(self, dy: Array, x: Array, dw: Array) -> None:
         """Sums of products of patches."""
         g = self.geometry
-        shape = (g.groups, self.group_filters, self.group_channels * g.kernel[0] * 9)
+        deep = g.kernel[0] * prod(self.kernels)
+        shape = (g.groups, self.group_filters, self.group_channels * deep * 9)
         gradient, image = Images.of(dy, g.channels_last), Images.of(x, g.channels_last)
         seen = not self.forward_phases[0].patches.blind or finite(dy)
         if gradient is not None and image is not None and seen:
-            result = dw.reshape(shape) if dw.flags.c_contiguous else np.empty(shape, dw.dtype)
+            in_place = dw.flags.c_contiguous and self.kernels == (1, 1)
+            result = dw.reshape(shape) if in_place else np.empty(shape, dw.dtype)
             for i, (phase, sums) in enumerate(zip(self.forward_phases, self.weight_sums, strict=True)):
                 part = np.empty_like(result) if i else result
                 sums.run(gradient, image, part, phase, self._lattice)
@@ -385,10 +419,37 @@ class Winograd:
                     with np.errstate(all="ignore"):
                         result += part
             if finite(result):
-                if not dw.flags.c_contiguous:
-                    dw[...] = result.reshape(dw.shape)
+                if not in_place:
+                    self._join(result, dw)
                 return
         self._other("backward_weight").backward_weight(dy, x, dw)
+
+    def _places(self) -> Iterator[tuple[tuple[slice, slice], tuple[slice, slice], Two]]:
+        """For each kernel of 3x3 taps which taps of the whole kernel it has, where, and which one it is."""
+        for row, column in itertools.product(*map(range, self.kernels)):
+            first = int(row > 0), int(column > 0)
+            whole = slice(2 * row + first[0], 2 * row + 3), slice(2 * column + first[1], 2 * column + 3)
+            yield whole, (slice(first[0], 3), slice(first[1], 3)), (row, column)
+
+    def _part(self, w: Array, rotated: bool) -> Array:
+        """Weights (K, C/G, T, R, S) as kernels of 3x3 taps (K, C/G, T, rows, columns, 3, 3), contiguous.
+
+        Rotated weights are those of the rotated kernel, each of which is then rotated once more.
+        """
+        if self.kernels == (1, 1):
+            return np.ascontiguousarray(w)
+        parted = np.zeros((*w.shape[:3], *self.kernels, 3, 3), w.dtype)
+        turned = w[..., ::-1, ::-1] if rotated else w
+        target = parted[..., ::-1, ::-1] if rotated else parted
+        for whole, own, (row, column) in self._places():
+            target[(..., row, column, *own)] = turned[(..., *whole)]
+        return parted
+
+    def _join(self, parts: Array, dw: Array) -> None:
+        """Write the gradient of kernels of 3x3 taps where their taps belong."""
+        parted = parts.reshape(*dw.shape[:3], *self.kernels, 3, 3)
+        for whole, own, (row, column) in self._places():
+            dw[(..., *whole)] = parted[(..., row, column, *own)]
 
     def _other(self, which: Pass) -> Virtual | Im2col:
         """What computes where arrays have gaps, or results are not finite: a patch spreads what spoils it."""
@@ -405,7 +466,7 @@ class Winograd:
         cut = any(phase.patches.cut for phase in phases)
         if source is None or target is None or (cut and not finite(w)):
             return False
-        flat = np.ascontiguousarray(w).reshape(-1)
+        flat = self._part(w, rotated).reshape(-1)
         for axis, lattices in itertools.groupby(phases, lambda phase: phase.patches.axis):
             some = list(lattices)
             p = some[0].patches
@@ -435,8 +496,8 @@ class Winograd:
                     source.flat, source.phase(group * p.channels, phase.source, self._lattice),
                     weights[group], bias[group], target.flat,
                     target.phase(group * p.filters, phase.target, phase.step), p.batch, p.channels,
-                    (*panels, p.filters), phase.start, p.axis.stride, p.depths, reach, chunks, p.chunk, band,
-                    points, products, cells,
+                    (*panels, p.filters), phase.start, p.axis.stride, p.places, p.beyond, reach, chunks,
+                    p.chunk, band, points, products, cells,
                 )  # fmt: skip
 
             return job
@@ -448,10 +509,11 @@ class Winograd:
         """The filters of every group at the points, the taps along the depth in the order of their shifts."""
         vectors = ceil_div(p.filters, p.lanes)
         weights = [aligned(p.weights, p.dtype) for _ in range(p.groups)]
-        taps = 9 * self.geometry.kernel[0]
-        depths = np.full(self.geometry.kernel[0], -1)
+        each = prod(self.kernels)
+        taps = 9 * self.geometry.kernel[0] * each
+        places = np.full((self.geometry.kernel[0], each), -1)
         for place, (_, tap) in enumerate(sorted(zip(axis.shifts, axis.taps, strict=True))):
-            depths[tap] = place
+            places[tap] = place * each + np.arange(each)
         # Filters are the lanes and channels the rows; both are exchanged for the rotated ones.
         lane_step, row_step = (taps, taps * p.filters) if rotated else (taps * p.channels, taps)
         step = max(1, ceil_div(vectors, max(1, min(p.wanted // p.groups, vectors // 2))))
@@ -464,8 +526,8 @@ class Winograd:
                 group, some = jobs[i]
                 first = group * p.channels * p.filters * taps
                 kernels.transform_filters(
-                    w, first, lane_step, row_step, p.channels, depths, (*some, p.filters), rotated, p.panels,
-                    weights[group], square,
+                    w, first, lane_step, row_step, p.channels, places.reshape(-1), (*some, p.filters),
+                    rotated, p.panels, weights[group], square,
                 )  # fmt: skip
 
             return job
@@ -541,8 +603,8 @@ class WeightSums:
                     kernels.sum_patches(
                         dy.flat, dy.phase(group * p.filters, phase.target, phase.step), x.flat,
                         x.phase(group * p.channels, phase.source, lattice), sums, p.batch, p.channels,
-                        (first, stop - first), phase.start, p.axis.stride, p.depths, reach, chunks, p.chunk,
-                        band, points, gradients,
+                        (first, stop - first), phase.start, p.axis.stride, p.places, p.beyond, reach, chunks,
+                        p.chunk, band, points, gradients,
                     )  # fmt: skip
                 kernels.finish_filters(
                     sums, p.channels, stop - first, ceil_div(stop - first, p.panel), p.deep,

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from math import prod
+from typing import Any
 
 import numpy as np
 
+from fastconv.algorithms.jobs import blocks, ceil_div
 from fastconv.arguments import Array, Size
-from fastconv.buffers import aligned
+from fastconv.buffers import aligned, new_result
 from fastconv.kernels.bands import turn_cells
 from fastconv.kernels.vectors import VECTOR_BYTES
+from fastconv.threads import Job, run_jobs
 
+# Elements that a job turns.
+TURNED = 2**18
 # Weights that are worth the 10 us that it takes to see how they lie.
 LARGE_WEIGHTS = 2**15
 
@@ -57,6 +64,56 @@ class Images:
             -(-(height - first[1]) // stride[1]), -(-(width - first[2]) // stride[2]), line * stride[1],
             -(-(depth - first[0]) // stride[0]), sheet * stride[0],
         )  # fmt: skip
+
+
+def turned(array: Array, filled: bool = True) -> Images:
+    """An array (N, C, D, H, W), contiguous, in new memory with its channels last."""
+    batch, channels = array.shape[:2]
+    memory = new_result((batch, *array.shape[2:], channels), array.dtype)
+    if filled:
+        flat, target, pixels = array.reshape(-1), memory.reshape(-1), prod(array.shape[2:])
+
+        def turn(image: int, first: int, stop: int, square: Array) -> None:
+            source, place = image * channels * pixels + first, (image * pixels + first) * channels
+            turn_cells(flat, source, pixels, channels, stop - first, target[place:], channels, square)
+
+        _run_pixels(batch, pixels, channels, array.dtype, turn)
+    return Images(memory.reshape(-1), memory.transpose(0, 4, 1, 2, 3), 1, channels, (1, 1, 1))
+
+
+def turn_back(images: Images, array: Array) -> None:
+    """What `turned` made to where it belongs."""
+    batch, channels = array.shape[:2]
+    target, pixels = array.reshape(-1), prod(array.shape[2:])
+
+    def turn(image: int, first: int, stop: int, square: Array) -> None:
+        source, place = (image * pixels + first) * channels, image * channels * pixels + first
+        turn_cells(images.flat, source, channels, stop - first, channels, target[place:], pixels, square)
+
+    _run_pixels(batch, pixels, channels, array.dtype, turn)
+
+
+def _run_pixels(
+    batch: int,
+    pixels: int,
+    channels: int,
+    dtype: np.dtype[Any],
+    turn: Callable[[int, int, int, Array], None],
+) -> None:
+    """Call ``turn`` for blocks of pixels of every image."""
+    jobs = [(image, block) for image in range(batch) for block in blocks(pixels, ceil_div(TURNED, channels))]
+
+    def start_worker() -> Job:
+        lanes = VECTOR_BYTES // dtype.itemsize
+        square = aligned(lanes * lanes, dtype)
+
+        def job(i: int) -> None:
+            image, (first, stop) = jobs[i]
+            turn(image, first, stop, square)
+
+        return job
+
+    run_jobs(len(jobs), start_worker)
 
 
 def add_parts(parts: Array, out: Array | None = None) -> Array:

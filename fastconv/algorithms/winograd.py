@@ -31,7 +31,7 @@ import numpy as np
 
 from fastconv.algorithms.im2col import Im2col
 from fastconv.algorithms.jobs import JOBS, PARTS_BYTES, Range, blocks, ceil_div, pieces, wanted_jobs
-from fastconv.algorithms.memory import Images, Three, add_parts, finite
+from fastconv.algorithms.memory import Images, Three, add_parts, finite, turn_back, turned
 from fastconv.algorithms.virtual import Axis, Virtual, backward_axes, forward_axis
 from fastconv.arguments import Array
 from fastconv.buffers import aligned
@@ -55,6 +55,8 @@ SUMS_BYTES = 9 * 2**20
 # filters of a group, and taps along the depth, in vectors.
 FEW_PRODUCTS, MANY_PRODUCTS = 48, 64
 FEW_PIXELS, FEW_MULTIPLICATIONS = 256, 2**24
+# Cells of a dilation's lattices from which on they pay, and their gradients.
+MANY_CELLS, MANY_SUMMED_CELLS = 49, 196
 # Pixels of a batch from which on several kernels of 3x3 taps pay, and their gradients.
 MANY_PIXELS, MANY_SUMMED = 1024, 4096
 # Filters of one job at the least, where filters are parted: each part transforms the patches again.
@@ -265,6 +267,8 @@ class Winograd:
         self.geometry = g
         self.group_filters, self.group_channels = g.filters // g.groups, g.channels // g.groups
         c, k = self.group_channels, self.group_filters
+        # The cells of a dilation's lattices lie apart: with the channels last, their channels do not.
+        self.turns = not g.channels_last and max(g.dilation[1:]) > 1
         self.kernels: Two = (g.kernel[1] // 2, g.kernel[2] // 2)
         first = -g.padding[1], -g.padding[2]
         last = tuple(g.padding[a] - (g.kernel[a] - 1) * g.dilation[a] for a in (1, 2))
@@ -342,9 +346,12 @@ class Winograd:
         """Where others are faster: GF/s of this and of those, float32, AVX-512 Xeon.
 
         Few channels or filters leave vectors empty: 76 and 134 (16x32), 159 and 163 (32x32); with the
-        channels last 86 and 75 (16x28), but 80 and 117 in 16 groups. With the channels first the cells of a
-        dilation's lattices are read and written one by one: 137 and 157 (64x56, dilation 2), 148 and 175
-        (256x28, dilation 4), but 206 and 171 (256x28, dilation 2).
+        channels last 86 and 75 (16x28), but 80 and 117 in 16 groups.
+
+        A dilation makes lattices, small ones of few cells, and turns images with the channels first: 167 and
+        156 (64x56, dilation 2), 204 and 166 (256x28, dilation 4), but 128 and 160 (64x28, dilation 6);
+        backward-weight 170 and 164 (256x28, dilation 2), but 154 and 162 (dilation 4) and 119 and 132 (64x56,
+        dilation 4), which with the channels last are 155 and 135.
 
         5x5 taps are four kernels: 238 and 201 (64x28), 205 and 184 (128x14), but 109 and 166 (256x7) and 156
         and 169 (64x28, one image); backward-weight 174 and 158 (64x28), but 107 and 175 (128x14) and, of 7x7
@@ -376,9 +383,12 @@ class Winograd:
                 return "the sums of several kernels are much of so little work"
             if seen < MANY_PIXELS:
                 return "the filters of several kernels are much of so little work"
-        lattices = prod(g.dilation)
-        if lattices > 1 and not g.channels_last and (lattices > 4 or least < 128):
-            return "the cells of the dilation's lattices are read and written one by one"
+        lattices, sums = prod(g.dilation[1:]), which == "backward_weight"
+        if lattices > 1:
+            if g.output[1] * g.output[2] < lattices * (MANY_SUMMED_CELLS if sums else MANY_CELLS):
+                return "the filters or sums are much of the work of small lattices"
+            if not g.channels_last and least < (128 if sums else 64):
+                return "images are turned to have their channels last"
         return None
 
     @property
@@ -407,7 +417,7 @@ class Winograd:
         g = self.geometry
         deep = g.kernel[0] * prod(self.kernels)
         shape = (g.groups, self.group_filters, self.group_channels * deep * 9)
-        gradient, image = Images.of(dy, g.channels_last), Images.of(x, g.channels_last)
+        gradient, image = self._images(dy), self._images(x)
         seen = not self.forward_phases[0].patches.blind or finite(dy)
         if gradient is not None and image is not None and seen:
             in_place = dw.flags.c_contiguous and self.kernels == (1, 1)
@@ -456,12 +466,17 @@ class Winograd:
         g = self.geometry
         return Im2col(g) if Virtual.why_not(g, which) else Virtual(g)
 
+    def _images(self, array: Array, written: bool = False) -> Images | None:
+        """None where the array has gaps."""
+        images = Images.of(array, self.geometry.channels_last)
+        return turned(array, not written) if self.turns and images is not None else images
+
     def _convolve(
         self, phases: list[Phase], x: Array, w: Array, rotated: bool, bias: Array | None, y: Array
     ) -> bool:
         """Write all of ``y``; returns whether that could be done, and all of it is finite."""
         g = self.geometry
-        source, target = Images.of(x, g.channels_last), Images.of(y, g.channels_last)
+        source, target = self._images(x), self._images(y, written=True)
         # Padding along the depth is not multiplied, and zero times infinity is not zero.
         cut = any(phase.patches.cut for phase in phases)
         if source is None or target is None or (cut and not finite(w)):
@@ -476,6 +491,8 @@ class Winograd:
                 added[:, : p.filters] = bias.reshape(g.groups, p.filters)
             if not all(self._convolve_phase(phase, source, weights, added, target) for phase in some):
                 return False
+        if self.turns:
+            turn_back(target, y)
         return True
 
     def _convolve_phase(

@@ -64,6 +64,11 @@ SUMS_BYTES = 4 * 2**20
 # Channels of one tap up to which backward-weight reads them cell by cell: 97 and 113 GF/s (64x56 -> 64), 111
 # and 135 (256x56 -> 64), but 148 and 139 (512x28 -> 128), whose cells share few sets of the cache.
 FEW_ROWS = 256
+# The same for more taps: 146 and 162 GF/s (64x28, 5x5), but 175 and 149 (256x13 -> 384, 3x3).
+FEW_CHANNELS = 64
+# Cells that these sum at a time: gradients stay in L1 (149 GF/s with 256 and 162 with 128, 64x28, 5x5; 153 and
+# 171, 3x227 -> 96, 11x11, stride 4).
+FEW_SUM_CELLS = 128
 # Elements that one sum runs over before it is added to the others.
 SUM = 256
 # Panels of filters of one job at the least, where filters are parted: each part fills the band again.
@@ -381,17 +386,18 @@ class WeightSums:
     def __init__(self, sweep: Sweep, swapped: bool) -> None:
         s = self.sweep = sweep
         self.swapped = swapped
-        self.chunk = s.chunk(SUM_CELLS)
+        # Few channels, or one tap that reads the cell it is: vectors along filters, and nothing is
+        # transposed (`fastconv.kernels.direct.sum_few`).
+        few = s.channels <= FEW_CHANNELS and not swapped
+        one = s.unmoved and s.own and s.channels <= FEW_ROWS
+        self.few = s.last and s.groups == 1 and not s.cut and (few or one)
+        self.chunk = s.chunk(FEW_SUM_CELLS if self.few and few else SUM_CELLS)
         chunks = s.chunks(self.chunk)
         # Taps of a depth that is passed over in some planes are summed for themselves.
         self.depths = len(s.taps.depths) if s.cut else 1
         self.depth = ceil_div(s.taps.elements // self.depths, s.lanes) * s.lanes
         self.row = self.depths * self.depth
         self.pieces, self.panels = self._panels()
-        # Few channels, or one tap that reads the cell it is: vectors along filters, and nothing is
-        # transposed (`fastconv.kernels.direct.sum_few`).
-        one = s.unmoved and s.own and s.channels <= FEW_ROWS
-        self.few = s.last and s.groups == 1 and not s.cut and (one or (s.channels < FEW and not swapped))
         if self.few:
             steps = s.steps(self.chunk)
             self.elements = np.array(

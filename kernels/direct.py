@@ -421,9 +421,9 @@ def pack_filters(dy, cell_rows, cells, filters, panel):
 @jit
 def sum_few(
     dy, gradient, x, image, sums, batch, channels, filters, start, stride, span, chunks, chunk, pitch,
-    elements, own, band, panel,
+    elements, at_once, own, band, panel,
 ):  # fmt: skip
-    """As `sum_bands`, with vectors along filters and channels last; no tap is passed over.
+    """As `sum_bands`, with vectors along filters; no tap is passed over.
 
     Rows of the product are the elements of a filter, which go along the cells of the band: neither the
     gradient nor what the taps read is transposed.
@@ -436,8 +436,10 @@ def sum_few(
         The first one, and how many.
     elements : int64 array
         Where each element of a filter lies in a band, from a cell's first tap on.
+    at_once : int
+        Lines of a chunk that are summed at a time.
     panel : 1-D float array
-        Scratch (cells of a chunk, `PANEL` vectors).
+        Scratch (cells of so many lines, `PANEL` vectors).
 
     The other parameters are those of `sum_bands`.
     """
@@ -461,22 +463,34 @@ def sum_few(
         runs = planes * images * lines
         for i in range(runs):
             a_runs[i] = cell_rows[i * across]
-        first = gradient[0] + filters[0] + first_image * gradient[1]
+        first = gradient[0] + filters[0] * gradient[2] + first_image * gradient[1]
         first += first_plane * gradient[8] + first_line * gradient[6]
         steps = gradient[8], gradient[1], gradient[6], gradient[3]
         place_cells(cell_rows, 0, (planes, images, lines, across), steps)
-        for column in range(0, filters[1], width):
-            some = min(width, filters[1] - column)
-            pack_filters(dy[first + column :], cell_rows, runs * across, some, panel)
-            # The gradients of the next chunk are asked for meanwhile.
-            ahead = first + runs * gradient[6]
-            for t in range(0, elements.size, ROWS):
-                # (elements, filters) += (elements, cells) @ (cells, filters)
-                multiply_rows(
-                    source, elements, t, a_runs, stride[2] * pitch, panel, 0, b_runs, runs, across, dy,
-                    ahead + t // ROWS * runs * across * lanes, lanes, flat[column:], c_rows, flat, column,
-                    c_rows, (some + lanes - 1) // lanes, elements.size - t,
-                )  # fmt: skip
+        for run in range(0, runs, at_once):
+            some_runs = min(at_once, runs - run)
+            for column in range(0, filters[1], width):
+                some = min(width, filters[1] - column)
+                if gradient[2] == 1:
+                    here = cell_rows[run * across :]
+                    pack_filters(dy[first + column :], here, some_runs * across, some, panel)
+                else:
+                    seen = (gradient[0] + (filters[0] + column) * gradient[2], *gradient[1:])
+                    for i in range(some_runs):
+                        plane, line = divmod(run + i, lines)
+                        fill_band(
+                            dy, seen, first_image + plane % images, first_plane + plane // images, some,
+                            (first_line + line, 0), panel[i * across * width :], 1, across, width, square,
+                        )  # fmt: skip
+                # The gradients of the next lines are asked for meanwhile.
+                ahead = first + min(runs, run + at_once) * gradient[6]
+                for t in range(0, elements.size, ROWS):
+                    # (elements, filters) += (elements, cells) @ (cells, filters)
+                    multiply_rows(
+                        source, elements, t, a_runs[run:], stride[2] * pitch, panel, 0, b_runs, some_runs,
+                        across, dy, ahead + t // ROWS * some_runs * across * lanes, lanes, flat[column:],
+                        c_rows, flat, column, c_rows, (some + lanes - 1) // lanes, elements.size - t,
+                    )  # fmt: skip
 
 
 @jit

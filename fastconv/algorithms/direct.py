@@ -64,10 +64,12 @@ SUMS_BYTES = 4 * 2**20
 # Channels of one tap up to which backward-weight reads them cell by cell: 97 and 113 GF/s (64x56 -> 64), 111
 # and 135 (256x56 -> 64), but 148 and 139 (512x28 -> 128), whose cells share few sets of the cache.
 FEW_ROWS = 256
-# The same for more taps: 146 and 162 GF/s (64x28, 5x5), but 175 and 149 (256x13 -> 384, 3x3).
+# The same for more taps: 146 and 162 GF/s (64x28, 5x5), but 175 and 149 (256x13 -> 384, 3x3). With the
+# channels first gradients are turned as they are packed: 97 and 128 (3x224, 7x7, stride 2), but 117 and 82
+# (64x56, 1x1).
 FEW_CHANNELS = 64
-# Cells that these sum at a time: gradients stay in L1 (149 GF/s with 256 and 162 with 128, 64x28, 5x5; 153 and
-# 171, 3x227 -> 96, 11x11, stride 4).
+# Cells that these sum at a time: gradients stay in L1 (149 GF/s with 256 and 162 with 128, 64x28, 5x5; 153
+# and 171, 3x227 -> 96, 11x11, stride 4).
 FEW_SUM_CELLS = 128
 # Elements that one sum runs over before it is added to the others.
 SUM = 256
@@ -388,10 +390,10 @@ class WeightSums:
         self.swapped = swapped
         # Few channels, or one tap that reads the cell it is: vectors along filters, and nothing is
         # transposed (`fastconv.kernels.direct.sum_few`).
-        few = s.channels <= FEW_CHANNELS and not swapped
+        few = s.channels <= FEW_CHANNELS and not swapped and (s.last or len(s.taps.taps) > 1)
         one = s.unmoved and s.own and s.channels <= FEW_ROWS
-        self.few = s.last and s.groups == 1 and not s.cut and (few or one)
-        self.chunk = s.chunk(FEW_SUM_CELLS if self.few and few else SUM_CELLS)
+        self.few = s.groups == 1 and not s.cut and (few or one)
+        self.chunk = s.chunk(FEW_CELLS if self.few and s.channels < FEW else SUM_CELLS)
         chunks = s.chunks(self.chunk)
         # Taps of a depth that is passed over in some planes are summed for themselves.
         self.depths = len(s.taps.depths) if s.cut else 1
@@ -399,14 +401,11 @@ class WeightSums:
         self.row = self.depths * self.depth
         self.pieces, self.panels = self._panels()
         if self.few:
-            steps = s.steps(self.chunk)
-            self.elements = np.array(
-                [
-                    sum(step * at for step, at in zip(steps, place, strict=True)) + c
-                    for place in s.taps.places
-                    for c in range(s.channels)
-                ]
-            )
+            at_once = max(1, (FEW_SUM_CELLS if few else SUM_CELLS) // s.width)
+            self.at_once = min(prod(self.chunk), at_once)
+            places = np.array(s.taps.places) @ s.steps(self.chunk)
+            by_tap = np.add.outer(places, np.arange(s.channels))
+            self.elements = (by_tap if s.last else by_tap.T).reshape(-1)
         # Rows that lie as the weights do are summed in place where they are whole vectors: 112 GF/s with a
         # copy and 154 without (512x7 -> 2048, 1x1), 38 and 132 of one image.
         in_order = not (swapped or self.few) and (s.last or len(s.taps.taps) == 1)
@@ -471,7 +470,7 @@ class WeightSums:
         # Images of one cell have their channels first and last.
         last = s.last or s.cells == 1
         if self.few:
-            return band, cells * s.panel, 0, s.taps.elements * self.row
+            return band, self.at_once * s.width * s.panel, 0, s.taps.elements * self.row
         sums = 0 if self.in_place else self.step * self.row
         return band, cells * s.panel, self.step * cells if last else 0, sums
 
@@ -494,7 +493,7 @@ class WeightSums:
                         kernels.sum_few(
                             dy.flat, dy.steps(0), x.flat, x.steps(0), elements, s.batch, s.channels,
                             (first, stop - first), t.start, t.stride, t.span, chunks, self.chunk, s.pitch,
-                            self.elements, s.own, band, panel,
+                            self.elements, self.at_once, s.own, band, panel,
                         )  # fmt: skip
                     self._write_few(elements, partial[part], first, stop)
                     return

@@ -58,7 +58,7 @@ FEW_PIXELS, FEW_MULTIPLICATIONS = 256, 2**24
 # Cells of a dilation's lattices from which on they pay, and their gradients.
 MANY_CELLS, MANY_SUMMED_CELLS = 49, 196
 # Pixels of a batch from which on several kernels of 3x3 taps pay, and their gradients.
-MANY_PIXELS, MANY_SUMMED = 1024, 4096
+MANY_PIXELS, MANY_SUMMED = 1024, 8192
 # Filters of one job at the least, where filters are parted: each part transforms the patches again.
 PART_PANELS = 4
 
@@ -354,8 +354,8 @@ class Winograd:
         dilation 4), which with the channels last are 155 and 135.
 
         5x5 taps are four kernels: 238 and 201 (64x28), 205 and 184 (128x14), but 109 and 166 (256x7) and 156
-        and 169 (64x28, one image); backward-weight 174 and 158 (64x28), but 107 and 175 (128x14) and, of 7x7
-        taps, 133 and 154 (96x27), and of doubles 63 and 75 (64x28).
+        and 169 (64x28, one image); backward-weight 211 and 149 (64x112), but 150 and 161 (64x28), 107 and 175
+        (128x14) and, of 7x7 taps, 133 and 154 (96x27), and of doubles 63 and 75 (64x28).
 
         Taps along a depth share the transforms, so fewer channels are enough: 122 and 134 (16x8x28, 3x3x3),
         but 178 and 134 (16x8x28 -> 32) and 139 and 107 (16x8x56); with the channels last 126 and 107

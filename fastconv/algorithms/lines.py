@@ -41,6 +41,8 @@ MOST_IMAGE_BYTES = 2 * 2**20
 COPIED_BYTES = 2**21
 MOST_WEIGHT_BYTES = 4 * 2**20
 MOST_SEGMENTS = 1024
+# Multiply-adds from which on a pass in several kernel calls is worth its time.
+LARGE = 2**21
 # Images that backward-weight sums at a time, with their gradients: about what L1 holds.
 SUM_BYTES = 48 * 2**10
 
@@ -256,8 +258,9 @@ class Lines:
         but 169 and 168 (64x28), 150 and 130 (32x28). Lines that fill few lanes: 72 and 97 (64x7), but 58 and
         42 (16x7). A stride, for which whole images are split: 83 and 107 (64x28), but 117 and 99 (3x64).
         Vectors along filters: 153 and 171 (48x27, 5x5), 146 and 157 (64x56, dilated), 71 and 99 (16x56,
-        stride 2), but 143 and 99 (16x28, 5x5), 67 and 44 (3x64, stride 2). One tap: 88 and 78 (16x56), but
-        68 and 31 (8x32). With a depth: 32 and 75 (16x8x28, stride 2), 74 and 95 (32x8x28 -> 64, 3x1x1 taps),
+        stride 2), but 143 and 99 (16x28, 5x5), 67 and 44 (3x64, stride 2); backward-weight 115 and 145 (32x28
+        -> 64, 5x5), with the channels last 35 and 67 (1x28 -> 32, 5x5), 89 and 110 (3x32 -> 32, 7x7). One
+        tap: 88 and 78 (16x56), but 68 and 31 (8x32). With a depth: 32 and 75 (16x8x28, stride 2), 74 and 95 (32x8x28 -> 64, 3x1x1 taps),
         150 and 167 (16x8x28 -> 32, 5x5x5), but 142 and 104 (12x8x28 -> 16, 3x3x3); with the
         channels last, which are copied, 46 and 95 (3x8x28 -> 64).
         """
@@ -273,7 +276,10 @@ class Lines:
         lanes = VECTOR_BYTES // g.compute_dtype.itemsize
         wide = prod(g.kernel) > 9 or max(g.dilation) > 1
         if g.one_plane:
-            many = least >= 48 and wide
+            sums = which == "backward_weight"
+            many = least >= (32 if sums else 48) and wide
+            if g.channels_last and sums:
+                many = many or (g.filters // g.groups >= 32 and g.multiplications >= LARGE)
         else:
             filters = g.filters // g.groups
             summed = which == "backward_weight" or (which == "forward" and prod(g.kernel) > 27)

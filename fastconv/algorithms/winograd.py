@@ -346,7 +346,8 @@ class Winograd:
         """Where others are faster: GF/s of this and of those, float32, AVX-512 Xeon.
 
         Few channels or filters leave vectors empty: 76 and 134 (16x32), 159 and 163 (32x32); with the
-        channels last 86 and 75 (16x28), but 80 and 117 in 16 groups.
+        channels last 86 and 75 (16x28), but 80 and 117 in 16 groups; backward-weight 122
+        and 93 (16x56 -> 32, channels first).
 
         A dilation makes lattices, small ones of few cells, and turns images with the channels first: 167 and
         156 (64x56, dilation 2), 204 and 166 (256x28, dilation 4), but 128 and 160 (64x28, dilation 6);
@@ -363,10 +364,11 @@ class Winograd:
         for their parts: 52 and 107 (16x4x14).
         """
         g = geometry
-        least = min(g.channels, g.filters) // g.groups
+        least, sums = min(g.channels, g.filters) // g.groups, which == "backward_weight"
         lanes = VECTOR_BYTES // g.compute_dtype.itemsize
         if g.one_plane:
-            few = least < (lanes if g.channels_last else 2 * lanes) or (g.groups > 1 and least == lanes)
+            narrow = g.channels_last or (sums and g.kernel[1] * g.kernel[2] == 9)
+            few = least < (lanes if narrow else 2 * lanes) or (g.groups > 1 and least == lanes)
         else:
             products = g.filters // g.groups * (g.channels // g.groups) * g.kernel[0]
             few = least < lanes or products < FEW_PRODUCTS * lanes
@@ -379,11 +381,11 @@ class Winograd:
         if g.kernel[1] * g.kernel[2] > 9:
             seen = g.batch * g.pixels
             summed = seen >= MANY_SUMMED and max(g.kernel) == 5 and g.compute_dtype.itemsize == 4
-            if which == "backward_weight" and not summed:
+            if sums and not summed:
                 return "the sums of several kernels are much of so little work"
             if seen < MANY_PIXELS:
                 return "the filters of several kernels are much of so little work"
-        lattices, sums = prod(g.dilation[1:]), which == "backward_weight"
+        lattices = prod(g.dilation[1:])
         if lattices > 1:
             if g.output[1] * g.output[2] < lattices * (MANY_SUMMED_CELLS if sums else MANY_CELLS):
                 return "the filters or sums are much of the work of small lattices"

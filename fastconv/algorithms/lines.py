@@ -260,9 +260,9 @@ class Lines:
         Vectors along filters: 153 and 171 (48x27, 5x5), 146 and 157 (64x56, dilated), 71 and 99 (16x56,
         stride 2), but 143 and 99 (16x28, 5x5), 67 and 44 (3x64, stride 2); backward-weight 115 and 145 (32x28
         -> 64, 5x5), with the channels last 35 and 67 (1x28 -> 32, 5x5), 89 and 110 (3x32 -> 32, 7x7). One
-        tap: 88 and 78 (16x56), but 68 and 31 (8x32). With a depth: 32 and 75 (16x8x28, stride 2), 74 and 95 (32x8x28 -> 64, 3x1x1 taps),
-        150 and 167 (16x8x28 -> 32, 5x5x5), but 142 and 104 (12x8x28 -> 16, 3x3x3); with the
-        channels last, which are copied, 46 and 95 (3x8x28 -> 64).
+        tap: 88 and 78 (16x56), but 68 and 31 (8x32). With a depth: 32 and 75 (16x8x28, stride 2), 74 and 95
+        (32x8x28 -> 64, 3x1x1 taps), 150 and 167 (16x8x28 -> 32, 5x5x5), but 142 and 104 (12x8x28 -> 16,
+        3x3x3); with the channels last, which are copied, 46 and 95 (3x8x28 -> 64).
         """
         g = geometry
         channels = (g.filters if which == "backward_input" else g.channels) // g.groups

@@ -20,13 +20,18 @@ def part(kernel: Callable[..., Any]) -> Callable[..., Any]:
     return njit(kernel, inline="always", error_model="numpy")
 
 
+def inner(kernel: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that kernels call, and Python never does: no entry from there, no machine code of its own."""
+    return njit(kernel, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
+
+
 def jit(kernel: Callable[..., Any]) -> Callable[..., Any]:
     """Compile at the first call for a dtype, without the GIL, kept on disk where that is possible.
 
     Division follows NumPy (no exception to test for); no fastmath: NaN and infinity travel as in a
     plain loop and sums keep their order.
     """
-    dispatcher = njit(kernel, nogil=True, error_model="numpy")
+    dispatcher = njit(kernel, nogil=True, error_model="numpy", no_cfunc_wrapper=True)
     if not config.DISABLE_JIT:
         # No folder to write to (a read-only install without a home): compiled in memory.
         with contextlib.suppress(RuntimeError):

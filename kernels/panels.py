@@ -17,7 +17,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from fastconv.kernels.jit import jit, part
+from fastconv.kernels.jit import inner, part
 from fastconv.kernels.lanes import Vector
 from fastconv.kernels.vectors import (
     VECTOR_BITS,
@@ -179,13 +179,13 @@ def _panel_tile(
             vector_store(builder, total, written[m][v], vector, size, None)
 
 
-@jit
+@inner
 def whole_tiles(rows):
     """So many rows have the tiles that cover ``rows``."""
     return (rows + ROWS - 1) // ROWS * ROWS
 
 
-@jit
+@inner
 def place_rows(rows, count, step):
     """Where each of ``count`` rows begins; further ones repeat the last."""
     for i in range(rows.size):

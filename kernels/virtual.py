@@ -11,7 +11,7 @@ phase cell by cell.
 
 import numpy as np
 
-from fastconv.kernels.jit import jit
+from fastconv.kernels.jit import inner, jit
 from fastconv.kernels.vectors import (
     FILTERS,
     SUM_FILTERS,
@@ -54,7 +54,7 @@ def pack_weights(weights, taps, packed):
                         rows[c * len(taps) + t, m] = filter_[c, taps[t]]
 
 
-@jit
+@inner
 def fill_grid(x, image, first_channel, corner, stride, phases, grid):
     """Copy a padded part of an image, split into the phases of the stride that some tap reads.
 
@@ -103,7 +103,7 @@ def fill_grid(x, image, first_channel, corner, stride, phases, grid):
                         phase[i, j, k] = 0
 
 
-@jit
+@inner
 def compute_tile(weights, first_weight, x, first_cell, offsets, left, filters, tile):
     """The widest tile that is not wider than ``left`` pixels and ``filters`` filters; returns its pixels."""
     vector = VECTOR_BYTES // x.itemsize
@@ -153,7 +153,7 @@ def compute_tile(weights, first_weight, x, first_cell, offsets, left, filters, t
     return vector
 
 
-@jit
+@inner
 def store_tile(
     tile, width, first, count, lines, columns, bias, out, image, first_filter, filters, extent, corner
 ):
@@ -179,7 +179,7 @@ def store_tile(
             d += 1
 
 
-@jit
+@inner
 def correlate(
     x, first_cell, offsets, lines, columns, packed, bias, out, image, first_filter, filters, extent, corner,
     chunk, tile,
@@ -300,7 +300,7 @@ def convolve_images(x, packed, bias, out, offsets, extent, units, filters, chunk
         )  # fmt: skip
 
 
-@jit
+@inner
 def sum_some(dy, first_dy, dy_stride, x, first_x, offsets, first_tap, pixels, tile, filters, taps):
     """The sums of at most `SUM_FILTERS` filters and `SUM_TAPS` taps; returns how many taps it took."""
     if taps >= SUM_TAPS:
@@ -330,7 +330,7 @@ def sum_some(dy, first_dy, dy_stride, x, first_x, offsets, first_tap, pixels, ti
     return 1
 
 
-@jit
+@inner
 def sum_pixels(dy, dy_stride, x, offsets, cells, sums, chunk):
     """``sums[k, q] += sum over p < cells of dy[k*dy_stride + p] * x[offsets[q] + p]``.
 

@@ -9,6 +9,7 @@ from typing import Any
 from numba import config, njit
 
 from fastconv.kernels.cache import KernelCache
+from fastconv.kernels.linking import InnerCompiler
 
 
 def part(kernel: Callable[..., Any]) -> Callable[..., Any]:
@@ -22,7 +23,8 @@ def part(kernel: Callable[..., Any]) -> Callable[..., Any]:
 
 def inner(kernel: Callable[..., Any]) -> Callable[..., Any]:
     """A function that kernels call, and Python never does: no entry from there, no machine code of its own."""
-    return njit(kernel, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
+    options = {"error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+    return njit(kernel, pipeline_class=InnerCompiler, **options)
 
 
 def jit(kernel: Callable[..., Any]) -> Callable[..., Any]:

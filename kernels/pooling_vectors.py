@@ -12,7 +12,7 @@ Maxima and indices of 3x3 windows at stride 2, float32 (8, 64, 56, 56), one core
 import numpy as np
 from numba import literally
 
-from fastconv.kernels.jit import inner, jit
+from fastconv.kernels.jit import by_value, inner, jit
 from fastconv.kernels.pooling_lanes import (
     CHANNELS,
     GATHER,
@@ -74,7 +74,7 @@ def max_pool_lines(x, out, indices, first_line, stop_line, rows, extents, steps,
         max_spread_lines(x, out, indices, first_line, stop_line, rows, extents, steps, line, GATHER)
 
 
-@inner
+@by_value
 def max_spread_lines(x, out, indices, first_line, stop_line, rows, extents, steps, line, spread):
     """`max_pool_lines` for lanes of one spread, a literal: 220 us instead of 256 where lines are short."""
     literally(spread)
@@ -268,7 +268,7 @@ def avg_pool_lines(x, out, first_line, stop_line, rows, row_factors, factors, ex
         )
 
 
-@inner
+@by_value
 def avg_spread_lines(x, out, first_line, stop_line, rows, row_factors, factors, extents, steps, line, spread):
     """`avg_pool_lines` for lanes of one spread, a literal."""
     literally(spread)

@@ -27,19 +27,23 @@ HALF, QUARTER = max(1, FILTERS // 2), max(1, FILTERS // 4)
 
 
 @jit
-def pack_weights(weights, taps, packed):
+def pack_weights(weights, steps, filters, channels, taps, packed):
     """Weights in the order in which a micro-kernel streams them, with zeros in rows that are not there.
 
     Parameters
     ----------
-    weights : float array (groups, filters, channels, taps of the kernel)
+    weights : 1-D float array
+        The memory of weights (groups, filters, channels, taps of the kernel).
+    steps : tuple of three int
+        Elements from one group, filter and channel to the next; taps lie one behind the other.
+    filters, channels : int
+        Of a group.
     taps : int64 array
         Which taps of the kernel, in which order.
     packed : float array (groups, blocks of `FILTERS` filters, channels * len(taps), FILTERS), C-contiguous
         Written.
     """
-    groups, filters, channels = weights.shape[:3]
-    for g in range(groups):
+    for g in range(packed.shape[0]):
         for block in range(packed.shape[1]):
             rows = packed[g, block]
             for m in range(FILTERS):
@@ -48,10 +52,10 @@ def pack_weights(weights, taps, packed):
                     for q in range(rows.shape[0]):
                         rows[q, m] = 0
                     continue
-                filter_ = weights[g, k]
                 for c in range(channels):
+                    begin = g * steps[0] + k * steps[1] + c * steps[2]
                     for t in range(len(taps)):
-                        rows[c * len(taps) + t, m] = filter_[c, taps[t]]
+                        rows[c * len(taps) + t, m] = weights[max(0, begin + taps[t])]
 
 
 @inner

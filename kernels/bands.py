@@ -4,12 +4,12 @@ A band is what the algorithms read whose vectors run along channels or filters. 
 channels first are transposed on the way in and out, a square of one vector's lanes at a time.
 """
 
-from fastconv.kernels.jit import jit
+from fastconv.kernels.jit import inner, jit
 from fastconv.kernels.lanes import load, load_some, spread, store, store_some, transpose_square
 from fastconv.kernels.vectors import VECTOR_BYTES
 
 
-@jit
+@inner
 def clear(x, first, count):
     """Zeros in ``count`` elements."""
     lanes = VECTOR_BYTES // x.itemsize
@@ -21,7 +21,7 @@ def clear(x, first, count):
         store_some(x, first + whole, zero, count - whole)
 
 
-@jit
+@inner
 def copy(x, first, y, target, count):
     """``count`` elements of ``x`` from ``first`` on to ``y`` from ``target`` on."""
     lanes = VECTOR_BYTES // x.itemsize
@@ -32,7 +32,7 @@ def copy(x, first, y, target, count):
         store_some(y, target + whole, load_some(x, first + whole, count - whole), count - whole)
 
 
-@jit
+@inner
 def chunk_of(k, batch, depth, height, chunk):
     """What the k-th chunk is: the first image and how many, and so for planes along the depth and lines."""
     images, planes, lines = chunk
@@ -44,7 +44,7 @@ def chunk_of(k, batch, depth, height, chunk):
     )  # fmt: skip
 
 
-@jit
+@inner
 def fill_band(x, image, number, depth, channels, start, band, rows, columns, pitch, square):
     """Copy lines of one plane to a band with its channels last and zeros where the plane ends.
 
@@ -115,7 +115,7 @@ def fill_band(x, image, number, depth, channels, start, band, rows, columns, pit
                         store_some(band, target + (k + j) * pitch, taken, pitch - c)
 
 
-@jit
+@inner
 def empty_band(band, row, cells, pitch, y, place, plane, cell, channels, square):
     """Copy ``cells`` cells of a band, from cell ``row`` on, to an image: `fill_band` turned round.
 

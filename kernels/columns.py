@@ -9,10 +9,10 @@ with zeros where that cell is padding. Kernels make or read any rectangle of it,
 matrix never has to exist.
 """
 
-from fastconv.kernels.jit import jit
+from fastconv.kernels.jit import inner, jit
 
 
-@jit
+@inner
 def tap_offset(row, kernel, padding, dilation):
     """A row of the column matrix as its channel and the (depth, height, width) shift of its tap, in cells."""
     channel, tap = divmod(row, kernel[0] * kernel[1] * kernel[2])
@@ -24,7 +24,7 @@ def tap_offset(row, kernel, padding, dilation):
     return channel, dd, dh, dw
 
 
-@jit
+@inner
 def inside_range(shift, extent, output, stride):
     """The range of output cells along one axis for which ``o*stride + shift`` lies in the image."""
     left = max(0, -(shift // stride))

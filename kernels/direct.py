@@ -9,7 +9,7 @@ vectors run along channels, and the runs go along lines of the output.
 import numpy as np
 
 from fastconv.kernels.bands import chunk_of, empty_band, fill_band, turn_cells
-from fastconv.kernels.jit import jit, part
+from fastconv.kernels.jit import inner, jit, part
 from fastconv.kernels.lanes import load, load_some, spread, store, store_some, transpose_square
 from fastconv.kernels.panels import PANEL, ROWS, multiply_panels, multiply_rows, place_rows
 from fastconv.kernels.vectors import VECTOR_BYTES
@@ -113,7 +113,7 @@ def sweep(
                 )  # fmt: skip
 
 
-@jit
+@inner
 def place_cells(rows, first, counts, steps):
     """Where each cell of some planes of some images begins.
 
@@ -287,7 +287,7 @@ def convolve_bands(
                     )  # fmt: skip
 
 
-@jit
+@inner
 def pack_cells(band, cell_rows, cells, pieces, first, stop, panel):
     """Some pieces of what the taps of every cell read, as a panel that a product can stream.
 
@@ -407,7 +407,7 @@ def sum_bands(
                 )  # fmt: skip
 
 
-@jit
+@inner
 def pack_filters(dy, cell_rows, cells, filters, panel):
     """The first ``filters`` of every cell, at most `PANEL` vectors, as a panel that a product can stream."""
     lanes = VECTOR_BYTES // dy.itemsize

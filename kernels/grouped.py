@@ -27,7 +27,7 @@ from fastconv.kernels.group_tiles import (
     split_segments,
     sum_segments,
 )
-from fastconv.kernels.jit import jit
+from fastconv.kernels.jit import inner, jit
 from fastconv.kernels.vectors import VECTOR_BYTES
 
 # Tile sizes as globals of their own: literals to Numba.
@@ -40,7 +40,7 @@ TAPS_1, TAPS_2, TAPS_4 = TILE_TAPS[1], TILE_TAPS[2], TILE_TAPS[4]
 FIRST, CELLS, FIRST_TAP, TRIPLES, TAPS = 0, 3, 6, 7, 8
 
 
-@jit
+@inner
 def put(table, row, source, target, lanes):
     """Write one row of a table."""
     table[row, SOURCE] = source
@@ -48,13 +48,13 @@ def put(table, row, source, target, lanes):
     table[row, LANES] = lanes
 
 
-@jit
+@inner
 def first_lanes(count):
     """The first lanes, as bits."""
     return (1 << max(0, count)) - 1
 
 
-@jit
+@inner
 def inside(first, stride, extent, cells):
     """From and up to which cell ``first + i*stride`` lies in the image, for ``i < cells``."""
     return (
@@ -63,7 +63,7 @@ def inside(first, stride, extent, cells):
     )
 
 
-@jit
+@inner
 def list_copies(extent, strides, start, stride, phases, cells, lanes, table):
     """The lines of a grid that lie in the image, with what is copied into them.
 
@@ -128,7 +128,7 @@ def list_copies(extent, strides, start, stride, phases, cells, lanes, table):
     return found
 
 
-@jit
+@inner
 def list_pairs(first, phases, extent, cells, line, target, other, lanes, table, found):
     """The rows of one line for `split_segments`, with one or both phases of a stride of 2 wanted.
 
@@ -153,7 +153,7 @@ def list_pairs(first, phases, extent, cells, line, target, other, lanes, table, 
     return found
 
 
-@jit
+@inner
 def list_segments(images, extent, source_steps, target_steps, part, parts, run, spare, table):
     """The lines of the output, cut into segments of at most ``part`` lanes.
 
@@ -204,7 +204,7 @@ def list_segments(images, extent, source_steps, target_steps, part, parts, run, 
     return last
 
 
-@jit
+@inner
 def copy_lines(source, first_source, source_step, target, first_target, target_step, table, rows):
     """Copy whole lines, from one cell to the next so many elements."""
     for row in range(rows):
@@ -213,7 +213,7 @@ def copy_lines(source, first_source, source_step, target, first_target, target_s
             target[max(0, b + k * target_step)] = source[max(0, a + k * source_step)]
 
 
-@jit
+@inner
 def fill_grid(x, first, x_strides, stride, images, channels, table, rows, grid, plane_cells):
     """Copy the planes of one group of some images into the grid (images, channels, cells of a plane)."""
     for n in range(images):
@@ -227,7 +227,7 @@ def fill_grid(x, first, x_strides, stride, images, channels, table, rows, grid, 
                 copy_lines(x, plane, x_strides[4] * stride, grid, place, 1, table, rows)
 
 
-@jit
+@inner
 def correlate_rows(
     weights, first_weight, grid, line, offsets, first_tap, triples, taps, segments, rows, parts, run, bias,
     first_filter, filters, out, first_out, filter_step,
@@ -288,7 +288,7 @@ def correlate_rows(
             k += 1
 
 
-@jit
+@inner
 def list_lines(phases, extents, axis_phases, phase_step, line_steps, out_strides, stride, lanes, table):
     """How the phases of one plane of output come together: cell i of phase f becomes ``f + i*stride``.
 
@@ -338,7 +338,7 @@ def list_lines(phases, extents, axis_phases, phase_step, line_steps, out_strides
     return found
 
 
-@jit
+@inner
 def join_phases(made, place, axis_phases, phase_step, stride, out, first_out, table, rows):
     """Bring the phases of one plane of output together."""
     if axis_phases == 2 and stride == 2:
@@ -349,7 +349,7 @@ def join_phases(made, place, axis_phases, phase_step, stride, out, first_out, ta
         copy_lines(made, place, 1, out, first_out, stride, table, rows)
 
 
-@jit
+@inner
 def clip_phases(phases, axis, lines, extents):
     """The cells of each phase that lie in a range of lines along an axis."""
     for f in range(len(phases)):
@@ -358,7 +358,7 @@ def clip_phases(phases, axis, lines, extents):
         extents[f, axis] = max(0, min(phases[f, CELLS + axis], lines[1]) - lines[0])
 
 
-@jit
+@inner
 def moved(corner, axis, cells):
     """A corner moved along an axis."""
     return (
@@ -494,7 +494,7 @@ def correlate_planes(
                             )  # fmt: skip
 
 
-@jit
+@inner
 def sum_rows(dy, first_dy, filter_step, grid, offsets, segments, vectors, parts, sums, filters, taps):
     """The sums of all filters and taps of a group over the segments of a table.
 

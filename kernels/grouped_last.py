@@ -9,7 +9,7 @@ with the list of taps of the class, so that padding is never read nor multiplied
 import numpy as np
 
 from fastconv.kernels.group_tiles import COLUMNS, RUN, SOURCE, TARGET
-from fastconv.kernels.jit import jit
+from fastconv.kernels.jit import inner, jit
 from fastconv.kernels.pixel_tiles import (
     FEW_PIXELS,
     PIXEL_TAPS,
@@ -33,7 +33,7 @@ TAP, TAP_SHIFT = 0, 1
 CLASS_ROW, CLASS_RUNS, CLASS_ROWS, CLASS_TAP, CLASS_TRIPLES, CLASS_TAPS = 0, 1, 2, 3, 4, 5
 
 
-@jit
+@inner
 def count_triples(axis_taps, first, count, step):
     """How many triples consecutive taps of an axis make: each tap ``step`` cells further."""
     for k in range(first + 1, first + count):
@@ -42,7 +42,7 @@ def count_triples(axis_taps, first, count, step):
     return count // 3
 
 
-@jit
+@inner
 def list_taps(
     d_taps, h_taps, w_taps, from_d, to_d, from_h, to_h, from_w, to_w, kernel, x_steps, weight_step, taps,
     first,
@@ -73,7 +73,7 @@ def list_taps(
     return row
 
 
-@jit
+@inner
 def list_pixels(sources, targets, counts, source_steps, target_steps, multiple, table, first):
     """A box of pixels, from one to the next so many elements; returns the next row.
 
@@ -106,7 +106,7 @@ def list_pixels(sources, targets, counts, source_steps, target_steps, multiple, 
     return row
 
 
-@jit
+@inner
 def clipped(runs, n, here, lines):
     """From and up to which cell the run ``n`` goes, in the range of lines where that is along its axis."""
     if here:
@@ -114,7 +114,7 @@ def clipped(runs, n, here, lines):
     return runs[n, BEGIN], runs[n, END]
 
 
-@jit
+@inner
 def list_classes(
     axis_runs, axis_taps, kernel, axis, lines, images, x_steps, stride, out_steps, out_stride, weight_step,
     tiles, tile_taps, spare_weight, pixels, taps, classes,
@@ -186,7 +186,7 @@ def list_classes(
     return found
 
 
-@jit
+@inner
 def correlate_class(
     weights, weight_step, x, first_x, x_step, taps, first_tap, triples, tap_count, pixels, first_row, rows,
     bias, out, first_out, out_step, first_filter, count, group, run, masked,
@@ -266,7 +266,7 @@ def correlate_class(
             )  # fmt: skip
 
 
-@jit
+@inner
 def sum_class(
     dy, first_dy, x, first_x, taps, first_tap, pixels, first_row, rows, sums, sum_step, count, group
 ):  # fmt: skip
@@ -379,7 +379,7 @@ def correlate_lasts(
                     )  # fmt: skip
 
 
-@jit
+@inner
 def pixel_taps(channels):
     """Taps of a tile of sums."""
     if channels == 1:

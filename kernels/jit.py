@@ -6,9 +6,10 @@ import contextlib
 from collections.abc import Callable
 from typing import Any
 
-from numba import config, njit
+from numba import config, njit, types
 
 from fastconv.kernels.cache import KernelCache
+from fastconv.kernels.linking import InnerCompiler
 
 
 def part(kernel: Callable[..., Any]) -> Callable[..., Any]:
@@ -20,13 +21,31 @@ def part(kernel: Callable[..., Any]) -> Callable[..., Any]:
     return njit(kernel, inline="always", error_model="numpy")
 
 
+def inner(kernel: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that kernels call, and Python never does: no entry from there, no machine code of its own.
+
+    Compiled once for numbers of any value; Numba itself takes a literal in a call for a type of its own.
+    """
+    dispatcher = by_value(kernel)
+    if not config.DISABLE_JIT:
+        template = dispatcher.get_call_template
+        dispatcher.get_call_template = lambda args, named: template(tuple(map(types.unliteral, args)), named)
+    return dispatcher
+
+
+def by_value(kernel: Callable[..., Any]) -> Callable[..., Any]:
+    """As `inner`, but compiled for each value of the literals that it is called with."""
+    options = {"error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+    return njit(kernel, pipeline_class=InnerCompiler, **options)
+
+
 def jit(kernel: Callable[..., Any]) -> Callable[..., Any]:
     """Compile at the first call for a dtype, without the GIL, kept on disk where that is possible.
 
     Division follows NumPy (no exception to test for); no fastmath: NaN and infinity travel as in a
     plain loop and sums keep their order.
     """
-    dispatcher = njit(kernel, nogil=True, error_model="numpy")
+    dispatcher = njit(kernel, nogil=True, error_model="numpy", no_cfunc_wrapper=True)
     if not config.DISABLE_JIT:
         # No folder to write to (a read-only install without a home): compiled in memory.
         with contextlib.suppress(RuntimeError):

@@ -16,7 +16,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from fastconv.kernels.jit import jit
+from fastconv.kernels.jit import inner, jit
 from fastconv.kernels.vectors import (
     VECTOR_BITS,
     VECTOR_BYTES,
@@ -305,7 +305,7 @@ def _sum_segments_code(filters: int, taps: int) -> Any:
     return codegen
 
 
-@jit
+@inner
 def multiply_some(
     block, weights, first_weight, x, first_x, offsets, segments, first, bias, first_bias, out, first_out,
     plane, some,
@@ -353,7 +353,7 @@ def multiply_some(
         )  # fmt: skip
 
 
-@jit
+@inner
 def pack_some(block, dy, first_dy, plane, segments, count, some, packed):
     """`pack_segments` for ``block`` filters."""
     if block == 8:
@@ -374,7 +374,7 @@ def pack_some(block, dy, first_dy, plane, segments, count, some, packed):
         pack_segments(dy, first_dy, plane, segments, count, some, packed, 1)
 
 
-@jit
+@inner
 def sum_some(block, packed, x, first_x, offsets, first_tap, segments, count, tile):
     """`sum_segments` for ``block`` filters."""
     if block == 8:
@@ -395,7 +395,7 @@ def sum_some(block, packed, x, first_x, offsets, first_tap, segments, count, til
         sum_segments(packed, x, first_x, offsets, first_tap, segments, count, tile, 1)
 
 
-@jit
+@inner
 def all_finite(array):
     """Whether every cell of a 1-D array is finite."""
     broken = False
@@ -404,7 +404,7 @@ def all_finite(array):
     return not broken
 
 
-@jit
+@inner
 def fill_image(x, image, first_channel, box, phases, grid):
     """Copy some channels of an image to a grid that is zero where its padding lies.
 
@@ -436,7 +436,7 @@ def fill_image(x, image, first_channel, box, phases, grid):
                     target[w + k] = source[from_w + k]
 
 
-@jit
+@inner
 def pack_blocks(w, filter_stride, channel_stride, channels, taps, filters, packed):
     """Weights in rows of a block's filters, one row a tap, with zeros for filters that are not there.
 
@@ -467,7 +467,7 @@ def pack_blocks(w, filter_stride, channel_stride, channels, taps, filters, packe
                         rows[c * taps + t, m] = w[cell] if k < filters[1] else 0
 
 
-@jit
+@inner
 def take_images(x, flat, first_image, count, group, channels, direct, box, phases, memory):
     """Where the source of some images begins, in ``flat`` or, if that is -1, at the start of ``memory``.
 

@@ -2,12 +2,12 @@
 
 import numpy as np
 
-from fastconv.kernels.jit import jit
+from fastconv.kernels.jit import inner, jit
 from fastconv.kernels.lanes import load, spread, store_some
 from fastconv.kernels.vectors import VECTOR_BYTES
 
 
-@jit
+@inner
 def list_taps(h, w, output, first_line, kernel, stride, padding, dilation, pitch, channels, offsets):
     """Where the columns hold what one cell of the input gets; returns how many there are.
 

@@ -17,12 +17,13 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from fastconv.kernels.jit import jit, part
+from fastconv.kernels.jit import inner, part
 from fastconv.kernels.lanes import Vector
 from fastconv.kernels.vectors import (
     VECTOR_BITS,
     fma,
     pointer,
+    rolled,
     splat,
     vector_load,
     vector_store,
@@ -31,7 +32,8 @@ from fastconv.kernels.vectors import (
 # 24 accumulators in 32 registers, or 12 in 16.
 ROWS = 6
 PANEL = 4 if VECTOR_BITS == 512 else 2
-# Steps of packed panels that are written out: 215 GF/s, and 193 with one (256 steps, float32, AVX-512 Xeon).
+# Steps of packed panels that are written out in tiles of all rows: 215 GF/s, and 193 with one (256 steps,
+# float32, AVX-512 Xeon). Fewer rows gain nothing by it.
 STEPS = 8
 
 
@@ -160,15 +162,15 @@ def _panel_tile(
     written = [columns(builder.gep(output, [entry(17, c_rows, m)])) for m in numbers]
     for where in itertools.chain(*written):
         prefetch(builder, where, write=True)
-    at_once = STEPS if packed else 1
+    at_once = STEPS if packed and rows == ROWS else 1
     with cgutils.for_range(builder, runs) as loop:
         builder.store(entry(3, a_runs, loop.index), at)
         first = builder.add(first_b, entry(7, b_runs, loop.index))
         builder.store(place(5, b, first), panel)
         if at_once > 1:
-            with cgutils.for_range(builder, builder.sdiv(steps, number(at_once))):
+            with rolled(builder, builder.sdiv(steps, number(at_once))):
                 step(at_once)
-        with cgutils.for_range(builder, builder.srem(steps, number(at_once)) if at_once > 1 else steps):
+        with rolled(builder, builder.srem(steps, number(at_once)) if at_once > 1 else steps):
             step(1)
 
     for m in range(rows):
@@ -179,13 +181,13 @@ def _panel_tile(
             vector_store(builder, total, written[m][v], vector, size, None)
 
 
-@jit
+@inner
 def whole_tiles(rows):
     """So many rows have the tiles that cover ``rows``."""
     return (rows + ROWS - 1) // ROWS * ROWS
 
 
-@jit
+@inner
 def place_rows(rows, count, step):
     """Where each of ``count`` rows begins; further ones repeat the last."""
     for i in range(rows.size):

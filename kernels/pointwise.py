@@ -8,13 +8,13 @@ channels are packed into panels and meet all filters; a panel inside one image i
 
 import numpy as np
 
-from fastconv.kernels.jit import jit
+from fastconv.kernels.jit import inner, jit
 from fastconv.kernels.lanes import load, load_some, store, store_some
 from fastconv.kernels.panels import PANEL, ROWS, multiply_panels
 from fastconv.kernels.vectors import VECTOR_BYTES
 
 
-@jit
+@inner
 def piece_of(pixel, left, plane, across, whole):
     """Image, line and column of a pixel, and how many of the next ``left`` lie one behind the other."""
     image, cell = divmod(pixel, plane)
@@ -22,7 +22,7 @@ def piece_of(pixel, left, plane, across, whole):
     return image, line, column, min(left, plane - cell if whole else across - column)
 
 
-@jit
+@inner
 def pack_pixels(x, source, stride, pixels, plane, across, first_channel, channels, packed):
     """Some channels of some pixels as panels (panel, channels, `PANEL` vectors).
 
@@ -69,7 +69,7 @@ def pack_pixels(x, source, stride, pixels, plane, across, first_channel, channel
         done += count
 
 
-@jit
+@inner
 def leave_pixels(cells, filters, y, target, stride, pixels, plane, across):
     """Copy one panel of results (filters, `PANEL` vectors) to where its pixels belong."""
     lanes = VECTOR_BYTES // y.itemsize

@@ -12,7 +12,7 @@ Maxima and indices of 3x3 windows at stride 2, float32 (8, 64, 56, 56), one core
 import numpy as np
 from numba import literally
 
-from fastconv.kernels.jit import jit
+from fastconv.kernels.jit import by_value, inner, jit
 from fastconv.kernels.pooling_lanes import (
     CHANNELS,
     GATHER,
@@ -31,7 +31,7 @@ ONES = np.ones(VECTOR_BYTES // 4)  # factors of a vector that has none
 ZEROED_BYTES = 2**14
 
 
-@jit
+@inner
 def taps_between(start, stop, step):
     """How many cells ``start, start + step, ... < stop`` there are."""
     if step == 1:
@@ -39,7 +39,7 @@ def taps_between(start, stop, step):
     return max(0, (stop - start + step - 1) // step)
 
 
-@jit
+@inner
 def whole_vector(w, line, lanes, width):
     """Whether a vector of windows along the width, the first from cell ``w`` on, needs no mask to read."""
     _, stride, taps, dilation = line
@@ -74,7 +74,7 @@ def max_pool_lines(x, out, indices, first_line, stop_line, rows, extents, steps,
         max_spread_lines(x, out, indices, first_line, stop_line, rows, extents, steps, line, GATHER)
 
 
-@jit
+@by_value
 def max_spread_lines(x, out, indices, first_line, stop_line, rows, extents, steps, line, spread):
     """`max_pool_lines` for lanes of one spread, a literal: 220 us instead of 256 where lines are short."""
     literally(spread)
@@ -268,7 +268,7 @@ def avg_pool_lines(x, out, first_line, stop_line, rows, row_factors, factors, ex
         )
 
 
-@jit
+@by_value
 def avg_spread_lines(x, out, first_line, stop_line, rows, row_factors, factors, extents, steps, line, spread):
     """`avg_pool_lines` for lanes of one spread, a literal."""
     literally(spread)
@@ -418,7 +418,7 @@ def avg_pool_backward_lines(
             plane += 1
 
 
-@jit
+@inner
 def phase(remainder, line):
     """The first window over cell ``remainder``, in which others follow a stride apart, and how many are."""
     start, stride, taps, _ = line
@@ -427,7 +427,7 @@ def phase(remainder, line):
     return last - count + 1, count
 
 
-@jit
+@inner
 def spread_pairs(
     grad_output, origin, taps, steps, j, windows, line, share, grad_input, place, left, lines, line_stride
 ):  # fmt: skip

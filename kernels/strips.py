@@ -6,13 +6,13 @@ two need is asked for meanwhile, one behind the other, which the CPU's own prefe
 
 import numpy as np
 
-from fastconv.kernels.jit import jit
+from fastconv.kernels.jit import inner, jit
 from fastconv.kernels.lanes import load, store
 from fastconv.kernels.strip_tiles import LINES, TAPS, correlate_strip, sum_strip
 from fastconv.kernels.vectors import VECTOR_BYTES
 
 
-@jit
+@inner
 def strip_columns(first, stop, x_width, pad, stride, back, all_begun):
     """The steps that make some columns of the output; ``all_begun`` as for the sums.
 

@@ -12,6 +12,8 @@ quarter less.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import llvmlite.binding as llvm
@@ -100,6 +102,21 @@ def fma(builder: Any, vector: Any, size: int, a: Any, b: Any, c: Any) -> Any:
     name = f"llvm.fmuladd.v{vector.count}f{size * 8}"
     function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(vector, [vector] * 3), name)
     return builder.call(function, [a, b, c])
+
+
+@contextlib.contextmanager
+def rolled(builder: Any, count: Any) -> Iterator[Any]:
+    """A loop of ``count`` steps that LLVM leaves as it is: what is worth writing out is written out here.
+
+    LLVM writes short loops out as often as they may run, 7 times those of what 8 leave over.
+    """
+    with cgutils.for_range(builder, count) as loop:
+        yield loop
+        latch = builder.block
+    disable = builder.module.add_metadata(["llvm.loop.unroll.disable"])
+    name = ir.MDValue(builder.module, (disable,), name=str(len(builder.module.metadata)))
+    name.operands = (name, disable)  # a loop's name is a node that begins with itself
+    latch.terminator.set_metadata("llvm.loop", name)
 
 
 @intrinsic(prefer_literal=True)

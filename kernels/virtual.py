@@ -11,7 +11,7 @@ phase cell by cell.
 
 import numpy as np
 
-from fastconv.kernels.jit import jit
+from fastconv.kernels.jit import inner, jit
 from fastconv.kernels.vectors import (
     FILTERS,
     SUM_FILTERS,
@@ -27,19 +27,23 @@ HALF, QUARTER = max(1, FILTERS // 2), max(1, FILTERS // 4)
 
 
 @jit
-def pack_weights(weights, taps, packed):
+def pack_weights(weights, steps, filters, channels, taps, packed):
     """Weights in the order in which a micro-kernel streams them, with zeros in rows that are not there.
 
     Parameters
     ----------
-    weights : float array (groups, filters, channels, taps of the kernel)
+    weights : 1-D float array
+        The memory of weights (groups, filters, channels, taps of the kernel).
+    steps : tuple of three int
+        Elements from one group, filter and channel to the next; taps lie one behind the other.
+    filters, channels : int
+        Of a group.
     taps : int64 array
         Which taps of the kernel, in which order.
     packed : float array (groups, blocks of `FILTERS` filters, channels * len(taps), FILTERS), C-contiguous
         Written.
     """
-    groups, filters, channels = weights.shape[:3]
-    for g in range(groups):
+    for g in range(packed.shape[0]):
         for block in range(packed.shape[1]):
             rows = packed[g, block]
             for m in range(FILTERS):
@@ -48,13 +52,13 @@ def pack_weights(weights, taps, packed):
                     for q in range(rows.shape[0]):
                         rows[q, m] = 0
                     continue
-                filter_ = weights[g, k]
                 for c in range(channels):
+                    begin = g * steps[0] + k * steps[1] + c * steps[2]
                     for t in range(len(taps)):
-                        rows[c * len(taps) + t, m] = filter_[c, taps[t]]
+                        rows[c * len(taps) + t, m] = weights[max(0, begin + taps[t])]
 
 
-@jit
+@inner
 def fill_grid(x, image, first_channel, corner, stride, phases, grid):
     """Copy a padded part of an image, split into the phases of the stride that some tap reads.
 
@@ -103,7 +107,7 @@ def fill_grid(x, image, first_channel, corner, stride, phases, grid):
                         phase[i, j, k] = 0
 
 
-@jit
+@inner
 def compute_tile(weights, first_weight, x, first_cell, offsets, left, filters, tile):
     """The widest tile that is not wider than ``left`` pixels and ``filters`` filters; returns its pixels."""
     vector = VECTOR_BYTES // x.itemsize
@@ -153,7 +157,7 @@ def compute_tile(weights, first_weight, x, first_cell, offsets, left, filters, t
     return vector
 
 
-@jit
+@inner
 def store_tile(
     tile, width, first, count, lines, columns, bias, out, image, first_filter, filters, extent, corner
 ):
@@ -179,7 +183,7 @@ def store_tile(
             d += 1
 
 
-@jit
+@inner
 def correlate(
     x, first_cell, offsets, lines, columns, packed, bias, out, image, first_filter, filters, extent, corner,
     chunk, tile,
@@ -300,7 +304,7 @@ def convolve_images(x, packed, bias, out, offsets, extent, units, filters, chunk
         )  # fmt: skip
 
 
-@jit
+@inner
 def sum_some(dy, first_dy, dy_stride, x, first_x, offsets, first_tap, pixels, tile, filters, taps):
     """The sums of at most `SUM_FILTERS` filters and `SUM_TAPS` taps; returns how many taps it took."""
     if taps >= SUM_TAPS:
@@ -330,7 +334,7 @@ def sum_some(dy, first_dy, dy_stride, x, first_x, offsets, first_tap, pixels, ti
     return 1
 
 
-@jit
+@inner
 def sum_pixels(dy, dy_stride, x, offsets, cells, sums, chunk):
     """``sums[k, q] += sum over p < cells of dy[k*dy_stride + p] * x[offsets[q] + p]``.
 

@@ -27,7 +27,7 @@ way into a *band*, the padded lines that a chunk of patches reads, and results o
 import numpy as np
 
 from fastconv.kernels.bands import chunk_of, clear, empty_band, fill_band
-from fastconv.kernels.jit import jit, part
+from fastconv.kernels.jit import inner, jit, part
 from fastconv.kernels.lanes import load, multiply_add, spread, store, store_some, transpose_square
 from fastconv.kernels.panels import PANEL, ROWS, multiply_panels, multiply_rows, place_rows, whole_tiles
 from fastconv.kernels.vectors import VECTOR_BYTES
@@ -38,7 +38,7 @@ SUM = 128
 DEPTH_SUM = 256
 
 
-@jit
+@inner
 def point_step(elements, itemsize):
     """From one point's elements to the next one's: an odd number of cache lines.
 
@@ -49,13 +49,13 @@ def point_step(elements, itemsize):
     return ((elements + line - 1) // line | 1) * line
 
 
-@jit
+@inner
 def image_points(d):
     """B^T of four cells."""
     return d[0] - d[2], d[1] + d[2], d[2] - d[1], d[1] - d[3]
 
 
-@jit
+@inner
 def filter_points(g0, g1, g2, half):
     """G of three taps."""
     outer = (g0 + g2) * half
@@ -63,26 +63,26 @@ def filter_points(g0, g1, g2, half):
     return g0, outer + inner, outer - inner, g2
 
 
-@jit
+@inner
 def gradient_points(e0, e1, zero):
     """A of two cells."""
     return e0, e0 + e1, e0 - e1, zero - e1
 
 
-@jit
+@inner
 def output_cells(m):
     """A^T of four points."""
     return m[0] + m[1] + m[2], m[1] - m[2] - m[3]
 
 
-@jit
+@inner
 def filter_taps(m0, m1, m2, m3, half):
     """G^T of four points."""
     outer = (m1 + m2) * half
     return m0 + outer, (m1 - m2) * half, outer + m3
 
 
-@jit
+@inner
 def load_four(x, first, step):
     """Four vectors at equal distances."""
     return (
@@ -93,7 +93,7 @@ def load_four(x, first, step):
     )
 
 
-@jit
+@inner
 def store_four(out, first, step, four):
     """Four vectors to equal distances."""
     store(out, first, four[0])
@@ -102,7 +102,7 @@ def store_four(out, first, step, four):
     store(out, first + 3 * step, four[3])
 
 
-@jit
+@inner
 def transform_image(band, row, lines, across, pitch, points, patch, step):
     """B^T d B of every patch of some lines of patches, for all channels.
 
@@ -139,7 +139,7 @@ def transform_image(band, row, lines, across, pitch, points, patch, step):
                 store_four(points, q + 12 * step, step, image_points((a3, b3, c3, d3)))
 
 
-@jit
+@inner
 def transform_gradient(band, row, lines, across, pitch, points, patch, patches):
     """A e A^T of every patch of some lines of patches, as panels that a product can stream.
 
@@ -171,7 +171,7 @@ def transform_gradient(band, row, lines, across, pitch, points, patch, patches):
                 store_four(points, q + 12 * step, step, gradient_points(a3, b3, zero))
 
 
-@jit
+@inner
 def transform_output(points, patch, step, bias, lines, across, pitch, band, row, rows, columns, broken):
     """A^T m A of every patch, plus bias: patches that reach beyond ``rows`` and ``columns`` are cut.
 
@@ -222,7 +222,7 @@ def transform_output(points, patch, step, bias, lines, across, pitch, band, row,
     store(broken, 0, found)
 
 
-@jit
+@inner
 def load_taps(taps, first, lanes, rotated):
     """The nine vectors of one row of transposed filters, in order or from the last to the first."""
     step = -lanes if rotated else lanes
@@ -385,7 +385,7 @@ def transform_chunk(
             transform_image(band, 0, lines, across, pitch, points, first + n * patches, step)
 
 
-@jit
+@inner
 def stretches_of_tiles(reach, plane, in_plane, patches, stretches):
     """Tiles of patches one behind the other whose taps along the depth lie in the image.
 

@@ -449,7 +449,7 @@ class Im2col:
         np.matmul(weights, gradients, out=columns.transpose(2, 0, 1, 3))
         lines_in_step = g.input[1] if self.input_jobs.axis == 0 else 1
         col2im_add(
-            columns.reshape(-1, *shape[2:]),
+            read_only(columns.reshape(-1, *shape[2:])),
             dx,
             images[0],
             groups[0] * g.taps + taps[0],

@@ -45,6 +45,8 @@ SUM_CHUNK = 1024
 MOST_GRID_BYTES = 6 * 2**20
 
 Three = tuple[int, int, int]
+# The memory of weights, and the elements from one group, filter and channel to the next.
+Weights = tuple[Array, Three]
 
 
 @dataclass(frozen=True)
@@ -193,15 +195,12 @@ class Correlation:
             for filters in blocks(self.filters, filter_step)
         ]
 
-    def run(self, source: Array, weights: Array, bias: Array, out: Array) -> None:
-        """Write all of ``out`` (a view of its cells, any strides).
-
-        ``weights`` is (groups, filters, channels, taps of the kernel).
-        """
+    def run(self, source: Array, weights: Weights, bias: Array, out: Array) -> None:
+        """Write all of ``out`` (a view of its cells, any strides)."""
         packed = new_result(
             (self.groups, ceil_div(self.filters, FILTERS), len(self.offsets), FILTERS), out.dtype
         )
-        kernels.pack_weights(weights, self.taps, packed)
+        kernels.pack_weights(*weights, self.filters, self.channels, self.taps, packed)
         source = read_only(source)
         if self.plain and source.flags.c_contiguous:
             self._run_plain(source, packed, bias, out)
@@ -502,7 +501,8 @@ class Virtual:
         if not finite(w):  # padding is multiplied here, and zero times infinity is not zero
             Im2col(self.geometry).backward_input(dy, w, dx)
             return
-        weights = self._weights(w).transpose(0, 2, 1, 3)  # (G, C/G, K/G, taps)
+        memory, (group, filter_, channel) = self._weights(w)
+        weights = memory, (group, channel, filter_)
         none, s = read_only(np.empty(0, dx.dtype)), self.geometry.stride
         if any(correlation is None for _, correlation in self.phases):
             dx[...] = 0
@@ -521,9 +521,10 @@ class Virtual:
         if not np.may_share_memory(result, dw):
             dw[...] = result.reshape(dw.shape)
 
-    def _weights(self, w: Array) -> Array:
-        """(G, K/G, C/G, taps): a view, or a copy where the weights are not contiguous."""
-        return w.reshape(self.geometry.groups, self.group_filters, self.group_channels, -1)
+    def _weights(self, w: Array) -> Weights:
+        taps = prod(self.geometry.kernel)
+        step = self.group_channels * taps
+        return read_only(np.ascontiguousarray(w).reshape(-1)), (self.group_filters * step, step, taps)
 
 
 def _largest_grid(geometry: Geometry, which: Pass) -> int:

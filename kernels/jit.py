@@ -9,7 +9,11 @@ from typing import Any
 from numba import config, njit, types
 
 from fastconv.kernels.cache import KernelCache
-from fastconv.kernels.linking import InnerCompiler
+
+try:
+    from fastconv.kernels.linking import InnerCompiler
+except ImportError:  # a Numba whose inside is another: compilation takes longer, and gives the same
+    InnerCompiler = None
 
 
 def part(kernel: Callable[..., Any]) -> Callable[..., Any]:
@@ -36,7 +40,9 @@ def inner(kernel: Callable[..., Any]) -> Callable[..., Any]:
 def by_value(kernel: Callable[..., Any]) -> Callable[..., Any]:
     """As `inner`, but compiled for each value of the literals that it is called with."""
     options = {"error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-    return njit(kernel, pipeline_class=InnerCompiler, **options)
+    if InnerCompiler is not None:
+        options["pipeline_class"] = InnerCompiler
+    return njit(kernel, **options)
 
 
 def jit(kernel: Callable[..., Any]) -> Callable[..., Any]:

@@ -217,15 +217,6 @@ def expected_conv_transpose_backward(r):
     return gradients(r, dy, w, values)
 
 
-def expected_plan(r):
-    passes = {
-        "forward": expected_conv,
-        "backward_input": expected_conv_backward_input,
-        "backward_weight": expected_conv_backward_weight,
-    }
-    return passes[r["which"]](r)
-
-
 def kernel_of(r):
     """The kernel's extents, which also say how many dimensions there are."""
     kernel = items(r["kernel_size"])
@@ -460,17 +451,11 @@ def conv_calls(draw, *names, problems=conv_problems):
 
 
 @st.composite
-def plan_calls(draw):
+def plan_calls(draw, *names):
+    """The arguments of a plan, and the arrays of one of its passes."""
     p = draw(conv_problems())
-    which = draw(st.sampled_from(["forward", "backward_input", "backward_weight"]))
     arrays = {"input": laid(p, p.x), "weight": laid(p, p.w), "grad_output": laid(p, p.dy), "bias": p.bias}
-    names = {
-        "forward": ("input", "weight", "bias"),
-        "backward_input": ("grad_output", "weight"),
-        "backward_weight": ("grad_output", "input"),
-    }[which]
     return p.ndim, {
-        "which": which,
         "input_size": layout_shape(p.x.shape, p.layout),
         "weight_size": layout_shape(p.w.shape, p.layout),
         "dtype": p.x.dtype,
@@ -480,18 +465,35 @@ def plan_calls(draw):
     }
 
 
-def run_plan(ndim, which, input_size=None, weight_size=None, out=None, **arguments):
-    """Make a plan, look at it, call one of its passes."""
-    arrays = {
-        name: arguments.pop(name) for name in ("input", "weight", "grad_output", "bias") if name in arguments
-    }
-    plan = function("plan_conv{}", ndim)(input_size, weight_size, **arguments)
-    assert plan.output_size
+def looked_at(plan):
+    """The plan; all that it says of itself can be asked for."""
     assert plan.flops >= 0
     assert plan.scratch_bytes >= 0
-    assert repr(plan) in f"<ConvPlan: {plan.describe()}>" or plan.describe()
-    run = plan if which == "forward" else getattr(plan, which)
-    return run(**arrays, **({} if out is None else {"out": out}))
+    assert plan.describe().splitlines()[0] in repr(plan)
+    assert set(plan.algorithms) <= {"forward", "backward_input", "backward_weight"}
+    return plan
+
+
+def plan_forward(ndim, input_size, weight_size, input=None, weight=None, bias=None, out=None, **steps):
+    plan = looked_at(function("plan_conv{}", ndim)(input_size, weight_size, **steps))
+    return plan(input, weight, bias, out)
+
+
+def plan_backward_input(ndim, input_size, weight_size, grad_output=None, weight=None, out=None, **steps):
+    plan = looked_at(function("plan_conv{}", ndim)(input_size, weight_size, **steps))
+    return plan.backward_input(grad_output, weight, out)
+
+
+def plan_backward_weight(ndim, input_size, weight_size, grad_output=None, input=None, out=None, **steps):
+    plan = looked_at(function("plan_conv{}", ndim)(input_size, weight_size, **steps))
+    return plan.backward_weight(grad_output, input, out)
+
+
+PLANS = {
+    "plan_conv{}, forward": plan_forward,
+    "plan_conv{}, backward_input": plan_backward_input,
+    "plan_conv{}, backward_weight": plan_backward_weight,
+}
 
 
 @st.composite
@@ -591,7 +593,9 @@ CALLS = {
     "conv{}_backward_weight": conv_calls("grad_output", "input", "weight_size"),
     "conv_transpose{}": conv_calls("input", "weight", "bias", problems=transpose_problems),
     "conv_transpose{}_backward": conv_calls("grad_output", "input", "weight", problems=transpose_problems),
-    "plan_conv{}": plan_calls(),
+    "plan_conv{}, forward": plan_calls("input", "weight", "bias"),
+    "plan_conv{}, backward_input": plan_calls("grad_output", "weight"),
+    "plan_conv{}, backward_weight": plan_calls("grad_output", "input"),
     "im2col": column_calls("input"),
     "col2im": column_calls("columns"),
     "conv_matrix": matrix_calls(),
@@ -613,7 +617,9 @@ EXPECTED = {
     "conv{}_backward_weight": expected_conv_backward_weight,
     "conv_transpose{}": expected_conv_transpose,
     "conv_transpose{}_backward": expected_conv_transpose_backward,
-    "plan_conv{}": expected_plan,
+    "plan_conv{}, forward": expected_conv,
+    "plan_conv{}, backward_input": expected_conv_backward_input,
+    "plan_conv{}, backward_weight": expected_conv_backward_weight,
     "im2col": expected_im2col,
     "col2im": expected_col2im,
     "conv_matrix": expected_conv_matrix,

@@ -13,11 +13,12 @@ import math
 import os
 import re
 import warnings
+from functools import partial
 
 import numpy as np
 import pytest
 from anything import anything, outputs, with_some_replaced
-from calls import CALLS, EXPECTED, Reading, run_plan
+from calls import CALLS, EXPECTED, PLANS, Reading
 from helpers import function
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -34,6 +35,8 @@ LONG = 2**13
 DEADLINE = 120
 
 ARRAYS = ("input", "weight", "bias", "grad_output", "columns", "indices")
+# What plans take by keyword, as their wrappers hand it on.
+STEPS = {True: ("stride", "padding", "dilation", "groups", "dtype", "layout", "algorithm"), False: ()}
 # What an error may speak of that is no argument but follows from several.
 FOLLOWING = ("the output", "the columns", "the matrix")
 PYTHON_S_OWN = re.compile(r"got an unexpected keyword argument|missing \d+ required|takes .* positional")
@@ -104,11 +107,11 @@ def assert_message(error, named):
     assert re.match(rf"(?s)({'|'.join(map(re.escape, (*named, *FOLLOWING)))})(\[.*?\])* must be .+, got .+", text), text
 
 
-def checked(run, arguments, named, expected, stderr):
-    """Call, and compare what comes with what may come."""
+def checked(run, arguments, named, expected, stderr, valid=False):
+    """Call, and compare what comes with what may come; only a result may, of a valid call."""
     before = contents(arguments)
     out = arguments.get("out")
-    # Arguments that share memory with `out` as they are now, for the loops.
+    # The arguments as they are before the call, which may share memory with `out`.
     kept = {name: frozen(value) if out is not None else value for name, value in arguments.items()}
     result = None
     with warnings.catch_warnings(record=True) as caught, deadline(stderr):
@@ -121,12 +124,14 @@ def checked(run, arguments, named, expected, stderr):
             assert large(expected(kept)), "out of memory"
     assert not caught, [str(warning.message) for warning in caught]
     if result is None:
+        assert not valid
         assert_untouched(before, arguments)
         return
     results = list(result) if isinstance(result, tuple) else [result]
-    if isinstance(out, np.ndarray) and result is out:
-        results = [out.copy()]
-        restore(out, before)
+    if out is not None:
+        assert results[0] is out
+        results[0] = out.copy()
+        out[...] = kept["out"]  # whatever else has changed in its memory shows now
     assert_untouched(before, arguments)
     for array in results:
         for name in ARRAYS:
@@ -136,25 +141,7 @@ def checked(run, arguments, named, expected, stderr):
 
 
 def frozen(value):
-    return value.copy() if type(value) is np.ndarray else value
-
-
-def restore(out, before):
-    """Put back what the cells of `out` were, so that other changes of its memory show."""
-    for array, bytes_before in before:
-        if array is root(out):
-            old = np.frombuffer(bytes_before, np.uint8).copy()
-            memory = array.reshape(-1).view(np.uint8) if array.flags.c_contiguous else None
-            if memory is None:
-                continue
-            first = out.__array_interface__["data"][0] - array.__array_interface__["data"][0]
-            twin = np.lib.stride_tricks.as_strided(
-                np.frombuffer(old, np.uint8)[first:].view(np.uint8)[: out.itemsize].view(out.dtype),
-                out.shape,
-                out.strides,
-                writeable=False,
-            )
-            out[...] = twin
+    return value.copy() if isinstance(value, np.ndarray) else value
 
 
 def large(expected):
@@ -179,12 +166,8 @@ def assert_right(results, expected):
 
 def runner(name, ndim):
     """The function that a call is made with, and the names of its arguments."""
-    if name == "plan_conv{}":
-        plan = function(name, ndim)
-        named = [*inspect.signature(plan).parameters, "input", "weight", "bias", "grad_output", "out"]
-        return lambda **arguments: run_plan(ndim, **arguments), named
-    call = function(name, ndim)
-    return call, list(inspect.signature(call).parameters)
+    call = partial(PLANS[name], ndim) if name in PLANS else function(name, ndim)
+    return call, [*[name for name in inspect.signature(call).parameters if name != "steps"], *STEPS[name in PLANS]]
 
 
 @pytest.mark.parametrize("name", CALLS)
@@ -202,8 +185,8 @@ def test_arguments_of_any_kind(name, limits):
             good = expected(arguments)
             arguments = data.draw(outputs(arguments, good.shapes[0], good.dtypes[0]))
         others = [other for other in named if other not in arguments]
-        arguments = data.draw(with_some_replaced(arguments, others))
-        arguments.setdefault("which", "forward") if name == "plan_conv{}" else None
-        checked(run, arguments, named, expected, limits)
+        drawn = data.draw(with_some_replaced(arguments, others))
+        kept = drawn.keys() == arguments.keys() and all(drawn[n] is arguments[n] for n in drawn)
+        checked(run, drawn, named, expected, limits, kept and "out" not in drawn)
 
     every()

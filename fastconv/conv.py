@@ -370,7 +370,8 @@ def conv2d(
     algorithm : str
         "auto", or the name of one, such as "im2col".
     out : array, optional
-        Where to put the result: of its shape and dtype, writeable; any strides.
+        Where to put the result: of its shape and dtype, writeable; any strides. A call that is interrupted
+        or runs out of memory may leave a part of the result in it; one with a wrong argument leaves it alone.
 
     Returns
     -------

@@ -80,6 +80,8 @@ class ConvPlan:
     dtype: np.dtype[Any]
 
     def __init__(self, geometry: Geometry, algorithm: str) -> None:
+        if not isinstance(geometry, Geometry):
+            must_be(TypeError, "geometry", "a Geometry (plan_conv2d makes a plan from sizes)", geometry)
         made: dict[type[Algorithm], Algorithm] = {}
         chosen: dict[str, Algorithm] = {}
         for which in PASSES:

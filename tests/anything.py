@@ -36,7 +36,20 @@ class Liar:
 
 # Where 32 and 64 bits end, and products of two or three of them; what lies below is valid and merely large.
 HUGE = [2**31 - 1, 2**31, 2**32, 2**33 + 1, 10**18, 2**62, 2**63 - 1, 2**63, 2**64, 10**5000]
-NAMES = ["same", "valid", "full", *LAYOUT_NAMES, "auto", "im2col", "winograd", "fft", "input", "weight", "f4", ""]
+NAMES = [
+    "same",
+    "valid",
+    "full",
+    *LAYOUT_NAMES,
+    "auto",
+    "im2col",
+    "winograd",
+    "fft",
+    "input",
+    "weight",
+    "f4",
+    "",
+]
 NUMPY_SCALARS = [np.int8, np.uint8, np.int32, np.uint64, np.int64, np.float16, np.float64, np.bool_, np.str_]
 
 numbers = st.one_of(
@@ -55,8 +68,21 @@ oddities = st.one_of(
     st.sampled_from(NAMES),
     st.sampled_from(
         [
-            ..., NotImplemented, int, float, np.float32, object, np.dtype("f4"), np.dtype(">f4"), slice(3), len,
-            frozenset({1}), datetime.date(2000, 1, 1), decimal.Decimal(2), fractions.Fraction(2), range(3),
+            ...,
+            NotImplemented,
+            int,
+            float,
+            np.float32,
+            object,
+            np.dtype("f4"),
+            np.dtype(">f4"),
+            slice(3),
+            len,
+            frozenset({1}),
+            datetime.date(2000, 1, 1),
+            decimal.Decimal(2),
+            fractions.Fraction(2),
+            range(3),
         ]
     ),  # fmt: skip
     st.builds(Odd),
@@ -161,7 +187,18 @@ def altered_arrays(draw, array):
     return dressed(draw(st.sampled_from(MEMORIES)), array)
 
 
-NUMBERS_OF_ANY_KIND = [np.int8, np.int64, np.uint8, np.uint64, np.array, float, np.float64, str, lambda n: [n], bool]
+NUMBERS_OF_ANY_KIND = [
+    np.int8,
+    np.int64,
+    np.uint8,
+    np.uint64,
+    np.array,
+    float,
+    np.float64,
+    str,
+    lambda n: [n],
+    bool,
+]
 
 
 @st.composite
@@ -181,7 +218,10 @@ def altered_sequences(draw, values):
         values = draw(st.sampled_from([values[1:], [*values, 1], [values], values * 2, []]))
     kinds = [list, tuple, tuple, tuple, iter, set_or_tuple]
     if all(type(value) is int and abs(value) < 2**63 for value in values):
-        kinds += [np.array, lambda v: np.array(v, np.uint8) if v and 0 <= min(v) <= max(v) < 256 else tuple(v)]
+        kinds += [
+            np.array,
+            lambda v: np.array(v, np.uint8) if v and 0 <= min(v) <= max(v) < 256 else tuple(v),
+        ]
     return draw(st.sampled_from(kinds))(values)
 
 
@@ -212,7 +252,9 @@ def with_some_replaced(draw, arguments, others=()):
     names = sorted({*arguments, *others})
     count = draw(st.sampled_from([0, 1, 1, 1, 2, 2, 3, 5]))
     arguments = dict(arguments)
-    for name in draw(st.lists(st.sampled_from(names), min_size=min(count, len(names)), max_size=count, unique=True)):
+    for name in draw(
+        st.lists(st.sampled_from(names), min_size=min(count, len(names)), max_size=count, unique=True)
+    ):
         near = altered(arguments[name]) if name in arguments else anything
         arguments[name] = draw(st.one_of(near, near, anything))
     return arguments
@@ -225,7 +267,9 @@ def with_some_replaced(draw, arguments, others=()):
 def outputs(draw, arguments, shape, dtype):
     """An ``out`` of this shape for a call, and the call's arguments, which may share memory with it."""
     good = np.zeros(shape, dtype)
-    kind = draw(st.sampled_from(["new", "dressed", "dressed", "overlapping", "overlapping", "input", "altered"]))
+    kind = draw(
+        st.sampled_from(["new", "dressed", "dressed", "overlapping", "overlapping", "input", "altered"])
+    )
     if kind == "dressed":
         good = draw(st.sampled_from([*DISGUISES.values(), broadcast, matrix, subclass, masked]))(good)
     if kind == "altered":

@@ -79,8 +79,13 @@ class Reading:
 
     def padding(self):
         value = self["padding"]
-        return str(value) if isinstance(value, str) else tuple(
-            operator.index(pad) if items(pad) is None else ints(pad, 2) for pad in items(value) or [value] * self.ndim
+        return (
+            str(value)
+            if isinstance(value, str)
+            else tuple(
+                operator.index(pad) if items(pad) is None else ints(pad, 2)
+                for pad in items(value) or [value] * self.ndim
+            )
         )
 
     def steps(self, extents, kernel):
@@ -118,7 +123,9 @@ def one(shape, dtype, work, value):
 
 
 def promoted(r, *names):
-    return np.result_type(*[np.asarray(r[name]).dtype.newbyteorder("=") for name in names if r[name] is not None])
+    return np.result_type(
+        *[np.asarray(r[name]).dtype.newbyteorder("=") for name in names if r[name] is not None]
+    )
 
 
 def with_bias(y, bias):
@@ -158,7 +165,9 @@ def gradients(r, dy, w, values):
     dtype = promoted(r, "grad_output", "input", "weight")
     needs = r["needs"] or ("input", "weight", "bias") if r["needs"] is None else tuple(r["needs"])
     shapes = [np.shape(r["input"]), np.shape(r["weight"]), (dy.shape[1],)]
-    shapes = [s if name in needs else None for s, name in zip(shapes, fastconv.ConvGrads._fields, strict=True)]
+    shapes = [
+        s if name in needs else None for s, name in zip(shapes, fastconv.ConvGrads._fields, strict=True)
+    ]
     return Expected(shapes, [dtype] * 3, math.prod(dy.shape[2:]) * math.prod(w.shape[2:]), values)
 
 
@@ -578,7 +587,9 @@ def adaptive_calls(draw, *names):
         "grad_output": laid(p, pooled),
         "indices": laid(p, indices),
         "input_size": layout_shape(p.x.shape, p.layout),
-        "output_size": outputs if draw(st.booleans()) else [n if draw(st.booleans()) else None for n in outputs],
+        "output_size": outputs
+        if draw(st.booleans())
+        else [n if draw(st.booleans()) else None for n in outputs],
         "return_indices": draw(st.booleans()),
     }
     arguments = {name: arrays[name] for name in names} | {"layout": p.layout}

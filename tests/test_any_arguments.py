@@ -104,7 +104,9 @@ def assert_message(error, named):
     text = str(error)
     if isinstance(error, TypeError) and PYTHON_S_OWN.search(text):
         return
-    assert re.match(rf"(?s)({'|'.join(map(re.escape, (*named, *FOLLOWING)))})(\[.*?\])* must be .+, got .+", text), text
+    assert re.match(
+        rf"(?s)({'|'.join(map(re.escape, (*named, *FOLLOWING)))})(\[.*?\])* must be .+, got .+", text
+    ), text
 
 
 def checked(run, arguments, named, expected, stderr, valid=False):
@@ -167,7 +169,10 @@ def assert_right(results, expected):
 def runner(name, ndim):
     """The function that a call is made with, and the names of its arguments."""
     call = partial(PLANS[name], ndim) if name in PLANS else function(name, ndim)
-    return call, [*[name for name in inspect.signature(call).parameters if name != "steps"], *STEPS[name in PLANS]]
+    return call, [
+        *[name for name in inspect.signature(call).parameters if name != "steps"],
+        *STEPS[name in PLANS],
+    ]
 
 
 @pytest.mark.parametrize("name", CALLS)

@@ -379,7 +379,9 @@ def other_calls():
     return {
         "transposed": lambda: fastconv.conv_transpose2d(x, w, np.ones(6, np.float32)),
         "transposed, backward": lambda: fastconv.conv_transpose2d_backward(dy, x, w),
-        "backward": lambda: fastconv.conv2d_backward(x[..., 1:-1, 1:-1], x, np.ones((8, 8, 3, 3), np.float32)),
+        "backward": lambda: fastconv.conv2d_backward(
+            x[..., 1:-1, 1:-1], x, np.ones((8, 8, 3, 3), np.float32)
+        ),
         "float16": lambda: fastconv.conv2d(half, half[:, :, :3, :3]),
         "negative strides": lambda: fastconv.conv2d(last, np.ones((8, 8, 3, 3), np.float32)),
         "im2col": lambda: fastconv.im2col(x, 3),

@@ -52,6 +52,11 @@ NAMES = [
 ]
 NUMPY_SCALARS = [np.int8, np.uint8, np.int32, np.uint64, np.int64, np.float16, np.float64, np.bool_, np.str_]
 
+THINGS = [
+    ..., NotImplemented, int, float, np.float32, object, np.dtype("f4"), np.dtype(">f4"), slice(3), len,
+    frozenset({1}), datetime.date(2000, 1, 1), decimal.Decimal(2), fractions.Fraction(2), range(3),
+]  # fmt: skip
+
 numbers = st.one_of(
     st.integers(-3, 9),
     st.sampled_from([*HUGE, *(-n for n in HUGE)]),
@@ -66,25 +71,7 @@ oddities = st.one_of(
     st.text(max_size=3),
     st.binary(max_size=3),
     st.sampled_from(NAMES),
-    st.sampled_from(
-        [
-            ...,
-            NotImplemented,
-            int,
-            float,
-            np.float32,
-            object,
-            np.dtype("f4"),
-            np.dtype(">f4"),
-            slice(3),
-            len,
-            frozenset({1}),
-            datetime.date(2000, 1, 1),
-            decimal.Decimal(2),
-            fractions.Fraction(2),
-            range(3),
-        ]
-    ),  # fmt: skip
+    st.sampled_from(THINGS),
     st.builds(Odd),
     st.builds(Liar),
     st.builds(lambda n: iter(range(n)), st.integers(0, 4)),
@@ -99,8 +86,8 @@ sequences = st.one_of(
 )
 
 DTYPES = [
-    "f4", "f8", "f2", ">f4", ">f8", "i1", "u1", "i8", "u8", ">i8", "?", "c8", "c16", "g", "O", "U3", "S2", "M8[s]",
-    "m8[s]", [("a", "f4"), ("b", "i4")], "V3",
+    "f4", "f8", "f2", ">f4", ">f8", "i1", "u1", "i8", "u8", ">i8", "?", "c8", "c16", "g", "O", "U3", "S2",
+    "M8[s]", "m8[s]", [("a", "f4"), ("b", "i4")], "V3",
 ]  # fmt: skip
 
 

@@ -38,7 +38,7 @@ def ints(value, ndim):
 
 
 class Reading:
-    """The arguments of one call: numbers as tuples, arrays in float64, batched, with their channels second."""
+    """The arguments of one call: numbers as tuples, images in float64, batched, their channels second."""
 
     def __init__(self, ndim, arguments):
         self.ndim = ndim
@@ -107,7 +107,7 @@ class Reading:
 
 @dataclass
 class Expected:
-    """Shapes and dtypes of the results (None for one not asked for), how long the loops take, and the loops."""
+    """Shapes (None for a result not asked for) and dtypes, how long the loops take, and the loops."""
 
     shapes: list
     dtypes: list

@@ -4,7 +4,6 @@ What `test_any_arguments.py` asks of functions: an error that names an argument,
 """
 
 import inspect
-import warnings
 
 import numpy as np
 import pytest
@@ -14,7 +13,7 @@ from helpers import integers
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from strategies import SEARCH
-from test_any_arguments import LONG, assert_message, assert_untouched, contents, deadline, limits  # noqa: F401
+from test_any_arguments import LONG
 
 import fastconv
 from fastconv import nn
@@ -157,29 +156,16 @@ VALUES = {
 }
 
 
-def attempt(call, arguments, named, stderr):
-    """What a call returns; None if it raises what it may. No warning, no write to an argument."""
-    before, result = contents(arguments), None
-    with warnings.catch_warnings(record=True) as caught, deadline(stderr):
-        warnings.simplefilter("always")
-        try:
-            result = call(**arguments)
-        except (ValueError, TypeError) as error:
-            assert_message(error, named)
-        except MemoryError:
-            numbers = [
-                n for value in arguments.values() for n in (value if isinstance(value, tuple) else [value])
-            ]
-            assert any(type(n) is int and n > 2**20 for n in numbers), "out of memory"
-    assert not caught, [str(warning.message) for warning in caught]
-    assert_untouched(before, arguments)
-    return result
+def asked_for_much(arguments):
+    """Whether some number among the arguments is large."""
+    numbers = [n for v in arguments.values() for n in (v if isinstance(v, (tuple, list)) else [v])]
+    return any(type(n) is int and n > 2**20 for n in numbers)
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_layers(name, limits):
+def test_layers(name, attempts):
     kind, strategy = LAYERS[name]
-    named = [*inspect.signature(kind).parameters, *ALSO_NAMED, "the weight"]
+    named = [*inspect.signature(kind).parameters, *ALSO_NAMED]
 
     @given(st.data())
     @settings(max_examples=30 * SEARCH, report_multiple_bugs=False, suppress_health_check=list(HealthCheck))
@@ -188,10 +174,10 @@ def test_layers(name, limits):
         others = [n for n in inspect.signature(kind).parameters if n not in good]
         arguments = data.draw(with_some_replaced(good, others))
         x = arguments.pop("x")
-        layer = attempt(kind, arguments, named, limits)
+        layer = attempts(kind, arguments, named, lambda: asked_for_much(arguments))
         if layer is None:
             return
-        y = attempt(layer.forward, {"x": x}, named, limits)
+        y = attempts(layer.forward, {"x": x}, named, lambda: asked_for_much(arguments))
         if y is None:
             return
         expected = VALUES[name](layer, np.asarray(x).astype(np.float64), arguments)
@@ -199,7 +185,7 @@ def test_layers(name, limits):
             assert y.shape == expected.shape
             np.testing.assert_allclose(y, expected, rtol=4e-3, atol=4e-3)
         grad = data.draw(with_some_replaced({"grad": np.ones_like(y)}))["grad"]
-        dx = attempt(layer.backward, {"grad": grad}, named, limits)
+        dx = attempts(layer.backward, {"grad": grad}, named, lambda: False)
         if dx is not None:
             assert dx.shape == np.shape(x)
             assert np.shape(grad) == y.shape
@@ -238,14 +224,14 @@ LOSSES = {
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_losses(name, limits):
+def test_losses(name, attempts):
     kind, strategy, value = LOSSES[name]
 
     @given(strategy.flatmap(with_some_replaced))
     @settings(max_examples=60 * SEARCH, report_multiple_bugs=False, suppress_health_check=list(HealthCheck))
     def every(arguments):
         loss = kind()
-        got = attempt(loss.forward, arguments, list(arguments), limits)
+        got = attempts(loss.forward, arguments, list(arguments), lambda: False)
         if got is not None:
             np.testing.assert_allclose(got, value(**arguments), rtol=4e-3, atol=4e-3)
             assert loss.backward().shape == np.shape(next(iter(arguments.values())))
@@ -267,7 +253,7 @@ SETTINGS = {
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_settings(name, limits):
+def test_settings(name, attempts):
     """Of optimisers, of networks, of threads."""
     call, good = SETTINGS[name]
     layer = nn.Linear(2, 3, rng=0)
@@ -278,7 +264,7 @@ def test_settings(name, limits):
     @settings(max_examples=40 * SEARCH, report_multiple_bugs=False, suppress_health_check=list(HealthCheck))
     def every(arguments):
         network = {"network": layer} if name in ("SGD", "Adam") else {}
-        attempt(call, {**network, **arguments}, named, limits)
+        attempts(call, {**network, **arguments}, named, lambda: False)
 
     try:
         every()

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 # A grid stays in L2 between the copy that fills it and the taps that read it.
 GRID_BYTES = 2**18
-# Phases that are made apart, with filters and lines enough, would be larger than the grid that they come from.
+# Phases that are made apart, of one image, at the most: with many filters they outgrow their grid.
 MADE_BYTES = 2**22
 # Small images share a grid, as long as it stays in L1 and has at most this many segments.
 SMALL_GRID_BYTES = 2**14
@@ -146,7 +146,7 @@ class Planes:
         return self.channels * len(self.grid_phases) * prod(self.grid_cells(lines)) * self.itemsize
 
     def made_bytes(self, lines: int) -> int:
-        """Of the phases that are made apart, if there are several, of one image and a block of so many lines."""
+        """Of the phases that are made apart, if there are several: of one image, of so many lines."""
         if prod(self.axis_phases) == 1:
             return 0
         return self.filters * self._vectors(lines) * VECTOR_BYTES

@@ -113,10 +113,16 @@ class Expected:
     dtypes: list
     work: int
     values: Callable[[], list]
+    fits: bool = True  # whether the sizes among the arguments fit the arrays
 
 
-def one(shape, dtype, work, value):
-    return Expected([shape], [dtype], work, lambda: [value()])
+def one(shape, dtype, work, value, fits=True):
+    return Expected([shape], [dtype], work, lambda: [value()], fits)
+
+
+def made_by(r, dy, size, kernel):
+    """Whether a convolution of an input of this size has an output with the extents of ``dy``."""
+    return oracles.output_extents(size[2:], kernel, *r.steps(size[2:], kernel)) == dy.shape[2:]
 
 
 # --- what each function returns ---------------------------------------------------------------------------
@@ -180,7 +186,8 @@ def expected_conv_backward_input(r):
         return r.back(oracles.ref_conv_backward_input(dy, w, size[2:], *steps, groups))
 
     work = math.prod(dy.shape[2:]) * math.prod(w.shape[2:])
-    return one(tuple(r["input_size"]), promoted(r, "grad_output", "weight"), work, value)
+    fits = made_by(r, dy, size, w.shape[2:])
+    return one(tuple(r["input_size"]), promoted(r, "grad_output", "weight"), work, value, fits)
 
 
 def expected_conv_backward_weight(r):
@@ -192,7 +199,8 @@ def expected_conv_backward_weight(r):
         return weight_back(r, oracles.ref_conv_backward_weight(dy, x, kernel, *steps, groups))
 
     work = math.prod(dy.shape[2:]) * math.prod(kernel)
-    return one(tuple(r["weight_size"]), promoted(r, "grad_output", "input"), work, value)
+    fits = made_by(r, dy, x.shape, kernel)
+    return one(tuple(r["weight_size"]), promoted(r, "grad_output", "input"), work, value, fits)
 
 
 def transposed_steps(r, extents, kernel):
@@ -257,7 +265,8 @@ def expected_col2im(r):
     def value():
         return r.back(oracles.ref_col2im(columns, extents, kernel, dilation, pairs, stride))
 
-    return one(shape, promoted(r, "columns"), math.prod(columns.shape[1:]), value)
+    fits = math.prod(oracles.output_extents(extents, kernel, stride, pairs, dilation)) == columns.shape[2]
+    return one(shape, promoted(r, "columns"), math.prod(columns.shape[1:]), value, fits)
 
 
 def expected_conv_matrix(r):
@@ -316,7 +325,8 @@ def expected_max_pool_backward(r):
         inside = np.where(indices < 0, 0, dy)
         return r.back(oracles.ref_max_pool_backward(inside, np.maximum(indices, 0), size[2:]))
 
-    return one(tuple(r["input_size"]), promoted(r, "grad_output"), dy.size, value)
+    fits = dy.shape[:2] == size[:2]
+    return one(tuple(r["input_size"]), promoted(r, "grad_output"), dy.size, value, fits)
 
 
 def expected_max_unpool(r):
@@ -381,7 +391,8 @@ def expected_avg_pool_backward(r):
         return r.back(oracles.ref_avg_pool_backward(dy, size[2:], kernel, stride, pairs, **averaging(r)))
 
     work = math.prod(outputs) * math.prod(kernel)
-    return one(tuple(r["input_size"]), promoted(r, "grad_output"), work, value)
+    fits = dy.shape == (*size[:2], *outputs)
+    return one(tuple(r["input_size"]), promoted(r, "grad_output"), work, value, fits)
 
 
 def adaptive_outputs(r, extents):
@@ -408,6 +419,7 @@ def expected_adaptive_avg_pool_backward(r):
         promoted(r, "grad_output"),
         dy.size * 8 + math.prod(size),
         lambda: r.back(oracles.ref_adaptive_avg_pool_backward(dy, size[2:])),
+        dy.shape[:2] == size[:2],
     )
 
 

@@ -214,7 +214,8 @@ def cross_entropy(logits, targets):
 
 
 def mean_square(output, targets):
-    return np.mean((np.asarray(output).astype(np.float64) - np.asarray(targets).astype(np.float64)) ** 2)
+    with np.errstate(all="ignore"):
+        return np.mean((np.asarray(output).astype(np.float64) - np.asarray(targets).astype(np.float64)) ** 2)
 
 
 LOSSES = {

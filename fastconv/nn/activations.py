@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from scipy.special import expit
 
-from fastconv.arguments import Array, float_array
+from fastconv.arguments import Array
 from fastconv.kernels import training as kernels
-from fastconv.nn.checks import flat_views, gradient, no_forward
+from fastconv.nn.checks import batch, flat_views, gradient, no_forward
 from fastconv.nn.layer import Layer
 
 
@@ -52,7 +52,7 @@ class ReLU(_Activation):
 
     def forward(self, x: Array) -> Array:
         """``max(x, 0)``."""
-        self._output = output = np.maximum(float_array("x", x), 0)
+        self._output = output = np.maximum(batch(x), 0)
         return output
 
     def forward_in_place(self, x: Array) -> Array:
@@ -84,7 +84,7 @@ class Sigmoid(_Activation):
 
     def forward(self, x: Array) -> Array:
         """The logistic function of ``x``."""
-        x = float_array("x", x)
+        x = batch(x)
         output: Array = np.abs(x)
         views = flat_views(x, output)
         if views is None:
@@ -118,7 +118,7 @@ class Tanh(_Activation):
 
     def forward(self, x: Array) -> Array:
         """The hyperbolic tangent of ``x``."""
-        self._output = output = np.tanh(float_array("x", x))
+        self._output = output = np.tanh(batch(x))
         return output
 
     def _times_slope(self, grad: Array, output: Array, out: Array | None = None) -> Array:

@@ -14,6 +14,14 @@ def no_forward() -> NoReturn:
     must_be_said(ValueError, "backward", "called after forward", "no forward pass")
 
 
+def batch(value: object) -> Array:
+    """The input of a layer that works on each element."""
+    x = float_array("x", value)
+    if x.ndim == 0:
+        must_be_said(ValueError, "x", "an array with a batch axis", "shape ()")
+    return x
+
+
 def gradient(value: object, shape: Size) -> Array:
     """The gradient of a layer's last output, which was of this shape."""
     grad = float_array("grad", value)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from fastconv.arguments import Array, Size, float_array, must_be_said, whole_number
-from fastconv.nn.checks import gradient, no_forward
+from fastconv.nn.checks import batch, gradient, no_forward
 from fastconv.nn.layer import Layer, Weighted
 
 
@@ -100,9 +100,7 @@ class Flatten(Layer):
 
     def forward(self, x: Array) -> Array:
         """``x`` with two axes; a view where that is possible."""
-        x = float_array("x", x)
-        if x.ndim == 0:
-            must_be_said(ValueError, "x", "an array with a batch axis", "shape ()")
+        x = batch(x)
         self._input_size = shape = x.shape
         return x.reshape(shape[0], prod(shape[1:]))
 

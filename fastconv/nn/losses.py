@@ -111,7 +111,8 @@ class MSELoss:
         shaped("targets", targets, output.shape)
         if not output.size:
             must_be_said(ValueError, "output", "not empty", f"shape {output.shape}")
-        self._difference = difference = output - targets
+        with np.errstate(all="ignore"):  # infinities and NaN travel without a warning
+            self._difference = difference = output - targets
         return float(np.vdot(difference, difference)) / difference.size
 
     def backward(self) -> Array:

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from fastconv.arguments import Array, Size, float_array, float_dtype, must_be_said, one_of, whole_number
-from fastconv.nn.checks import generator, gradient, no_forward, number
+from fastconv.nn.checks import batch, generator, gradient, no_forward, number
 from fastconv.nn.layer import Layer, Weighted
 
 
@@ -45,7 +45,7 @@ class Dropout(Layer):
 
     def forward(self, x: Array) -> Array:
         """``x`` with holes in training, ``x`` itself otherwise."""
-        x = float_array("x", x)
+        x = batch(x)
         self._size = x.shape
         if not self.training or self.p == 0:
             self._mask = None

@@ -9,6 +9,7 @@ import numpy as np
 from calls import LAYOUT_NAMES
 from helpers import DISGUISES
 from hypothesis import strategies as st
+from numpy.lib.stride_tricks import as_strided
 
 
 class Odd:
@@ -57,7 +58,14 @@ THINGS = [
     frozenset({1}), datetime.date(2000, 1, 1), decimal.Decimal(2), fractions.Fraction(2), range(3),
 ]  # fmt: skip
 
-numbers = st.one_of(
+
+@st.composite
+def evenly(draw, *strategies):
+    """One of the strategies, each as often; `st.one_of` would draw from all branches inside them alike."""
+    return draw(strategies[draw(st.integers(0, len(strategies) - 1))])
+
+
+numbers = evenly(
     st.integers(-3, 9),
     st.sampled_from([*HUGE, *(-n for n in HUGE)]),
     st.builds(lambda kind, n: kind(n), st.sampled_from(NUMPY_SCALARS), st.integers(0, 5)),
@@ -77,11 +85,11 @@ oddities = st.one_of(
     st.builds(lambda n: iter(range(n)), st.integers(0, 4)),
     st.builds(lambda: {1: 2}),
 )
-scalars = st.one_of(numbers, numbers, oddities)
-sequences = st.one_of(
+scalars = evenly(numbers, numbers, oddities)
+sequences = evenly(
     st.lists(numbers, max_size=6).map(tuple),
     st.lists(st.integers(0, 4), min_size=1, max_size=5).map(np.array),
-    st.lists(st.one_of(scalars, st.lists(scalars, max_size=3)), max_size=5),
+    st.lists(evenly(scalars, scalars, st.lists(scalars, max_size=3)), max_size=5),
     st.lists(st.tuples(numbers, numbers), max_size=4).map(tuple),
 )
 
@@ -102,7 +110,7 @@ def filled(shape, dtype, step=1):
 
 def broadcast(array):
     """The first cell of every line, again and again: a stride of zero."""
-    return np.broadcast_to(array[..., :1], array.shape) if array.ndim and array.size else array
+    return as_strided(array.copy(), array.shape, (*array.strides[:-1], 0)) if array.ndim else array
 
 
 def masked(array):
@@ -145,7 +153,7 @@ arrays = st.builds(
     st.sampled_from(DTYPES),
     st.sampled_from(MEMORIES),
 )
-anything = st.one_of(scalars, sequences, arrays)
+anything = evenly(scalars, sequences, arrays)
 
 
 # --- what is near a good value ----------------------------------------------------------------------------
@@ -167,10 +175,15 @@ RESHAPED = [
 @st.composite
 def altered_arrays(draw, array):
     """The array with another shape, dtype or memory."""
-    if array.ndim and array.shape[0] and draw(st.booleans()):
+    what = draw(st.sampled_from(["shape", "dtype", "memory", "memory", "values"]))
+    if what == "shape" and array.ndim and array.shape[0]:
         array = draw(st.sampled_from(RESHAPED))(array)
-    if draw(st.booleans()):
+    if what == "dtype":
         array = filled(array.shape, draw(st.sampled_from(DTYPES)), 7)
+    if what == "values" and array.dtype.kind in "iuf":
+        array = array + array.dtype.type(draw(st.integers(-9, 9)))
+    if what != "memory" and draw(st.booleans()):
+        return array
     return dressed(draw(st.sampled_from(MEMORIES)), array)
 
 
@@ -200,7 +213,7 @@ def altered_sequences(draw, values):
     values = list(values)
     if values and draw(st.booleans()):
         at = draw(st.integers(0, len(values) - 1))
-        values[at] = draw(st.one_of(scalars, altered(values[at])))
+        values[at] = draw(evenly(scalars, altered(values[at]), st.sampled_from(HUGE)))
     if draw(st.integers(0, 3)) == 0:
         values = draw(st.sampled_from([values[1:], [*values, 1], [values], values * 2, []]))
     kinds = [list, tuple, tuple, tuple, iter, set_or_tuple]
@@ -236,14 +249,14 @@ def with_some_replaced(draw, arguments, others=()):
 
     ``others`` are those that the call could also have.
     """
-    names = sorted({*arguments, *others})
-    count = draw(st.sampled_from([0, 1, 1, 1, 2, 2, 3, 5]))
+    operands = [name for name in arguments if isinstance(arguments[name], np.ndarray)]
+    names = [*operands, *sorted({*arguments, *others} - {*operands})]
+    count = draw(st.sampled_from([0, 0, 0, 1, 1, 1, 1, 2, 2, 3, 5]))
     arguments = dict(arguments)
-    for name in draw(
-        st.lists(st.sampled_from(names), min_size=min(count, len(names)), max_size=count, unique=True)
-    ):
+    chosen = evenly(st.sampled_from(operands or names), st.sampled_from(names), st.sampled_from(names))
+    for name in sorted({draw(chosen) for _ in range(count)}):
         near = altered(arguments[name]) if name in arguments else anything
-        arguments[name] = draw(st.one_of(near, near, anything))
+        arguments[name] = draw(evenly(near, near, near, anything))
     return arguments
 
 
@@ -266,7 +279,7 @@ def outputs(draw, arguments, shape, dtype):
         good = arguments[draw(st.sampled_from(operands))]
     if kind == "overlapping" and operands:
         name = draw(st.sampled_from(operands))
-        shared, good = overlapping(arguments[name], good, draw(st.floats(0, 1)))
+        shared, good = overlapping(arguments[name], good, draw(st.integers(1, 8)) / 9)
         arguments = arguments | {name: shared}
     return arguments | {"out": good}
 

@@ -31,10 +31,16 @@ def items(value):
         return None
 
 
+def whole(value):
+    """An int of a whole number; no argument takes True for 1."""
+    assert not isinstance(value, bool | np.bool_)
+    return operator.index(value)
+
+
 def ints(value, ndim):
     """An int for every axis."""
     values = items(value)
-    return (operator.index(value),) * ndim if values is None else tuple(map(operator.index, values))
+    return (whole(value),) * ndim if values is None else tuple(map(whole, values))
 
 
 class Reading:
@@ -52,6 +58,7 @@ class Reading:
     def array(self, name, dtype=np.float64):
         """An array argument as it stands; None where it is not there."""
         value = self[name]
+        assert not isinstance(value, np.ma.MaskedArray)
         return None if value is None else np.asarray(value).astype(dtype)
 
     def weight(self):
@@ -63,9 +70,15 @@ class Reading:
         self.batched = array.ndim == self.ndim + 2
         return self._channels_second(array if self.batched else array[np.newaxis])
 
+    def indices(self):
+        """Flat indices, -1 where a window had no cell."""
+        indices = self.images("indices", np.int64)
+        assert indices.min(initial=0) >= -1
+        return indices
+
     def size(self, name, batched=None):
         """A size as (N, C, *extents); weights' sizes always have their first axis."""
-        shape = tuple(map(operator.index, self[name]))
+        shape = tuple(map(whole, self[name]))
         if batched is None:
             self.batched = batched = len(shape) == self.ndim + 2
         shape = shape if batched else (1, *shape)
@@ -83,7 +96,7 @@ class Reading:
             str(value)
             if isinstance(value, str)
             else tuple(
-                operator.index(pad) if items(pad) is None else ints(pad, 2)
+                whole(pad) if items(pad) is None else ints(pad, 2)
                 for pad in items(value) or [value] * self.ndim
             )
         )
@@ -139,7 +152,7 @@ def with_bias(y, bias):
 
 
 def expected_conv(r):
-    x, w, bias, groups = r.images("input"), r.weight(), r.array("bias"), operator.index(r["groups"])
+    x, w, bias, groups = r.images("input"), r.weight(), r.array("bias"), whole(r["groups"])
     steps = r.steps(x.shape[2:], w.shape[2:])
     outputs = oracles.output_extents(x.shape[2:], w.shape[2:], *steps)
     shape, work = r.shape((len(x), len(w), *outputs)), math.prod(outputs) * math.prod(w.shape[2:])
@@ -151,7 +164,7 @@ def expected_conv(r):
 
 
 def expected_conv_backward(r):
-    dy, x, w, groups = r.images("grad_output"), r.images("input"), r.weight(), operator.index(r["groups"])
+    dy, x, w, groups = r.images("grad_output"), r.images("input"), r.weight(), whole(r["groups"])
     steps = r.steps(x.shape[2:], w.shape[2:])
 
     def values():
@@ -178,7 +191,7 @@ def gradients(r, dy, w, values):
 
 
 def expected_conv_backward_input(r):
-    size, w, groups = r.size("input_size"), r.weight(), operator.index(r["groups"])
+    size, w, groups = r.size("input_size"), r.weight(), whole(r["groups"])
     dy = r.images("grad_output")
     steps = r.steps(size[2:], w.shape[2:])
 
@@ -191,7 +204,7 @@ def expected_conv_backward_input(r):
 
 
 def expected_conv_backward_weight(r):
-    dy, x, groups = r.images("grad_output"), r.images("input"), operator.index(r["groups"])
+    dy, x, groups = r.images("grad_output"), r.images("input"), whole(r["groups"])
     kernel = r.size("weight_size", batched=True)[2:]
     steps = r.steps(x.shape[2:], kernel)
 
@@ -211,7 +224,7 @@ def transposed_steps(r, extents, kernel):
 
 
 def expected_conv_transpose(r):
-    x, w, bias, groups = r.images("input"), r.weight(), r.array("bias"), operator.index(r["groups"])
+    x, w, bias, groups = r.images("input"), r.weight(), r.array("bias"), whole(r["groups"])
     steps = transposed_steps(r, x.shape[2:], w.shape[2:])
     _, outputs = oracles.transpose_geometry(x.shape[2:], w.shape[2:], *steps)
     shape = r.shape((len(x), w.shape[1] * groups, *outputs))
@@ -224,7 +237,7 @@ def expected_conv_transpose(r):
 
 
 def expected_conv_transpose_backward(r):
-    dy, x, w, groups = r.images("grad_output"), r.images("input"), r.weight(), operator.index(r["groups"])
+    dy, x, w, groups = r.images("grad_output"), r.images("input"), r.weight(), whole(r["groups"])
     steps = transposed_steps(r, x.shape[2:], w.shape[2:])
 
     def values():
@@ -270,9 +283,9 @@ def expected_col2im(r):
 
 
 def expected_conv_matrix(r):
-    w, groups = r.array("weight"), operator.index(r["groups"])
+    w, groups = r.array("weight"), whole(r["groups"])
     r.ndim = w.ndim - 2
-    image = tuple(map(operator.index, r["input_size"]))[-r.ndim - 1 :]
+    image = tuple(map(whole, r["input_size"]))[-r.ndim - 1 :]
     steps = r.steps(image[1:], w.shape[2:])
     outputs = oracles.output_extents(image[1:], w.shape[2:], *steps)
     shape = (len(w) * math.prod(outputs), math.prod(image))
@@ -318,7 +331,7 @@ def without_cells(values, indices):
 
 
 def expected_max_pool_backward(r):
-    size, indices = r.size("input_size"), r.images("indices", np.int64)
+    size, indices = r.size("input_size"), r.indices()
     dy = r.images("grad_output")
 
     def value():
@@ -330,7 +343,7 @@ def expected_max_pool_backward(r):
 
 
 def expected_max_unpool(r):
-    indices, x = r.images("indices", np.int64), r.images("input", None)
+    indices, x = r.indices(), r.images("input", None)
     kernel = r.per_axis("kernel_size")
     stride = kernel if r["stride"] is None else r.per_axis("stride")
     extents = tuple(
@@ -338,7 +351,7 @@ def expected_max_unpool(r):
         for n, s, p, k in zip(x.shape[2:], stride, r.per_axis("padding"), kernel, strict=True)
     )
     if r["output_size"] is not None:
-        extents = tuple(map(operator.index, r["output_size"]))[-r.ndim :]
+        extents = tuple(map(whole, r["output_size"]))[-r.ndim :]
 
     def value():
         return r.back(unpooled(x, indices, extents))
@@ -356,7 +369,7 @@ def unpooled(x, indices, extents):
 
 
 def expected_max_unpool_backward(r):
-    dy, indices = r.images("grad_output"), r.images("indices", np.int64)
+    dy, indices = r.images("grad_output"), r.indices()
 
     def value():
         taken = oracles.ref_max_unpool_backward(dy, np.maximum(indices, 0))
@@ -368,7 +381,7 @@ def expected_max_unpool_backward(r):
 def averaging(r):
     return {
         "count_include_pad": r["count_include_pad"] is None or bool(r["count_include_pad"]),
-        "divisor_override": None if r["divisor_override"] is None else operator.index(r["divisor_override"]),
+        "divisor_override": None if r["divisor_override"] is None else whole(r["divisor_override"]),
     }
 
 
@@ -397,7 +410,7 @@ def expected_avg_pool_backward(r):
 
 def adaptive_outputs(r, extents):
     asked = items(r["output_size"]) or [r["output_size"]] * r.ndim
-    return tuple(e if n is None else operator.index(n) for n, e in zip(asked, extents, strict=True))
+    return tuple(e if n is None else whole(n) for n, e in zip(asked, extents, strict=True))
 
 
 def expected_adaptive_avg_pool(r):

@@ -93,7 +93,7 @@ def runner(name, ndim):
 @pytest.mark.parametrize("name", CALLS)
 def test_arguments_of_any_kind(name, attempts):
     @given(st.data())
-    @settings(max_examples=60 * SEARCH, report_multiple_bugs=False, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=100 * SEARCH, report_multiple_bugs=False, suppress_health_check=list(HealthCheck))
     def every(data):
         ndim, arguments = data.draw(CALLS[name])
         run, named = runner(name, ndim)

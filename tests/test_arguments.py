@@ -396,7 +396,7 @@ def test_names_without_end():
 
 def test_an_algorithm_that_serves_no_pass_of_a_plan():
     """The plan can still be looked at; its passes say why."""
-    plan = fastconv.plan_conv2d(X.shape, W.shape, groups=2, stride=2, algorithm="winograd")
+    plan = fastconv.plan_conv2d(X.shape, W.shape, groups=2, stride=2, dtype="float64", algorithm="winograd")
     assert (plan.algorithms, plan.scratch_bytes) == ({}, 0)
     assert plan.describe()
     with pytest.raises(ValueError, match=r"^algorithm must be able to"):

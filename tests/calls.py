@@ -56,10 +56,12 @@ class Reading:
         return self.arguments.get(name)
 
     def array(self, name, dtype=np.float64):
-        """An array argument as it stands; None where it is not there."""
+        """An array argument, in its own dtype for None; None where it is not there."""
         value = self[name]
         assert not isinstance(value, np.ma.MaskedArray)
-        return None if value is None else np.asarray(value).astype(dtype)
+        if value is None or dtype is None:
+            return None if value is None else np.asarray(value)
+        return np.asarray(value).astype(dtype)
 
     def weight(self):
         return self._channels_second(self.array("weight"))

@@ -258,5 +258,7 @@ def run_jobs(count: int, start_worker: Callable[[], Job]) -> None:
         running = [future for future in futures if not future.cancel()]
         for future in running:
             future.exception()
+        # Cancelled work stays in the queue, and would keep its scratch, until a helper is free.
+        workers.clear()
     for future in running:
         future.result()

@@ -117,8 +117,8 @@ def size(name: str, value: object, lengths: Sequence[int]) -> Size:
 
 
 def addressable(name: str, shape: Size, itemsize: int) -> None:
-    """Refuse, by arithmetic, an array that no address space holds."""
-    if prod(shape) * itemsize > sys.maxsize:
+    """Refuse, by arithmetic, an array that no address space holds; NumPy also refuses it for a batch of 0."""
+    if prod([n or 1 for n in shape]) * itemsize > sys.maxsize:
         must_be_said(ValueError, name, f"of at most {sys.maxsize} bytes", f"shape {shape}")
 
 

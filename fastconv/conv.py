@@ -7,7 +7,7 @@ The functions with one spatial dimension take arrays (N, C, W) and weights (K, C
 from __future__ import annotations
 
 from collections.abc import Iterable
-from itertools import combinations
+from itertools import combinations, islice
 from math import prod
 from typing import Any, NamedTuple
 
@@ -29,6 +29,8 @@ from fastconv.kernels import bias as kernels
 from fastconv.plan import ConvPlan, conv_plan, conv_transpose_plan
 
 GRADIENTS = ("input", "weight", "bias")
+# So many names are looked at: an iterator may have no end.
+MOST_NEEDS = 100
 _SUBSETS = {names: frozenset(names) for n in range(4) for names in combinations(GRADIENTS, n)}
 
 
@@ -82,9 +84,12 @@ def _needed(needs: Iterable[str]) -> frozenset[str]:
     if type(needs) is tuple and all([type(name) is str for name in needs]) and needs in _SUBSETS:
         return _SUBSETS[needs]
     expected = f"some of {', '.join(map(repr, GRADIENTS))}"
-    if isinstance(needs, str) or not isinstance(needs, Iterable):
+    if isinstance(needs, str):
         must_be(TypeError, "needs", f"a tuple with {expected}", needs)
-    names = tuple(needs)
+    try:
+        names = tuple(islice(needs, MOST_NEEDS))
+    except Exception:  # whatever an object's own iteration raises: it holds no names
+        must_be(TypeError, "needs", f"a tuple with {expected}", needs)
     if not all(isinstance(name, str) and name in GRADIENTS for name in names):
         must_be(ValueError, "needs", expected, names)
     return frozenset(names)
@@ -365,7 +370,8 @@ def conv2d(
     algorithm : str
         "auto", or the name of one, such as "im2col".
     out : array, optional
-        Where to put the result: of its shape and dtype, writeable; any strides.
+        Where to put the result: of its shape and dtype, writeable; any strides. A call that is interrupted
+        or runs out of memory may leave a part of the result in it; one with a wrong argument leaves it alone.
 
     Returns
     -------

@@ -16,6 +16,7 @@ from fastconv.arguments import (
     delivered,
     direct_output,
     float_array,
+    must_be,
     must_be_said,
     output_array,
     shaped,
@@ -80,6 +81,8 @@ class ConvPlan:
     dtype: np.dtype[Any]
 
     def __init__(self, geometry: Geometry, algorithm: str) -> None:
+        if not isinstance(geometry, Geometry):
+            must_be(TypeError, "geometry", "a Geometry (plan_conv2d makes a plan from sizes)", geometry)
         made: dict[type[Algorithm], Algorithm] = {}
         chosen: dict[str, Algorithm] = {}
         for which in PASSES:
@@ -120,7 +123,7 @@ class ConvPlan:
     @property
     def scratch_bytes(self) -> int:
         """The most scratch one thread allocates in any pass, in bytes."""
-        return max(algorithm.scratch_bytes for algorithm in self._algorithms.values())
+        return max((algorithm.scratch_bytes for algorithm in self._algorithms.values()), default=0)
 
     @property
     def flops(self) -> int:
@@ -353,7 +356,7 @@ def conv_plan(
     """The plan of a convolution from the cache; ``names`` are what the caller calls the two sizes."""
     steps = steps_key(steps, ndim)
     if not isinstance(algorithm, str):
-        must_be_said(TypeError, "algorithm", "the name of an algorithm or 'auto'", repr(algorithm))
+        must_be(TypeError, "algorithm", "the name of an algorithm or 'auto'", algorithm)
     try:
         return _cached_conv_plan(algorithm, ndim, input_size, weight_size, steps, dtype, channels_last)
     except (TypeError, ValueError):
@@ -376,7 +379,7 @@ def conv_transpose_plan(
     """The plan whose backward-input pass is a transposed convolution, from the cache."""
     steps = steps_key(steps, ndim)
     if not isinstance(algorithm, str):
-        must_be_said(TypeError, "algorithm", "the name of an algorithm or 'auto'", repr(algorithm))
+        must_be(TypeError, "algorithm", "the name of an algorithm or 'auto'", algorithm)
     return _cached_conv_transpose_plan(
         algorithm,
         ndim,

@@ -117,6 +117,7 @@ def _cached_pooling(
         padding_pairs(padding, ndim),
         extents("dilation", dilation, ndim, 1),
         flag("ceil_mode", ceil_mode),
+        name,
     )
     padded = flag("count_include_pad", count_include_pad)
     divisor = None if divisor_override is None else whole_number("divisor_override", divisor_override, 1)

@@ -153,10 +153,29 @@ class _Pool:
                     self.executor.shutdown(wait=False)
                 self.executor = ThreadPoolExecutor(count, thread_name_prefix="fastconv")
                 self.helpers = count
+            # The executor also keeps the work of a thread that it could not start, and hands back no future:
+            # so that the caller can wait for whatever begins, each has a future of ours from the first.
+            futures: list[Future[None]] = []
             try:
-                return [self.executor.submit(work) for _ in range(count)]
-            except RuntimeError:  # the interpreter is shutting down: the caller works alone
-                return []
+                for _ in range(count):
+                    futures.append(Future())
+                    self.executor.submit(_run_for, futures[-1], work)
+            except RuntimeError:  # no memory for a thread, or the interpreter is shutting down
+                pass
+            return futures
+
+
+def _run_for(future: Future[None], work: Callable[[], None]) -> None:
+    """Run the work, unless it was cancelled, and tell the future how it ended."""
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        work()
+    except BaseException as error:
+        future.set_exception(error)
+        del future  # or the error's traceback would keep itself alive, and the arrays of its frames
+    else:
+        future.set_result(None)
 
 
 _pool = _Pool()
@@ -239,5 +258,7 @@ def run_jobs(count: int, start_worker: Callable[[], Job]) -> None:
         running = [future for future in futures if not future.cancel()]
         for future in running:
             future.exception()
+        # Cancelled work stays in the queue, and would keep its scratch, until a helper is free.
+        workers.clear()
     for future in running:
         future.result()

@@ -134,9 +134,15 @@ def _fixed_axis(
 
 
 def fixed_windows(
-    extent: Size, kernel: Size, stride: Size, padding: str | Pairs, dilation: Size, ceil_mode: bool
+    extent: Size,
+    kernel: Size,
+    stride: Size,
+    padding: str | Pairs,
+    dilation: Size,
+    ceil_mode: bool,
+    name: str = "input",
 ) -> Windows:
-    """The windows of max-pooling or average-pooling on an input of these extents.
+    """The windows of max-pooling or average-pooling on an input of these extents, which errors call ``name``.
 
     Raises
     ------
@@ -152,7 +158,7 @@ def fixed_windows(
         axis = _fixed_axis(n, k, s, pair, d, ceil_mode)
         if axis is None:
             expected = f"at least as large as the dilated kernel {tuple(map(effective, kernel, dilation))}"
-            must_be_said(ValueError, "input", expected, f"extents {extent} with padding {pairs}")
+            must_be_said(ValueError, name, expected, f"extents {extent} with padding {pairs}")
         axes.append(axis)
     return _three_axes(axes)
 

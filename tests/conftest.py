@@ -3,6 +3,8 @@
 `FASTCONV_SEARCH=20 pytest` draws twenty times as many examples, new ones at each run.
 """
 
+import pytest
+from attempts import Attempts, limited_memory
 from hypothesis import HealthCheck, settings
 from strategies import SEARCH
 
@@ -15,3 +17,10 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("fastconv")
+
+
+@pytest.fixture
+def attempts(capfd):
+    """Calls with arguments of any kind, in limited memory (`attempts.Attempts`)."""
+    with limited_memory():
+        yield Attempts(capfd)

@@ -104,24 +104,29 @@ def allocator(at_end):
     return malloc, calloc, realloc, free
 
 
-def start(at_end):
-    """Let NumPy, in this thread, allocate there from now on, and for good."""
-    functions = allocator(at_end)
+def allocate_by(functions):
+    """Let NumPy, in this thread, allocate by these from now on; hands back how it did before."""
     handler = _Handler(b"guard", 1, None, *(function.address for function in functions))
     name = b"mem_handler"
     kept.extend([functions, handler, name])
     python = ctypes.pythonapi
-    python.PyCapsule_GetPointer.restype = ctypes.c_void_p
-    python.PyCapsule_GetPointer.argtypes = [ctypes.py_object, ctypes.c_char_p]
     python.PyCapsule_New.restype = ctypes.py_object
     python.PyCapsule_New.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
+    return handled_by(python.PyCapsule_New(ctypes.addressof(handler), name, None))
+
+
+def handled_by(capsule):
+    """Set NumPy's allocator of this thread; hands back the one it had."""
+    python = ctypes.pythonapi
+    python.PyCapsule_GetPointer.restype = ctypes.c_void_p
+    python.PyCapsule_GetPointer.argtypes = [ctypes.py_object, ctypes.c_char_p]
     try:
         from numpy._core._multiarray_umath import _ARRAY_API
     except ImportError:  # NumPy 1
         from numpy.core._multiarray_umath import _ARRAY_API
     table = ctypes.cast(python.PyCapsule_GetPointer(_ARRAY_API, None), ctypes.POINTER(ctypes.c_void_p))
     set_handler = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.py_object)(table[SET_HANDLER])
-    set_handler(python.PyCapsule_New(ctypes.addressof(handler), name, None))
+    return set_handler(capsule)
 
 
 # Used by arrays that may outlive this module.
@@ -147,7 +152,7 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
-    start(config.getoption("--guard") == "end")
+    allocate_by(allocator(config.getoption("--guard") == "end"))
     fastconv.set_num_threads(1)  # a test that asks for more gets them; their arrays are not guarded
     for module in list(sys.modules.values()):
         if getattr(module, "aligned", None) is with_slack:

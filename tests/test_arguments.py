@@ -1,6 +1,7 @@
 """Wrong arguments: each raises ValueError or TypeError with a message that names it; nothing crashes."""
 
 import contextlib
+import itertools
 
 import numpy as np
 import pytest
@@ -373,9 +374,33 @@ def test_sizes_that_do_not_fit_each_other_allocate_nothing(call, extent):
         call(extent)
 
 
-def test_a_number_too_long_to_print():
-    with pytest.raises(ValueError, match=r"^stride must be"):
-        fastconv.conv2d(X, W, groups=2, stride=10**5000)
+def test_an_empty_batch_of_endless_images():
+    """Of no bytes, but NumPy multiplies the other extents."""
+    none, step = zeros(0, 4, 5, 5), 2**31 - 1
+    with pytest.raises(ValueError, match=r"^input_size must be of at most"):
+        fastconv.conv2d_backward_input(none, zeros(4, 4, 1, 1), (0, 4, 5 * step, 5 * step), step)
+    with pytest.raises(ValueError, match=r"^output_size must be of at most"):
+        fastconv.max_unpool2d(none, none.astype(int), step)
+
+
+@pytest.mark.parametrize("argument", ["stride", "algorithm", "layout", "padding"])
+def test_a_number_too_long_to_print(argument):
+    with pytest.raises((ValueError, TypeError), match=rf"^{argument} must be"):
+        fastconv.conv2d(X, W, groups=2, **{argument: 10**5000})
+
+
+def test_names_without_end():
+    with pytest.raises(ValueError, match=r"^needs must be"):
+        fastconv.conv2d_backward(DY, X, W, groups=2, needs=itertools.repeat("nothing"))
+
+
+def test_an_algorithm_that_serves_no_pass_of_a_plan():
+    """The plan can still be looked at; its passes say why."""
+    plan = fastconv.plan_conv2d(X.shape, W.shape, groups=2, stride=2, dtype="float64", algorithm="winograd")
+    assert (plan.algorithms, plan.scratch_bytes) == ({}, 0)
+    assert plan.describe()
+    with pytest.raises(ValueError, match=r"^algorithm must be able to"):
+        plan(X, W)
 
 
 def test_whole_numbers_of_any_kind_are_taken():

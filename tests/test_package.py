@@ -1,9 +1,11 @@
 """The package: its public names, what importing it imports, and a checkout that is not installed."""
 
 import pkgutil
+import re
 import shutil
 import subprocess
 import sys
+from importlib.metadata import files, metadata, version
 from pathlib import Path
 
 import pytest
@@ -43,6 +45,10 @@ NAMES = (
 )
 
 
+# Modules that import packages which are extras.
+OF_HOSTS = ("fastconv.adapters.", "fastconv.demo.", "fastconv.bench.")
+
+
 def python(code, **options):
     """Run code in a fresh interpreter."""
     return subprocess.run(
@@ -67,8 +73,6 @@ def test_grads_are_a_named_tuple():
 
 
 def test_version_is_the_distribution_s():
-    from importlib.metadata import version
-
     assert fastconv.__version__ == version("fastconv")
 
 
@@ -78,6 +82,38 @@ def test_import_is_light():
     run = python(f"import sys, fastconv, fastconv.adapters; print([m for m in {heavy} if m in sys.modules])")
     assert run.returncode == 0, run.stderr
     assert run.stdout.strip() == "[]"
+
+
+def submodules():
+    """Every module of the package but scripts that run on import."""
+    found = pkgutil.walk_packages(fastconv.__path__, "fastconv.", onerror=lambda name: None)
+    return sorted(module.name for module in found if not module.name.endswith("__main__"))
+
+
+def test_every_module_is_imported_without_a_warning():
+    """In a fresh interpreter; without those whose hosts or extras may not be there."""
+    own = [name for name in submodules() if not name.startswith(OF_HOSTS)]
+    run = python(f"import warnings; warnings.simplefilter('error')\nimport {', '.join(own)}")
+    assert (run.returncode, run.stderr, run.stdout) == (0, "", "")
+
+
+def test_types_are_part_of_the_package():
+    assert (Path(fastconv.__file__).parent / "py.typed").is_file()
+
+
+def test_licence_and_requirements():
+    about = metadata("fastconv")
+    assert "BSD-3-Clause" in (about["License-Expression"], about["License"])
+    licences = about.get_all("License-File")
+    assert licences == ["LICENSE"]
+    text = next(file for file in files("fastconv") if file.name == "LICENSE").read_text()
+    assert "Redistribution and use" in text
+    needed = [requirement for requirement in about.get_all("Requires-Dist") if "extra ==" not in requirement]
+    assert sorted(re.match(r"[\w-]+", requirement)[0] for requirement in needed) == [
+        "numba",
+        "numpy",
+        "scipy",
+    ]
 
 
 def test_kernels_are_importable():

@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import sys
 import threading
+import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 
@@ -12,6 +13,7 @@ import pytest
 from helpers import integers
 
 import fastconv
+from fastconv import threads
 
 
 @pytest.fixture(autouse=True)
@@ -158,3 +160,32 @@ def test_a_forked_pool(problem):
             results = [pool.apply_async(fastconv.conv2d, (x, w), {"padding": 1}) for _ in range(4)]
             for result in results:
                 np.testing.assert_array_equal(result.get(120), y)
+
+
+def test_a_thread_that_can_not_be_started(monkeypatch):
+    """The call goes on with those that could, and waits for every job that one of them has begun."""
+    started, start = [], threading.Thread.start
+
+    def start_one(thread):
+        if thread.name.startswith("fastconv"):
+            if started:
+                raise RuntimeError("can't start new thread")
+            started.append(thread)
+        start(thread)
+
+    monkeypatch.setattr(threads, "_pool", threads._Pool())
+    monkeypatch.setattr(threading.Thread, "start", start_one)
+    caller, done = threading.current_thread(), []
+
+    def job(i):
+        if threading.current_thread() is not caller:
+            time.sleep(0.2)
+        else:
+            while not started and len(done) < 3:
+                time.sleep(0.001)
+            time.sleep(0.01)
+        done.append(i)
+
+    with fastconv.num_threads(3):
+        threads.run_jobs(4, lambda: job)
+    assert sorted(done) == [0, 1, 2, 3]

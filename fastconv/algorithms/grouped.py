@@ -47,6 +47,8 @@ if TYPE_CHECKING:
 
 # A grid stays in L2 between the copy that fills it and the taps that read it.
 GRID_BYTES = 2**18
+# Phases that are made apart, of one image, at the most: with many filters they outgrow their grid.
+MADE_BYTES = 2**22
 # Small images share a grid, as long as it stays in L1 and has at most this many segments.
 SMALL_GRID_BYTES = 2**14
 MOST_ROWS = 64
@@ -143,10 +145,21 @@ class Planes:
         """Of one image, for a block of so many lines."""
         return self.channels * len(self.grid_phases) * prod(self.grid_cells(lines)) * self.itemsize
 
+    def made_bytes(self, lines: int) -> int:
+        """Of the phases that are made apart, if there are several: of one image, of so many lines."""
+        if prod(self.axis_phases) == 1:
+            return 0
+        return self.filters * self._vectors(lines) * VECTOR_BYTES
+
+    def _vectors(self, lines: int) -> int:
+        """How many vectors all phases of one plane fill, in a block of so many lines."""
+        depth, height, width = (lines if a == self.axis else self.lines[a] for a in range(3))
+        return prod(self.axis_phases) * depth * height * ceil_div(width, self.lanes)
+
     def _block(self) -> Range:
         """Images and lines of a grid: lines in blocks of equal size, several images where they are small."""
         lines = block = self.lines[self.axis]
-        while block > 1 and self.grid_bytes(block) > GRID_BYTES:
+        while block > 1 and (self.grid_bytes(block) > GRID_BYTES or self.made_bytes(block) > MADE_BYTES):
             block = ceil_div(block, 2)
         block = ceil_div(lines, ceil_div(lines, block))
         if block < lines:
@@ -155,7 +168,10 @@ class Planes:
         lines_run = ceil_div(self.lines[1], self.run_lines) * self.run_lines
         rows = self.lines[0] * lines_run * ceil_div(self.lines[2], self.part)
         tile = TILE_VECTORS[min(4, self.filters) if self.filters != 3 else 2] * self.lanes // self.part
-        most = max(1, min(self.batch, MOST_ROWS // rows, SMALL_GRID_BYTES // self.grid_bytes(lines)))
+        fitting = min(
+            SMALL_GRID_BYTES // self.grid_bytes(lines), MADE_BYTES // max(1, self.made_bytes(lines))
+        )
+        most = max(1, min(self.batch, MOST_ROWS // rows, fitting))
         return min(range(1, most + 1), key=lambda n: (ceil_div(n * rows, tile) / n, -n)), block
 
     def _tables(self, phases: list[Phases], kernel: Three) -> tuple[Array, Array, Array]:
@@ -213,8 +229,8 @@ class Planes:
         """The grid and the phases made apart; tables and packed weights are not counted."""
         if self.empty:
             return 0
-        made = self.filters * prod(self.lines) if len(self.out_phases) > 1 else 0
-        return self.block[0] * (self.grid_bytes(self.block[1]) + made * self.itemsize)
+        images, lines = self.block
+        return images * (self.grid_bytes(lines) + self.made_bytes(lines))
 
     def run(self, source: Array, weights: Array, bias: Array | None, out: Array) -> None:
         """Write all of ``out``; ``weights`` is (groups, filters, channels, taps of the kernel)."""

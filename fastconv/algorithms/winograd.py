@@ -55,6 +55,8 @@ SUMS_BYTES = 9 * 2**20
 # filters of a group, and taps along the depth, in vectors.
 FEW_PRODUCTS, MANY_PRODUCTS = 48, 64
 FEW_PIXELS, FEW_MULTIPLICATIONS = 256, 2**24
+# Images of both sides that are turned, at the most.
+MOST_TURNED_BYTES = 2**24
 # Cells of a dilation's lattices from which on they pay, and their gradients.
 MANY_CELLS, MANY_SUMMED_CELLS = 49, 196
 # Pixels of a batch from which on several kernels of 3x3 taps pay, and their gradients.
@@ -268,7 +270,7 @@ class Winograd:
         self.group_filters, self.group_channels = g.filters // g.groups, g.channels // g.groups
         c, k = self.group_channels, self.group_filters
         # The cells of a dilation's lattices lie apart: with the channels last, their channels do not.
-        self.turns = not g.channels_last and max(g.dilation[1:]) > 1
+        self.turns = _turned_bytes(g) > 0
         self.kernels: Two = (g.kernel[1] // 2, g.kernel[2] // 2)
         first = -g.padding[1], -g.padding[2]
         last = tuple(g.padding[a] - (g.kernel[a] - 1) * g.dilation[a] for a in (1, 2))
@@ -389,8 +391,8 @@ class Winograd:
         if lattices > 1:
             if g.output[1] * g.output[2] < lattices * (MANY_SUMMED_CELLS if sums else MANY_CELLS):
                 return "the filters or sums are much of the work of small lattices"
-            if not g.channels_last and least < (128 if sums else 64):
-                return "images are turned to have their channels last"
+            if not g.channels_last and (least < (128 if sums else 64) or not _turned_bytes(g)):
+                return "images are turned to have their channels last, or are too large to be"
         return None
 
     @property
@@ -398,8 +400,11 @@ class Winograd:
         """What a chunk needs, or the other algorithms do; transformed filters are not counted."""
         return max(
             *(self._other(which).scratch_bytes for which in ("forward", "backward_input", "backward_weight")),
-            *(phase.patches.scratch_bytes for phase in (*self.forward_phases, *self.input_phases)),
-            *(sums.scratch_bytes for sums in self.weight_sums),
+            *(
+                _turned_bytes(self.geometry) + phase.patches.scratch_bytes
+                for phase in (*self.forward_phases, *self.input_phases)
+            ),
+            *(_turned_bytes(self.geometry) + sums.scratch_bytes for sums in self.weight_sums),
         )
 
     def forward(self, x: Array, w: Array, bias: Array | None, y: Array) -> None:
@@ -553,6 +558,16 @@ class Winograd:
 
         run_jobs(len(jobs), start_worker)
         return weights
+
+
+def _turned_bytes(geometry: Geometry) -> int:
+    """Bytes of both images where they are turned to have their channels last: none where that is too much."""
+    g = geometry
+    if g.channels_last or max(g.dilation[1:]) == 1:
+        return 0
+    cells = g.batch * (g.channels * prod(g.input) + g.filters * prod(g.output))
+    bytes_ = cells * g.compute_dtype.itemsize
+    return bytes_ if bytes_ <= MOST_TURNED_BYTES else 0
 
 
 class WeightSums:

@@ -7,7 +7,7 @@ from scipy.special import expit
 
 from fastconv.arguments import Array
 from fastconv.kernels import training as kernels
-from fastconv.nn.checks import flat_views, no_forward
+from fastconv.nn.checks import batch, flat_views, gradient, no_forward
 from fastconv.nn.layer import Layer
 
 
@@ -22,7 +22,9 @@ class _Activation(Layer):
         """The gradient of the last input (None without ``needs_input``)."""
         if self._output is None:
             no_forward()
-        return self._times_slope(grad, self._output) if needs_input else None
+        if not needs_input:
+            return None
+        return self._times_slope(gradient(grad, self._output.shape), self._output)
 
     def backward_in_place(self, grad: Array) -> Array:
         """As `backward`, and may write to ``grad``."""
@@ -50,7 +52,7 @@ class ReLU(_Activation):
 
     def forward(self, x: Array) -> Array:
         """``max(x, 0)``."""
-        self._output = output = np.maximum(x, 0)
+        self._output = output = np.maximum(batch(x), 0)
         return output
 
     def forward_in_place(self, x: Array) -> Array:
@@ -82,6 +84,7 @@ class Sigmoid(_Activation):
 
     def forward(self, x: Array) -> Array:
         """The logistic function of ``x``."""
+        x = batch(x)
         output: Array = np.abs(x)
         views = flat_views(x, output)
         if views is None:
@@ -115,7 +118,7 @@ class Tanh(_Activation):
 
     def forward(self, x: Array) -> Array:
         """The hyperbolic tangent of ``x``."""
-        self._output = output = np.tanh(x)
+        self._output = output = np.tanh(batch(x))
         return output
 
     def _times_slope(self, grad: Array, output: Array, out: Array | None = None) -> Array:

@@ -6,12 +6,27 @@ from typing import NoReturn
 
 import numpy as np
 
-from fastconv.arguments import Array, must_be, must_be_said
+from fastconv.arguments import Array, Size, float_array, must_be, must_be_said, shaped
 
 
 def no_forward() -> NoReturn:
     """Refuse a backward pass that no forward pass came before."""
     must_be_said(ValueError, "backward", "called after forward", "no forward pass")
+
+
+def batch(value: object) -> Array:
+    """The input of a layer that works on each element."""
+    x = float_array("x", value)
+    if x.ndim == 0:
+        must_be_said(ValueError, "x", "an array with a batch axis", "shape ()")
+    return x
+
+
+def gradient(value: object, shape: Size) -> Array:
+    """The gradient of a layer's last output, which was of this shape."""
+    grad = float_array("grad", value)
+    shaped("grad", grad, shape)
+    return grad
 
 
 def flat_views(first: Array, *others: Array) -> tuple[Array, ...] | None:
@@ -40,6 +55,10 @@ def number(name: str, value: object, least: float, below: float = float("inf")) 
     expected = f"a number of at least {least:g}" + (f" and below {below:g}" if below < float("inf") else "")
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
         must_be(TypeError, name, expected, value)
-    if not least <= value < below:
+    try:
+        found = float(value)
+    except OverflowError:  # an integer of hundreds of digits
         must_be(ValueError, name, expected, value)
-    return float(value)
+    if not least <= found < below:
+        must_be(ValueError, name, expected, value)
+    return found

@@ -7,8 +7,8 @@ from math import prod
 import numpy as np
 from numpy.typing import DTypeLike
 
-from fastconv.arguments import Array, Size, must_be_said, whole_number
-from fastconv.nn.checks import no_forward
+from fastconv.arguments import Array, Size, float_array, must_be_said, whole_number
+from fastconv.nn.checks import batch, gradient, no_forward
 from fastconv.nn.layer import Layer, Weighted
 
 
@@ -59,6 +59,7 @@ class Linear(Weighted):
 
     def forward(self, x: Array) -> Array:
         """The layer's output for the batch ``x``."""
+        x = float_array("x", x)
         if x.shape[-1:] != self.weight.shape[1:]:
             must_be_said(ValueError, "x", f"of shape (..., {self.weight.shape[1]})", f"shape {x.shape}")
         self._input = x
@@ -72,6 +73,7 @@ class Linear(Weighted):
         x = self._input
         if x is None:
             no_forward()
+        grad = gradient(grad, (*x.shape[:-1], self.weight.shape[0]))
         if not self._frozen:
             flat = grad if grad.ndim == 2 else grad.reshape(-1, self.weight.shape[0])
             x = x if x.ndim == 2 else x.reshape(-1, self.weight.shape[1])
@@ -98,6 +100,7 @@ class Flatten(Layer):
 
     def forward(self, x: Array) -> Array:
         """``x`` with two axes; a view where that is possible."""
+        x = batch(x)
         self._input_size = shape = x.shape
         return x.reshape(shape[0], prod(shape[1:]))
 
@@ -105,4 +108,7 @@ class Flatten(Layer):
         """``grad`` in the shape of the last input (None without ``needs_input``)."""
         if self._input_size is None:
             no_forward()
-        return grad.reshape(self._input_size) if needs_input else None
+        if not needs_input:
+            return None
+        shape = self._input_size
+        return gradient(grad, (shape[0], prod(shape[1:]))).reshape(shape)

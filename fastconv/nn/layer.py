@@ -9,7 +9,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import DTypeLike
 
-from fastconv.arguments import Array, Size, flag, float_dtype, must_be, must_be_said
+from fastconv.arguments import Array, Size, addressable, flag, float_dtype, must_be, must_be_said
 from fastconv.nn.checks import generator
 
 _LayerType = TypeVar("_LayerType", bound="Layer")
@@ -100,8 +100,10 @@ class Layer:
             Where an array's dtype can't be cast to the layer's.
         """
         own = self.state()
+        if not isinstance(state, Mapping):
+            must_be(TypeError, "state", f"a mapping with arrays named {sorted(own)}", state)
         if set(state) != set(own):
-            must_be(ValueError, "state", f"arrays named {sorted(own)}", sorted(state))
+            must_be(ValueError, "state", f"arrays named {sorted(own)}", sorted(map(str, state)))
         for name, array in own.items():
             _check_loaded(name, array, state[name])
         for name, array in own.items():
@@ -146,10 +148,11 @@ class Weighted(Layer):
         with a = sqrt(5), so the bound is sqrt(6 / ((1 + a**2) * fan_in)) = 1/sqrt(fan_in). Kaiming:
         He et al. 2015, "Delving Deep into Rectifiers", arXiv:1502.01852, section 2.2.
         """
-        uniform, kind = generator(rng).uniform, float_dtype("dtype", dtype)
+        uniform, kind, biased = generator(rng).uniform, float_dtype("dtype", dtype), flag("bias", bias)
+        addressable("the weight", shape, 8)
         bound = 1 / sqrt(prod(shape[1:]))
         self.weight = uniform(-bound, bound, shape).astype(kind)
-        self.bias = uniform(-bound, bound, filters).astype(kind) if flag("bias", bias) else None
+        self.bias = uniform(-bound, bound, filters).astype(kind) if biased else None
 
     def parameters(self) -> list[Array]:
         """The weight and the bias; nothing of a frozen layer."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fastconv.arguments import Array, must_be, must_be_said
+from fastconv.arguments import Array, float_array, must_be, must_be_said, shaped
 from fastconv.kernels import training as kernels
 from fastconv.nn.checks import no_forward
 
@@ -50,6 +50,7 @@ class CrossEntropyLoss:
         -------
         float
         """
+        logits = float_array("logits", logits)
         self._check(logits, targets)
         compute = np.float64 if logits.dtype == np.float64 else np.float32
         grad = np.empty(logits.shape, compute)
@@ -64,7 +65,8 @@ class CrossEntropyLoss:
     def _check(logits: Array, targets: Array) -> None:
         if logits.ndim != 2 or not logits.size:
             must_be_said(ValueError, "logits", "of shape (N, K), not empty", f"shape {logits.shape}")
-        if not isinstance(targets, np.ndarray) or targets.dtype.kind not in "iu":
+        masked = isinstance(targets, np.ma.MaskedArray)
+        if not isinstance(targets, np.ndarray) or masked or targets.dtype.kind not in "iu":
             must_be(TypeError, "targets", "an integer array", targets)
         if targets.shape != logits.shape[:1]:
             must_be_said(ValueError, "targets", f"of shape ({len(logits)},)", f"shape {targets.shape}")
@@ -105,9 +107,12 @@ class MSELoss:
 
     def forward(self, output: Array, targets: Array) -> float:
         """The mean of ``(output - targets)**2``; two arrays of the same shape."""
-        if output.shape != targets.shape or not output.size:
-            must_be_said(ValueError, "targets", f"of output's shape {output.shape}", f"shape {targets.shape}")
-        self._difference = difference = output - targets
+        output, targets = float_array("output", output), float_array("targets", targets)
+        shaped("targets", targets, output.shape)
+        if not output.size:
+            must_be_said(ValueError, "output", "not empty", f"shape {output.shape}")
+        with np.errstate(all="ignore"):  # infinities and NaN travel without a warning
+            self._difference = difference = output - targets
         return float(np.vdot(difference, difference)) / difference.size
 
     def backward(self) -> Array:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from fastconv.arguments import Array, Size
+from fastconv.arguments import Array, Size, float_array, number_array
 from fastconv.nn.checks import no_forward
 from fastconv.nn.layer import Layer
 from fastconv.pool import avg_pool2d, avg_pool2d_backward, max_pool2d, max_pool2d_backward
@@ -53,6 +53,7 @@ class MaxPool2d(Layer):
 
     def forward(self, x: Array) -> Array:
         """The maxima of ``x``."""
+        x = number_array("x", x)
         output, self._indices = max_pool2d(x, *self._arguments, return_indices=True, layout=self.layout)
         self._input_size = x.shape
         return output
@@ -104,6 +105,7 @@ class AvgPool2d(Layer):
 
     def forward(self, x: Array) -> Array:
         """The means of ``x``."""
+        x = float_array("x", x)
         output = avg_pool2d(x, *self._arguments, layout=self.layout)
         self._input_size = x.shape
         return output

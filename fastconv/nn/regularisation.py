@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import DTypeLike
 
-from fastconv.arguments import Array, float_dtype, must_be_said, one_of, whole_number
-from fastconv.nn.checks import generator, no_forward, number
+from fastconv.arguments import Array, Size, float_array, float_dtype, must_be_said, one_of, whole_number
+from fastconv.nn.checks import batch, generator, gradient, no_forward, number
 from fastconv.nn.layer import Layer, Weighted
 
 
@@ -41,9 +41,12 @@ class Dropout(Layer):
         self.p = number("p", p, 0, 1)
         self._rng = generator(rng)
         self._mask: Array | None = None
+        self._size: Size | None = None  # of the last input
 
     def forward(self, x: Array) -> Array:
         """``x`` with holes in training, ``x`` itself otherwise."""
+        x = batch(x)
+        self._size = x.shape
         if not self.training or self.p == 0:
             self._mask = None
             return x
@@ -55,6 +58,9 @@ class Dropout(Layer):
         """``grad`` with the same holes (None without ``needs_input``)."""
         if not needs_input:
             return None
+        if self._size is None:
+            no_forward()
+        grad = gradient(grad, self._size)
         return grad if self._mask is None else grad * self._mask
 
 
@@ -125,18 +131,20 @@ class BatchNorm2d(Weighted):
 
     def forward(self, x: Array) -> Array:
         """``x`` normalised: by its own averages in training, by the running ones otherwise."""
+        x = float_array("x", x)
         if x.ndim != 4 or x.shape[self._channel_axis] != self.weight.size:
             expected = f"a 4-dimensional {self.layout} array of {self.weight.size} channels"
             must_be_said(ValueError, "x", expected, f"shape {x.shape}")
-        if self.training:
-            mean, var = self._averages(x)
-        else:
-            mean, var = self.running_mean, self.running_var
-        inverse = 1 / np.sqrt(var + self.eps)
-        normal = (x - mean.reshape(self._column)) * inverse.reshape(self._column)
-        self._kept = normal, (self.weight * inverse).reshape(self._column), self.training
-        output: Array = normal * self.weight.reshape(self._column)
-        output += self.bias.reshape(self._column)
+        with np.errstate(all="ignore"):  # infinities and NaN travel without a warning
+            if self.training:
+                mean, var = self._averages(x)
+            else:
+                mean, var = self.running_mean, self.running_var
+            inverse = 1 / np.sqrt(var + self.eps)
+            normal = (x - mean.reshape(self._column)) * inverse.reshape(self._column)
+            self._kept = normal, (self.weight * inverse).reshape(self._column), self.training
+            output: Array = normal * self.weight.reshape(self._column)
+            output += self.bias.reshape(self._column)
         return output
 
     def _averages(self, x: Array) -> tuple[Array, Array]:
@@ -155,6 +163,7 @@ class BatchNorm2d(Weighted):
         if self._kept is None:
             no_forward()
         normal, scale, by_batch = self._kept
+        grad = gradient(grad, normal.shape)
         grad_weight, grad_bias = (grad * normal).sum(self._others), grad.sum(self._others)
         if not self._frozen:
             self.grad_weight, self.grad_bias = grad_weight, grad_bias

@@ -12,8 +12,10 @@ from fastconv.kernels.cache import KernelCache
 
 try:
     from fastconv.kernels.linking import InnerCompiler
+
+    INNER: dict[str, Any] = {"pipeline_class": InnerCompiler}
 except ImportError:  # a Numba whose inside is another: compilation takes longer, and gives the same
-    InnerCompiler = None
+    INNER = {}
 
 
 def part(kernel: Callable[..., Any]) -> Callable[..., Any]:
@@ -30,19 +32,18 @@ def inner(kernel: Callable[..., Any]) -> Callable[..., Any]:
 
     Compiled once for numbers of any value; Numba itself takes a literal in a call for a type of its own.
     """
-    dispatcher = by_value(kernel)
+    dispatcher: Any = by_value(kernel)
     if not config.DISABLE_JIT:
         template = dispatcher.get_call_template
         dispatcher.get_call_template = lambda args, named: template(tuple(map(types.unliteral, args)), named)
     return dispatcher
 
 
-def by_value(kernel: Callable[..., Any]) -> Callable[..., Any]:
+def by_value(kernel: Callable[..., Any]) -> Any:
     """As `inner`, but compiled for each value of the literals that it is called with."""
     options = {"error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-    if InnerCompiler is not None:
-        options["pipeline_class"] = InnerCompiler
-    return njit(kernel, **options)
+    dispatcher: Any = njit(kernel, **options, **INNER)
+    return dispatcher
 
 
 def jit(kernel: Callable[..., Any]) -> Callable[..., Any]:

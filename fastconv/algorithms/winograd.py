@@ -273,7 +273,8 @@ class Winograd:
         self.turns = _turned_bytes(g) > 0
         self.kernels: Two = (g.kernel[1] // 2, g.kernel[2] // 2)
         first = -g.padding[1], -g.padding[2]
-        last = tuple(g.padding[a] - (g.kernel[a] - 1) * g.dilation[a] for a in (1, 2))
+        reach_back = [g.padding[a] - (g.kernel[a] - 1) * g.dilation[a] for a in (1, 2)]
+        last = reach_back[0], reach_back[1]
         self.forward_phases = self._phases(
             (0, forward_axis(g, 0)), 1, (g.output[1], g.output[2]), first, c, k
         )
@@ -441,12 +442,13 @@ class Winograd:
                 return
         self._other("backward_weight").backward_weight(dy, x, dw)
 
-    def _places(self) -> Iterator[tuple[tuple[slice, slice], tuple[slice, slice], Two]]:
-        """For each kernel of 3x3 taps which taps of the whole kernel it has, where, and which one it is."""
+    def _places(self) -> Iterator[tuple[tuple[Any, ...], tuple[Any, ...]]]:
+        """For each kernel of 3x3 taps where in the weights its taps are, and where among the parted ones."""
         for row, column in itertools.product(*map(range, self.kernels)):
-            first = int(row > 0), int(column > 0)
-            whole = slice(2 * row + first[0], 2 * row + 3), slice(2 * column + first[1], 2 * column + 3)
-            yield whole, (slice(first[0], 3), slice(first[1], 3)), (row, column)
+            # The first tap of the further ones belongs to the one before.
+            top, left = int(row > 0), int(column > 0)
+            whole = slice(2 * row + top, 2 * row + 3), slice(2 * column + left, 2 * column + 3)
+            yield (..., *whole), (..., row, column, slice(top, 3), slice(left, 3))
 
     def _part(self, w: Array, rotated: bool) -> Array:
         """Weights (K, C/G, T, R, S) as kernels of 3x3 taps (K, C/G, T, rows, columns, 3, 3), contiguous.
@@ -458,15 +460,15 @@ class Winograd:
         parted = np.zeros((*w.shape[:3], *self.kernels, 3, 3), w.dtype)
         turned = w[..., ::-1, ::-1] if rotated else w
         target = parted[..., ::-1, ::-1] if rotated else parted
-        for whole, own, (row, column) in self._places():
-            target[(..., row, column, *own)] = turned[(..., *whole)]
+        for whole, own in self._places():
+            target[own] = turned[whole]
         return parted
 
     def _join(self, parts: Array, dw: Array) -> None:
         """Write the gradient of kernels of 3x3 taps where their taps belong."""
         parted = parts.reshape(*dw.shape[:3], *self.kernels, 3, 3)
-        for whole, own, (row, column) in self._places():
-            dw[(..., *whole)] = parted[(..., row, column, *own)]
+        for whole, own in self._places():
+            dw[whole] = parted[own]
 
     def _other(self, which: Pass) -> Virtual | Im2col:
         """What computes where arrays have gaps, or results are not finite: a patch spreads what spoils it."""

@@ -458,10 +458,10 @@ class Winograd:
         if self.kernels == (1, 1):
             return np.ascontiguousarray(w)
         parted = np.zeros((*w.shape[:3], *self.kernels, 3, 3), w.dtype)
-        turned = w[..., ::-1, ::-1] if rotated else w
+        seen = w[..., ::-1, ::-1] if rotated else w
         target = parted[..., ::-1, ::-1] if rotated else parted
         for whole, own in self._places():
-            target[own] = turned[whole]
+            target[own] = seen[whole]
         return parted
 
     def _join(self, parts: Array, dw: Array) -> None:

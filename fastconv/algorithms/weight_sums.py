@@ -1,0 +1,206 @@
+"""Backward-weight of `fastconv.algorithms.direct`: sums along the lines of the output."""
+
+from __future__ import annotations
+
+import itertools
+from math import prod
+
+import numpy as np
+
+from fastconv.algorithms.jobs import JOBS, PARTS_BYTES, blocks, ceil_div, pieces
+from fastconv.algorithms.memory import Images, add_parts
+from fastconv.algorithms.narrow import FEW
+from fastconv.algorithms.sweeps import FEW_CELLS, PART_PANELS, Sweep
+from fastconv.arguments import Array
+from fastconv.buffers import aligned, new_result
+from fastconv.kernels import direct as kernels
+from fastconv.kernels.bands import turn_cells
+from fastconv.kernels.panels import ROWS
+from fastconv.threads import Job, run_jobs
+
+# Cells that backward-weight sums at a time (128 and 512 are up to 5 % slower in the mean of six layers).
+SUM_CELLS = 256
+# Cells that one part of backward-weight sums at the least: each part writes all weights once more (107 GF/s
+# with parts of 196 cells and 165 with one part, 1024x14 -> 256, float32).
+PART_CELLS = 1024
+# The sums of a job of backward-weight.
+SUMS_BYTES = 4 * 2**20
+# Channels of one tap up to which backward-weight reads them cell by cell: 97 and 113 GF/s (64x56 -> 64), 111
+# and 135 (256x56 -> 64), but 148 and 139 (512x28 -> 128), whose cells share few sets of the cache.
+FEW_ROWS = 256
+# The same for more taps: 146 and 162 GF/s (64x28, 5x5), but 175 and 149 (256x13 -> 384, 3x3). With the
+# channels first gradients are turned as they are packed: 97 and 128 (3x224, 7x7, stride 2), but 117 and 82
+# (64x56, 1x1).
+FEW_CHANNELS = 64
+# Cells that these sum at a time: gradients stay in L1 (149 GF/s with 256 and 162 with 128, 64x28, 5x5; 153
+# and 171, 3x227 -> 96, 11x11, stride 4).
+FEW_SUM_CELLS = 128
+
+
+class WeightSums:
+    """Backward-weight over the sweep of a forward pass, in parts that are added in order.
+
+    ``swapped`` says that the operands are exchanged, and so filters and channels: of a plain product the
+    narrower side is best the one that is transposed.
+    """
+
+    def __init__(self, sweep: Sweep, swapped: bool) -> None:
+        s = self.sweep = sweep
+        self.swapped = swapped
+        # Few channels, or one tap that reads the cell it is: vectors along filters, and nothing is
+        # transposed (`fastconv.kernels.direct.sum_few`).
+        few = s.channels <= FEW_CHANNELS and not swapped and (s.last or len(s.taps.taps) > 1)
+        one = s.unmoved and s.own and s.channels <= FEW_ROWS
+        self.few = s.groups == 1 and not s.cut and (few or one)
+        self.chunk = s.chunk(FEW_CELLS if self.few and s.channels < FEW else SUM_CELLS)
+        chunks = s.chunks(self.chunk)
+        # Taps of a depth that is passed over in some planes are summed for themselves.
+        self.depths = len(s.taps.depths) if s.cut else 1
+        self.depth = ceil_div(s.taps.elements // self.depths, s.lanes) * s.lanes
+        self.row = self.depths * self.depth
+        self.pieces, self.panels = self._panels()
+        if self.few:
+            at_once = max(1, (FEW_SUM_CELLS if few else SUM_CELLS) // s.width)
+            self.at_once = min(prod(self.chunk), at_once)
+            places = np.array(s.taps.places) @ s.steps(self.chunk)
+            by_tap = np.add.outer(places, np.arange(s.channels))
+            self.elements = (by_tap if s.last else by_tap.T).reshape(-1)
+        # Rows that lie as the weights do are summed in place where they are whole vectors: 112 GF/s with a
+        # copy and 154 without (512x7 -> 2048, 1x1), 38 and 132 of one image.
+        in_order = not (swapped or self.few) and (s.last or len(s.taps.taps) == 1)
+        self.in_place = in_order and self.row == s.taps.elements
+        self.weights = s.groups * s.filters * s.taps.elements
+        wanted = ceil_div(min(JOBS, s.wanted), s.groups)
+        several = wanted * self.weights * s.dtype.itemsize <= 2 * PARTS_BYTES
+        worthwhile = s.batch * s.cells // PART_CELLS
+        parts = max(1, min(wanted, chunks, worthwhile)) if several else 1
+        self.parts = list(blocks(chunks, ceil_div(chunks, parts)))
+        # Filters of a job: not too few to fill a band for, nor more than there is room for sums.
+        step = max(4 * PART_PANELS * s.panel, ceil_div(s.filters, ceil_div(wanted, parts)))
+        self.step = min(s.filters, step, max(ROWS, SUMS_BYTES // (self.row * s.dtype.itemsize)))
+        if self.few:
+            self.step = ceil_div(step, s.panel) * s.panel
+            self.row = min(self.step, ceil_div(s.filters, s.lanes) * s.lanes)
+        self.jobs = [
+            (part, group, some)
+            for part in range(len(self.parts))
+            for group in range(s.groups)
+            for some in blocks(s.filters, self.step)
+        ]
+        self.job_work = self.weights * s.batch * s.cells // len(self.jobs)
+
+    def _panels(self) -> tuple[Array, Array]:
+        """The pieces and the panels that `sum_bands` reads: every panel is full but the last of a depth.
+
+        Panels that ended with each segment gave 51 GF/s on 3x16x56 -> 64 with 3x3x3 taps, whose segments have
+        9 elements, where these give 80 (float32, AVX-512 Xeon).
+        """
+        s = self.sweep
+        segments = s.taps.segments(*s.steps(self.chunk))
+        each = len(segments) // self.depths
+        pieces: list[tuple[int, int, int]] = []
+        panels: list[tuple[int, int, int, int, int, int]] = []
+        for i in range(self.depths):
+            some = segments[i * each : (i + 1) * each]
+            planes = s.taps.planes(some[0][2]) if s.cut else (0, s.depth)
+            elements = sum(length for _, length, _ in some)
+            bounds = [0, *itertools.accumulate(length for _, length, _ in some)]
+            for first, stop in blocks(elements, s.panel):
+                before = len(pieces)
+                for (begin, _, _), low, high in zip(some, bounds[:-1], bounds[1:], strict=True):
+                    start, end = max(low, first), min(high, stop)
+                    if start < end:
+                        pieces.append((begin + start - low, start - first, end - start))
+                vectors = ceil_div(stop - first, s.lanes)
+                panels.append((before, len(pieces), i * self.depth + first, vectors, *planes))
+        return np.array(pieces), np.array(panels)
+
+    @property
+    def scratch_bytes(self) -> int:
+        """What a thread needs, and partial sums of all weights."""
+        partial = len(self.parts) * self.weights if len(self.parts) > 1 else 0
+        return (sum(self._sizes()) + partial) * self.sweep.dtype.itemsize
+
+    def _sizes(self) -> tuple[int, int, int, int]:
+        """Elements of a chunk's band, panel and gradients, and of sums."""
+        s = self.sweep
+        cells = prod(self.chunk) * s.width
+        band = 0 if s.own else s.band_bytes(self.chunk) // s.dtype.itemsize
+        # Images of one cell have their channels first and last.
+        last = s.last or s.cells == 1
+        if self.few:
+            return band, self.at_once * s.width * s.panel, 0, s.taps.elements * self.row
+        sums = 0 if self.in_place else self.step * self.row
+        return band, cells * s.panel, self.step * cells if last else 0, sums
+
+    def run(self, dy: Images, x: Images, dw: Array) -> None:
+        """Write the weights' gradient, flat, in the order of the layout."""
+        s, t = self.sweep, self.sweep.taps
+        several = len(self.parts) > 1
+        partial = new_result((len(self.parts), self.weights), s.dtype) if several else dw[np.newaxis]
+
+        def start_worker() -> Job:
+            band, panel, turned, sums = (aligned(size, s.dtype) for size in self._sizes())
+            panel[...] = 0  # lanes that no element fills are multiplied too, and denormals are slow
+
+            def job(i: int) -> None:
+                part, group, (first, stop) = self.jobs[i]
+                if self.few:
+                    elements = sums.reshape(-1, self.row)
+                    elements[...] = 0
+                    for chunks in pieces(self.parts[part], self.job_work):
+                        kernels.sum_few(
+                            dy.flat, dy.steps(0), x.flat, x.steps(0), elements, s.batch, s.channels,
+                            (first, stop - first), t.start, t.stride, t.span, chunks, self.chunk, s.pitch,
+                            self.elements, self.at_once, s.own, band, panel,
+                        )  # fmt: skip
+                    self._write_few(elements, partial[part], first, stop)
+                    return
+                begin = group * s.filters + first if self.in_place else 0
+                rows = (partial[part] if self.in_place else sums).reshape(-1, self.row)
+                some = rows[begin : begin + stop - first]
+                some[...] = 0
+                for chunks in pieces(self.parts[part], self.job_work):
+                    kernels.sum_bands(
+                        dy.flat, dy.steps(group * s.filters), x.flat, x.steps(group * s.channels), some,
+                        s.batch, s.channels, (first, stop - first), t.start, t.stride, t.span, chunks,
+                        self.chunk, s.pitch, self.pieces, self.panels, s.own, band, panel, turned,
+                    )  # fmt: skip
+                if not self.in_place:
+                    self._write(some, partial[part], group, first)
+
+            return job
+
+        run_jobs(len(self.jobs), start_worker)
+        if several:
+            add_parts(partial, dw)
+
+    def _write_few(self, sums: Array, dw: Array, first: int, stop: int) -> None:
+        """Sums (elements, some filters) to where they belong: (filters, elements), unless swapped."""
+        s = self.sweep
+        if self.swapped:
+            dw.reshape(len(sums), s.filters)[:, first:stop] = sums[:, : stop - first]
+            return
+        square = aligned(s.lanes * s.lanes, s.dtype)
+        target = dw[first * len(sums) :]
+        turn_cells(sums.reshape(-1), 0, self.row, len(sums), stop - first, target, len(sums), square)
+
+    def _write(self, sums: Array, dw: Array, group: int, first: int) -> None:
+        """Sums of some filters to where they belong: there taps are last, or channels."""
+        s = self.sweep
+        square = aligned(s.lanes * s.lanes, s.dtype)
+        if self.swapped:
+            target = dw[group * s.filters * s.channels + first :]
+            turn_cells(sums.reshape(-1), 0, self.row, len(sums), s.channels, target, s.filters, square)
+            return
+        elements = s.taps.elements // self.depths
+        begin = (group * s.filters + first) * s.taps.elements
+        place = dw[begin : begin + len(sums) * s.taps.elements]
+        if s.last:
+            by_depth = sums.reshape(len(sums), self.depths, self.depth)
+            place.reshape(len(sums), self.depths, elements)[...] = by_depth[..., :elements]
+        else:
+            kernels.turn_filters(
+                sums.reshape(-1), len(sums), self.row, self.depths, self.depth, elements // s.channels,
+                s.channels, place, square,
+            )  # fmt: skip

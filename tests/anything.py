@@ -36,7 +36,7 @@ class Liar:
 
 
 # Where 32 and 64 bits end, and products of two or three of them; what lies below is valid and merely large.
-HUGE = [2**31 - 1, 2**31, 2**32, 2**33 + 1, 10**18, 2**62, 2**63 - 1, 2**63, 2**64, 10**5000]
+HUGE = [2**31 - 1, 2**31, 2**32, 2**33 + 1, 10**18, 2**62, 2**63 - 1, 2**63, 2**64, 10**4000]
 NAMES = [
     "same",
     "valid",

@@ -8,7 +8,7 @@ from oracles import ref_conv, ref_conv_backward_input, ref_conv_backward_weight
 from strategies import conv_problems, examples, wide_problems
 
 import fastconv
-from fastconv.algorithms import ALGORITHMS, direct, jobs, narrow
+from fastconv.algorithms import ALGORITHMS, direct, jobs, narrow, weight_sums
 from fastconv.geometry import conv_geometry
 from fastconv.kernels.vectors import VECTOR_BYTES
 from fastconv.plan import ConvPlan
@@ -181,8 +181,8 @@ def test_few_channels_last(name, split, monkeypatch):
     """The first layers of networks, in one piece and in many."""
     if split:
         for module, constant, value in (
-            (direct, "FEW_CELLS", 20), (direct, "SUM_CELLS", 20), (direct, "PART_CELLS", 30),
-            (jobs, "JOB_MULTIPLICATIONS", 1), (narrow, "COLUMN_BYTES", 1),
+            (direct, "FEW_CELLS", 20), (weight_sums, "FEW_CELLS", 60), (weight_sums, "FEW_SUM_CELLS", 20),
+            (weight_sums, "SUM_CELLS", 20), (weight_sums, "PART_CELLS", 30), (jobs, "JOB_MULTIPLICATIONS", 1), (narrow, "COLUMN_BYTES", 1),
         ):  # fmt: skip
             monkeypatch.setattr(module, constant, value)
     rng = np.random.default_rng(0)

@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -43,15 +44,17 @@ _VARIABLES = ("NUMBA_CACHE_DIR", "NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES", "NUMBA_
 
 def start(program=PROGRAM, before=None, cwd=None, **variables):
     kept = {name: value for name, value in os.environ.items() if name not in _VARIABLES}
-    return subprocess.Popen(
-        [sys.executable, "-W", "error", "-c", program],
-        env={**kept, **variables},
-        cwd=cwd,
-        preexec_fn=before,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    with warnings.catch_warnings():  # JAX, where a test has imported it, warns of every fork
+        warnings.simplefilter("ignore")
+        return subprocess.Popen(
+            [sys.executable, "-W", "error", "-c", program],
+            env={**kept, **variables},
+            cwd=cwd,
+            preexec_fn=before,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
 
 
 def answer(process):

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import warnings
 
 import pytest
 
@@ -63,15 +64,17 @@ def test_control_groups(tmp_path, groups, files, expected):
 def threads_of(before=None, **variables):
     """What `get_num_threads` says in a fresh process."""
     kept = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
-    done = subprocess.run(
-        [sys.executable, "-c", "import fastconv; print(fastconv.get_num_threads())"],
-        env={**kept, **variables},
-        preexec_fn=before,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
+    with warnings.catch_warnings():  # JAX, where a test has imported it, warns of every fork
+        warnings.simplefilter("ignore")
+        done = subprocess.run(
+            [sys.executable, "-c", "import fastconv; print(fastconv.get_num_threads())"],
+            env={**kept, **variables},
+            preexec_fn=before,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=True,
+        )
     return int(done.stdout)
 
 

@@ -182,7 +182,8 @@ def test_few_channels_last(name, split, monkeypatch):
     if split:
         for module, constant, value in (
             (direct, "FEW_CELLS", 20), (weight_sums, "FEW_CELLS", 60), (weight_sums, "FEW_SUM_CELLS", 20),
-            (weight_sums, "SUM_CELLS", 20), (weight_sums, "PART_CELLS", 30), (jobs, "JOB_MULTIPLICATIONS", 1), (narrow, "COLUMN_BYTES", 1),
+            (weight_sums, "SUM_CELLS", 20), (weight_sums, "PART_CELLS", 30),
+            (jobs, "JOB_MULTIPLICATIONS", 1), (narrow, "COLUMN_BYTES", 1),
         ):  # fmt: skip
             monkeypatch.setattr(module, constant, value)
     rng = np.random.default_rng(0)

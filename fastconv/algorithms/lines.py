@@ -277,7 +277,7 @@ class Lines:
         wide = prod(g.kernel) > 9 or max(g.dilation) > 1
         if g.one_plane:
             sums = which == "backward_weight"
-            many = least >= (32 if sums else 48) and wide
+            many = least >= (32 if sums and min(g.kernel[1:]) > 1 else 48) and wide
             if g.channels_last and sums:
                 many = many or (g.filters // g.groups >= 32 and g.multiplications >= LARGE)
         else:

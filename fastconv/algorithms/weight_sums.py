@@ -30,7 +30,7 @@ SUMS_BYTES = 4 * 2**20
 FEW_ROWS = 256
 # The same for more taps: 146 and 162 GF/s (64x28, 5x5), but 175 and 149 (256x13 -> 384, 3x3). With the
 # channels first gradients are turned as they are packed: 97 and 128 (3x224, 7x7, stride 2), but 117 and 82
-# (64x56, 1x1).
+# (64x56, 1x1) and, once for each panel of filters, 150 and 131 (64x56 -> 128, 3x3, stride 2).
 FEW_CHANNELS = 64
 # Cells that these sum at a time: gradients stay in L1 (149 GF/s with 256 and 162 with 128, 64x28, 5x5; 153
 # and 171, 3x227 -> 96, 11x11, stride 4).
@@ -49,7 +49,9 @@ class WeightSums:
         self.swapped = swapped
         # Few channels, or one tap that reads the cell it is: vectors along filters, and nothing is
         # transposed (`fastconv.kernels.direct.sum_few`).
-        few = s.channels <= FEW_CHANNELS and not swapped and (s.last or len(s.taps.taps) > 1)
+        taps = len(s.taps.taps)
+        pays = s.last or taps > 9 or (taps > 1 and s.filters <= s.panel)
+        few = s.channels <= FEW_CHANNELS and not swapped and pays
         one = s.unmoved and s.own and s.channels <= FEW_ROWS
         self.few = s.groups == 1 and not s.cut and (few or one)
         self.chunk = s.chunk(FEW_CELLS if self.few and s.channels < FEW else SUM_CELLS)

@@ -16,6 +16,7 @@ from numba import types
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic, lower_builtin, models, register_model
 
+from fastconv.kernels import vectors
 from fastconv.kernels.vectors import (
     VECTOR_BYTES,
     fma,
@@ -105,6 +106,18 @@ def store_some(typingctx, x, first, vector, count):
         return context.get_dummy_value()
 
     return types.void(x, types.int64, vector, types.int64), codegen
+
+
+@intrinsic(prefer_literal=True)
+def prefetch(typingctx, x, i, write):
+    """Ask for the cache line of ``x[i]``, which is read soon, or written (``write``: literal 0 or 1)."""
+
+    def codegen(context: Any, builder: Any, sig: Any, arguments: Any) -> Any:
+        place = pointer(context, builder, sig.args[0], *arguments[:2])
+        vectors.prefetch(builder, place, bool(write.literal_value))
+        return context.get_dummy_value()
+
+    return types.void(x, types.int64, write), codegen
 
 
 @intrinsic

@@ -9,7 +9,7 @@ channels are packed into panels and meet all filters; a panel inside one image i
 import numpy as np
 
 from fastconv.kernels.jit import inner, jit
-from fastconv.kernels.lanes import load, load_some, store, store_some
+from fastconv.kernels.lanes import load, load_some, prefetch, store, store_some
 from fastconv.kernels.panels import PANEL, ROWS, multiply_panels
 from fastconv.kernels.vectors import VECTOR_BYTES
 
@@ -70,6 +70,38 @@ def pack_pixels(x, source, stride, pixels, plane, across, first_channel, channel
 
 
 @inner
+def pack_runs(x, source, pixels, plane, first_channel, channels, ahead, packed):
+    """As `pack_pixels` without a stride, all panels of an image at once, a channel at a time.
+
+    The line of a channel is asked for when the one ``ahead`` channels before it is copied.
+    """
+    lanes = VECTOR_BYTES // x.itemsize
+    width = PANEL * lanes
+    done = 0
+    total = pixels[1] - pixels[0]
+    while done < total:
+        image, cell = divmod(pixels[0] + done, plane)
+        target = done * channels
+        run = min(total - done, plane - cell) // width * width
+        if run == 0:
+            some = min(total - done, width)
+            pack_pixels(
+                x, source, False, (pixels[0] + done, pixels[0] + done + some), plane, plane, first_channel,
+                channels, packed[target:],
+            )  # fmt: skip
+            done += some
+            continue
+        begin = source[0] + image * source[1] + first_channel * source[2] + cell
+        for c in range(channels):
+            read, written = begin + c * source[2], target + c * width
+            for i in range(0, run, width):
+                for j in range(i, i + width, lanes):
+                    prefetch(x, min(x.size - 1, read + ahead * source[2] + j), 0)
+                    store(packed, written + i * channels + j - i, load(x, read + j))
+        done += run
+
+
+@inner
 def leave_pixels(cells, filters, y, target, stride, pixels, plane, across):
     """Copy one panel of results (filters, `PANEL` vectors) to where its pixels belong."""
     lanes = VECTOR_BYTES // y.itemsize
@@ -94,7 +126,7 @@ def leave_pixels(cells, filters, y, target, stride, pixels, plane, across):
 @jit
 def convolve_pixels(
     x, source, sparse, w, bias, y, target, spread_out, plane, across, channels, filters, pixels, chunk, steps,
-    packed, cells,
+    ahead, packed, cells,
 ):  # fmt: skip
     """Convolve some pixels of one group, for some of its filters.
 
@@ -116,6 +148,8 @@ def convolve_pixels(
         So many pixels, in whole panels, are packed at a time.
     steps : int
         So many channels, which one sum runs over.
+    ahead : int
+        As in `pack_runs`. With 0 `pack_pixels` packs, and what is packed next is asked for while tiles run.
     packed, cells : 1-D float array
         Scratch: (panels of a chunk, steps, `PANEL` vectors) and (filters, `PANEL` vectors).
     """
@@ -138,7 +172,10 @@ def convolve_pixels(
         stop = min(pixels[1], first + chunk)
         for channel in range(0, channels, steps):
             some = min(steps, channels - channel)
-            pack_pixels(x, source, sparse, (first, stop), plane, across, channel, some, packed)
+            if ahead > 0:
+                pack_runs(x, source, (first, stop), plane, channel, some, ahead, packed)
+            else:
+                pack_pixels(x, source, sparse, (first, stop), plane, across, channel, some, packed)
             a_run[0] = channel
             following, asked = (first, 0) if channel + some < channels else (stop, 0)
             image, line, column, _ = piece_of(following, 1, plane, across, not sparse)
@@ -160,12 +197,12 @@ def convolve_pixels(
                     begun, begun_rows = out[first_out:], out_rows
                 for row in range(0, count, ROWS):
                     # Line after line of what is packed next, one of each channel, while the tiles run.
-                    ahead, ahead_step = upcoming, 0
-                    if asked < chunk:
-                        ahead, ahead_step = min(x.size - 1, upcoming + asked * source[4]), source[2]
+                    wanted, wanted_step = upcoming, 0
+                    if ahead == 0 and asked < chunk:
+                        wanted, wanted_step = min(x.size - 1, upcoming + asked * source[4]), source[2]
                         asked += 64 // x.itemsize
                     multiply_panels(
-                        w, a_rows, row, a_run, packed, b, b_run, 1, some, x, ahead, ahead_step, begun,
+                        w, a_rows, row, a_run, packed, b, b_run, 1, some, x, wanted, wanted_step, begun,
                         begun_rows, out, first_out, out_rows, PANEL, count - row,
                     )  # fmt: skip
                 if not inside and channel + some == channels:

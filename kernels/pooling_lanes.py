@@ -402,19 +402,3 @@ def sum_cells(typingctx, x, first, count):
         return lane_sum(builder, builder.load(total), lanes.count)
 
     return types.float64(x, types.int64, types.int64), codegen
-
-
-@intrinsic
-def prefetch(typingctx, x, i):
-    """Ask for the cache line of ``x[i]``, which is written soon."""
-
-    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        address = pointer(context, builder, signature.args[0], *arguments)
-        address = builder.bitcast(address, ir.IntType(8).as_pointer())
-        to_write, nearest, data = (ir.Constant(_INT32, value) for value in (1, 3, 1))
-        signature = ir.FunctionType(ir.VoidType(), [address.type, _INT32, _INT32, _INT32])
-        function = cgutils.get_or_insert_function(builder.module, signature, "llvm.prefetch.p0")
-        builder.call(function, [address, to_write, nearest, data])
-        return context.get_dummy_value()
-
-    return types.void(x, types.int64), codegen

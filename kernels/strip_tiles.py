@@ -22,7 +22,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from fastconv.kernels.group_tiles import _number, _size, _vector_type
-from fastconv.kernels.vectors import fma, pointer, vector_load, vector_store
+from fastconv.kernels.vectors import fma, pointer, prefetch, vector_load, vector_store
 
 # Taps along each axis, and lines of the output in a strip.
 TAPS, LINES = 3, 2
@@ -78,14 +78,9 @@ class _Ahead:
 
     def ask(self, vectors: int) -> None:
         """For the next ones: those to be read into L2, those to be written into L1."""
-        integer = ir.IntType(32)
         for _ in range(vectors):
             here = self.builder.load(self.place)
-            address = self.builder.bitcast(here, ir.IntType(8).as_pointer())
-            kinds = ir.FunctionType(ir.VoidType(), [address.type, integer, integer, integer])
-            function = cgutils.get_or_insert_function(self.builder.module, kinds, "llvm.prefetch.p0")
-            how = (1, 3, 1) if self.write else (0, 2, 1)
-            self.builder.call(function, [address, *(ir.Constant(integer, value) for value in how)])
+            prefetch(self.builder, here, self.write)
             self.builder.store(self.builder.gep(here, [self.lanes]), self.place)
 
 

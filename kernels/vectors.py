@@ -79,6 +79,16 @@ def vector_store(builder: Any, value: Any, place: Any, vector: Any, size: int, m
     builder.call(function, [value, address, ir.Constant(ir.IntType(32), size), mask])
 
 
+def prefetch(builder: Any, place: Any, write: bool = False) -> None:
+    """Ask for a cache line, in L2 to be read or in L1 to be written; any address may be asked for."""
+    integer = ir.IntType(32)
+    address = builder.bitcast(place, ir.IntType(8).as_pointer())
+    signature = ir.FunctionType(ir.VoidType(), [address.type, integer, integer, integer])
+    function = cgutils.get_or_insert_function(builder.module, signature, "llvm.prefetch.p0")
+    how = (1, 3, 1) if write else (0, 2, 1)
+    builder.call(function, [address, *(ir.Constant(integer, value) for value in how)])
+
+
 def masks_before(builder: Any, pixels: Any, lanes: int, vectors: int) -> list[Any]:
     """For each vector which of its lanes lie before ``pixels``."""
     integer = ir.VectorType(ir.IntType(64), lanes)

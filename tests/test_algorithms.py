@@ -8,7 +8,7 @@ from oracles import ref_conv, ref_conv_backward_input, ref_conv_backward_weight
 from strategies import conv_problems, examples, wide_problems
 
 import fastconv
-from fastconv.algorithms import ALGORITHMS, direct, jobs, narrow, weight_sums
+from fastconv.algorithms import ALGORITHMS, direct, jobs, narrow, pointwise, weight_sums
 from fastconv.geometry import conv_geometry
 from fastconv.kernels.vectors import VECTOR_BYTES
 from fastconv.plan import ConvPlan
@@ -212,6 +212,31 @@ def test_few_channels_last(name, split, monkeypatch):
             for threads in (1, 2):
                 with fastconv.num_threads(threads):
                     assert_equal(from_layout(run(plan, which, *last), "NHWC"), expected[which])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_one_tap_over_inputs_from_memory(dtype, monkeypatch):
+    """Whole panels of an image packed together, and the rest of an image, of a chunk and of all pixels."""
+    monkeypatch.setattr(pointwise, "FAR_BYTES", 0)
+    monkeypatch.setattr(pointwise, "FAR_FILTERS", 1)
+    rng = np.random.default_rng(0)
+    for size, filters, groups in (
+        ((2, 5, 40, 41), 7, 1),
+        ((3, 300, 9, 15), 2, 1),
+        ((5, 4, 3, 7), 6, 2),
+        ((1, 8, 32, 32), 130, 1),
+        ((2, 1, 1, 129), 1, 1),
+    ):
+        x = rng.integers(-2, 3, size).astype(dtype)
+        w = rng.integers(-2, 3, (filters, size[1] // groups, 1, 1)).astype(dtype)
+        dy = rng.integers(-2, 3, (size[0], filters, *size[2:])).astype(dtype)
+        plan = fastconv.plan_conv2d(x.shape, w.shape, groups=groups, dtype=dtype, algorithm="pointwise")
+        steps = (1, 1), ((0, 0), (0, 0)), (1, 1), groups
+        for threads in (1, 3):
+            with fastconv.num_threads(threads):
+                assert_equal(plan(x, w), ref_conv(x, w, *steps))
+                found = plan.backward_input(dy, w)
+                assert_equal(found, ref_conv_backward_input(dy, w, size[2:], *steps))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

@@ -33,6 +33,10 @@ if TYPE_CHECKING:
 # GF/s on 1024x14 -> 256, 512x28 -> 128 and 64x56 -> 64, with it 153, 162 and 132; 2 to 8 panels are within
 # 5 %, 16 are 10 % slower.
 CHUNK_PANELS = 2
+# An input that comes from memory is packed so many panels at a time, in longer runs, and each channel is
+# asked for when the one so much before it is packed: 256x56 -> 64 at 125 and 134 GF/s, -> 96 at 124 and 144,
+# 128x56 -> 128 at 131 and 145 (8 images). Not so 256x40 -> 128, 152 and 146, and 256x56 -> 32.
+FAR_BYTES, FAR_PANELS, FAR_CHANNELS, FAR_FILTERS = 16 * 2**20, 4, 2, 64
 # Channels that one sum runs over: the panels of a chunk stay in L2.
 STEPS = 256
 # Filters of one job at the least, where filters are parted: each part packs the pixels again.
@@ -95,7 +99,7 @@ class Pointwise:
     def scratch_bytes(self) -> int:
         """Packed pixels and results of a chunk, or what the other algorithms need."""
         widest = max(self.group_filters, self.group_channels)
-        elements = CHUNK_PANELS * self.panel * (min(STEPS, widest) + widest)
+        elements = FAR_PANELS * self.panel * (min(STEPS, widest) + widest)
         return max(Im2col(self.geometry).scratch_bytes, elements * self.geometry.compute_dtype.itemsize)
 
     def forward(self, x: Array, w: Array, bias: Array | None, y: Array) -> None:
@@ -151,7 +155,9 @@ class Pointwise:
         plane, across = g.pixels, g.output[2]
         pixels = g.batch * plane
         steps = min(STEPS, channels)
-        chunk = min(CHUNK_PANELS, ceil_div(pixels, self.panel)) * self.panel
+        far = x.nbytes > FAR_BYTES and filters >= FAR_FILTERS and not sparse
+        panels, ahead = (FAR_PANELS, FAR_CHANNELS) if far else (CHUNK_PANELS, 0)
+        chunk = min(panels, ceil_div(pixels, self.panel)) * self.panel
         chunks = ceil_div(pixels, chunk)
         part = filters
         while part > PART_FILTERS and chunks * g.groups * ceil_div(filters, part) < self.wanted:
@@ -178,7 +184,7 @@ class Pointwise:
                     flat_x, (group * channels * source[2], *source[1:]), sparse,
                     flat_w[group * filters * channels :], rows, flat_y,
                     (group * filters * target[2], *target[1:]), spread_out, plane, across, channels, some,
-                    span, chunk, steps, packed, cells,
+                    span, chunk, steps, ahead, packed, cells,
                 )  # fmt: skip
 
             return job

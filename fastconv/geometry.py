@@ -76,8 +76,12 @@ def normal_form(array: Array, channels_last: bool) -> Array:
 
 def normal_view(geometry: Geometry) -> Callable[[Array], Array]:
     """What brings a geometry's arrays to `normal_form`, and to the dtype of the arithmetic."""
+    expand = _EXPAND[geometry.ndim + 2]
     if geometry.dtype == geometry.compute_dtype and not geometry.channels_last:
-        return itemgetter(_EXPAND[geometry.ndim + 2])  # 0.1 us instead of 0.25
+        return itemgetter(expand)  # 0.1 us instead of 0.25
+    if geometry.dtype == geometry.compute_dtype:
+        axes = _TO_CHANNELS_FIRST[geometry.ndim + 2]
+        return lambda array: array.transpose(axes)[expand]
 
     def view(array: Array) -> Array:
         return normal_form(array.astype(geometry.compute_dtype, copy=False), geometry.channels_last)

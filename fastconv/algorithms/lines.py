@@ -307,11 +307,21 @@ class Lines:
     def _other(self) -> Virtual | Im2col:
         return Im2col(self.geometry) if self.geometry.channels_last else Virtual(self.geometry)
 
-    def _plain(self, *arrays: Array) -> list[Array] | None:
-        """Contiguous arrays that can be written, copies where they are not; None where copies were large."""
-        if _bytes(self.geometry) > COPIED_BYTES and not all(array.flags.carray for array in arrays):
+    def _plain(self, first: Array, second: Array, result: Array) -> tuple[Array, Array, Array] | None:
+        """Contiguous arrays that can be written, copies where they are not; None where copies were large.
+
+        Nothing is copied of the result, which is written.
+        """
+        plain = first.flags.carray, second.flags.carray, result.flags.carray
+        if plain == (True, True, True):
+            return first, second, result
+        if _bytes(self.geometry) > COPIED_BYTES:
             return None
-        return [array if array.flags.carray else array.copy("C") for array in arrays]
+        return (
+            first if plain[0] else first.copy("C"),
+            second if plain[1] else second.copy("C"),
+            result if plain[2] else np.empty(result.shape, result.dtype),
+        )
 
     def forward(self, x: Array, w: Array, bias: Array | None, y: Array) -> None:
         """One correlation."""

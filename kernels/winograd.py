@@ -28,7 +28,16 @@ import numpy as np
 
 from fastconv.kernels.bands import chunk_of, clear, empty_band, fill_band
 from fastconv.kernels.jit import inner, jit, part
-from fastconv.kernels.lanes import load, multiply_add, spread, store, store_some, transpose_square
+from fastconv.kernels.lanes import (
+    load,
+    load_some,
+    multiply_add,
+    prefetch,
+    spread,
+    store,
+    store_some,
+    transpose_square,
+)
 from fastconv.kernels.panels import PANEL, ROWS, multiply_panels, multiply_rows, place_rows, whole_tiles
 from fastconv.kernels.vectors import VECTOR_BYTES
 
@@ -223,15 +232,27 @@ def transform_output(points, patch, step, bias, lines, across, pitch, band, row,
 
 
 @inner
-def load_taps(taps, first, lanes, rotated):
+def load_taps(taps, first, step, rotated):
     """The nine vectors of one row of transposed filters, in order or from the last to the first."""
-    step = -lanes if rotated else lanes
-    p = first + 8 * lanes if rotated else first
+    p = first + 8 * step if rotated else first
+    step = -step if rotated else step
     return (
         (load(taps, p), load(taps, p + step), load(taps, p + 2 * step)),
         (load(taps, p + 3 * step), load(taps, p + 4 * step), load(taps, p + 5 * step)),
         (load(taps, p + 6 * step), load(taps, p + 7 * step), load(taps, p + 8 * step)),
     )
+
+
+@inner
+def store_filter(g, h, k, half, weights, p, step):
+    """G g G^T of one row's nine taps, three vectors each, to the 16 points from ``p`` on."""
+    a0, a1, a2, a3 = filter_points(g[0], h[0], k[0], half)
+    b0, b1, b2, b3 = filter_points(g[1], h[1], k[1], half)
+    c0, c1, c2, c3 = filter_points(g[2], h[2], k[2], half)
+    store_four(weights, p, step, filter_points(a0, b0, c0, half))
+    store_four(weights, p + 4 * step, step, filter_points(a1, b1, c1, half))
+    store_four(weights, p + 8 * step, step, filter_points(a2, b2, c2, half))
+    store_four(weights, p + 12 * step, step, filter_points(a3, b3, c3, half))
 
 
 @jit
@@ -287,15 +308,64 @@ def transform_filters(w, first, lane_step, row_step, rows, depths, vectors, rota
                     if depth < 0:
                         continue
                     g, h, k = load_taps(taps, 9 * r * lanes, lanes, rotated)
-                    a0, a1, a2, a3 = filter_points(g[0], h[0], k[0], half)
-                    b0, b1, b2, b3 = filter_points(g[1], h[1], k[1], half)
-                    c0, c1, c2, c3 = filter_points(g[2], h[2], k[2], half)
                     p = vector // PANEL * height + depth * rows + row + (unit + r) // deep
-                    p = p * width + vector % PANEL * lanes
-                    store_four(weights, p, step, filter_points(a0, b0, c0, half))
-                    store_four(weights, p + 4 * step, step, filter_points(a1, b1, c1, half))
-                    store_four(weights, p + 8 * step, step, filter_points(a2, b2, c2, half))
-                    store_four(weights, p + 12 * step, step, filter_points(a3, b3, c3, half))
+                    store_filter(g, h, k, half, weights, p * width + vector % PANEL * lanes, step)
+
+
+@jit
+def transform_last_filters(
+    w, first, lane_step, row_step, tap_step, rows, depths, vectors, rotated, panels, weights, taps
+):  # fmt: skip
+    """As `transform_filters`, of filters that have their channels last, and the taps ``tap_step`` apart.
+
+    One of ``lane_step`` and ``row_step`` is 1. ``taps`` is scratch of 9 lanes vectors.
+    """
+    lanes = VECTOR_BYTES // w.itemsize
+    half = spread(w.dtype.type(0.5))
+    width = PANEL * lanes
+    height = rows
+    for depth in depths:
+        height = max(height, (depth + 1) * rows)
+    step = point_step(panels * height * width, w.itemsize)
+    for vector in range(vectors[0], vectors[1]):
+        there = min(lanes, vectors[2] - vector * lanes)
+        for row in range(0, rows, lanes):
+            some = min(lanes, rows - row)
+            for d in range(depths.size):
+                if depths[d] < 0:
+                    continue
+                # Of each tap a square of rows.
+                for tap in range(9):
+                    source = first + vector * lanes * lane_step + row * row_step + (9 * d + tap) * tap_step
+                    target = tap * lanes * lanes
+                    if row_step == 1:
+                        transpose_square(w, source, lane_step, there, some, taps, target)
+                    else:
+                        for r in range(some):
+                            store(taps, target + r * lanes, load_some(w, source + r * row_step, there))
+                for r in range(some):
+                    g, h, k = load_taps(taps, r * lanes, lanes * lanes, rotated)
+                    p = vector // PANEL * height + depths[d] * rows + row + r
+                    store_filter(g, h, k, half, weights, p * width + vector % PANEL * lanes, step)
+
+
+@inner
+def finish_filter(sums, p, step, half, taps, first, tap_step):
+    """G^T Z G of one row's sums, at the 16 points from ``p`` on, to nine vectors from ``first`` on."""
+    a = load_four(sums, p, step)
+    b = load_four(sums, p + 4 * step, step)
+    d = load_four(sums, p + 8 * step, step)
+    e = load_four(sums, p + 12 * step, step)
+    g = filter_taps(a[0], b[0], d[0], e[0], half)
+    h = filter_taps(a[1], b[1], d[1], e[1], half)
+    k = filter_taps(a[2], b[2], d[2], e[2], half)
+    m = filter_taps(a[3], b[3], d[3], e[3], half)
+    for r in range(3):
+        q = first + 3 * r * tap_step
+        left, middle, right = filter_taps(g[r], h[r], k[r], m[r], half)
+        store(taps, q, left)
+        store(taps, q + tap_step, middle)
+        store(taps, q + 2 * tap_step, right)
 
 
 @jit
@@ -328,26 +398,41 @@ def finish_filters(sums, channels, filters, panels, deep, dw, taps, square):
             for unit in range(units):
                 c, depth = channel + unit // deep, unit % deep
                 p = (depth * panels + filter_ // width) * tall + c * width + filter_ % width
-                a = load_four(sums, p, step)
-                b = load_four(sums, p + 4 * step, step)
-                d = load_four(sums, p + 8 * step, step)
-                e = load_four(sums, p + 12 * step, step)
-                g = filter_taps(a[0], b[0], d[0], e[0], half)
-                h = filter_taps(a[1], b[1], d[1], e[1], half)
-                k = filter_taps(a[2], b[2], d[2], e[2], half)
-                m = filter_taps(a[3], b[3], d[3], e[3], half)
-                for r in range(3):
-                    q = (9 * unit + 3 * r) * lanes
-                    left, middle, right = filter_taps(g[r], h[r], k[r], m[r], half)
-                    store(taps, q, left)
-                    store(taps, q + lanes, middle)
-                    store(taps, q + 2 * lanes, right)
+                finish_filter(sums, p, step, half, taps, 9 * unit * lanes, lanes)
             for q in range(0, 9 * units, lanes):
                 some = min(lanes, 9 * units - q)
                 transpose_square(taps, q * lanes, lanes, some, lanes, square, 0)
                 for f in range(there):
                     target = ((filter_ + f) * channels + channel) * deep * 9 + q
                     store_some(dw, target, load(square, f * lanes), some)
+
+
+@jit
+def finish_last_filters(sums, channels, filters, panels, deep, dw, taps, square):
+    """As `finish_filters`, to ``dw`` (filters, deep, 9, channels)."""
+    lanes = VECTOR_BYTES // dw.itemsize
+    half = spread(dw.dtype.type(0.5))
+    width = PANEL * lanes
+    tall = whole_tiles(channels) * width
+    step = point_step(deep * panels * tall, dw.itemsize)
+    for filter_ in range(0, filters, lanes):
+        there = min(lanes, filters - filter_)
+        for channel in range(0, channels, lanes):
+            some = min(lanes, channels - channel)
+            for depth in range(deep):
+                for c in range(some):
+                    p = (depth * panels + filter_ // width) * tall + (channel + c) * width + filter_ % width
+                    finish_filter(sums, p, step, half, taps, c * lanes, lanes * lanes)
+                    # The lines that these channels are written to meanwhile.
+                    if c < there:
+                        for tap in range(9):
+                            target = (((filter_ + c) * deep + depth) * 9 + tap) * channels + channel
+                            prefetch(dw, target, 1)
+                for tap in range(9):
+                    transpose_square(taps, tap * lanes * lanes, lanes, some, lanes, square, 0)
+                    for f in range(there):
+                        target = (((filter_ + f) * deep + depth) * 9 + tap) * channels + channel
+                        store_some(dw, target, load(square, f * lanes), some)
 
 
 @part

@@ -34,12 +34,12 @@ from fastconv.algorithms.jobs import JOBS, PARTS_BYTES, Range, blocks, ceil_div,
 from fastconv.algorithms.memory import Images, Three, add_parts, finite, turn_back, turned
 from fastconv.algorithms.virtual import Axis, Virtual, backward_axes, forward_axis
 from fastconv.arguments import Array
-from fastconv.buffers import aligned
+from fastconv.buffers import aligned, new_result
 from fastconv.geometry import Geometry
 from fastconv.kernels import winograd as kernels
 from fastconv.kernels.panels import PANEL, ROWS
 from fastconv.kernels.vectors import VECTOR_BYTES
-from fastconv.threads import Job, run_jobs
+from fastconv.threads import Job, get_num_threads, run_jobs
 
 if TYPE_CHECKING:
     from fastconv.algorithms import Pass
@@ -63,6 +63,10 @@ MANY_CELLS, MANY_SUMMED_CELLS = 49, 196
 MANY_PIXELS, MANY_SUMMED = 1024, 8192
 # Filters of one job at the least, where filters are parted: each part transforms the patches again.
 PART_PANELS = 4
+# Patches of one part of backward-weight at the least: each part has sums of its own to clear, to bring back
+# from their points and to add, which is as much as 90 patches take. 256x14 at 168 GF/s in four parts and 262
+# in one, 64x28 with 5x5 taps at 138 in eight and 187 in two.
+PART_PATCHES = 768
 
 Two = tuple[int, int]
 
@@ -272,6 +276,8 @@ class Winograd:
         # The cells of a dilation's lattices lie apart: with the channels last, their channels do not.
         self.turns = _turned_bytes(g) > 0
         self.kernels: Two = (g.kernel[1] // 2, g.kernel[2] // 2)
+        # Whether filters are transformed with their channels last: those of parted kernels lie in a copy.
+        self.last = g.channels_last and self.kernels == (1, 1)
         first = -g.padding[1], -g.padding[2]
         reach_back = [g.padding[a] - (g.kernel[a] - 1) * g.dilation[a] for a in (1, 2)]
         last = reach_back[0], reach_back[1]
@@ -428,11 +434,12 @@ class Winograd:
         gradient, image = self._images(dy), self._images(x)
         seen = not self.forward_phases[0].patches.blind or finite(dy)
         if gradient is not None and image is not None and seen:
-            in_place = dw.flags.c_contiguous and self.kernels == (1, 1)
-            result = dw.reshape(shape) if in_place else np.empty(shape, dw.dtype)
+            ordered = self._ordered(dw)
+            in_place = ordered.flags.c_contiguous and self.kernels == (1, 1)
+            result = ordered.reshape(shape) if in_place else np.empty(shape, dw.dtype)
             for i, (phase, sums) in enumerate(zip(self.forward_phases, self.weight_sums, strict=True)):
                 part = np.empty_like(result) if i else result
-                sums.run(gradient, image, part, phase, self._lattice)
+                sums.run(gradient, image, part, phase, self._lattice, self.last)
                 if i:
                     with np.errstate(all="ignore"):
                         result += part
@@ -441,6 +448,10 @@ class Winograd:
                     self._join(result, dw)
                 return
         self._other("backward_weight").backward_weight(dy, x, dw)
+
+    def _ordered(self, w: Array) -> Array:
+        """Weights (K, C/G, T, R, S) as they are transformed: those of 3x3 taps as they lie."""
+        return w.transpose(0, 2, 3, 4, 1) if self.last else w
 
     def _places(self) -> Iterator[tuple[tuple[Any, ...], tuple[Any, ...]]]:
         """For each kernel of 3x3 taps where in the weights its taps are, and where among the parted ones."""
@@ -456,7 +467,7 @@ class Winograd:
         Rotated weights are those of the rotated kernel, each of which is then rotated once more.
         """
         if self.kernels == (1, 1):
-            return np.ascontiguousarray(w)
+            return np.ascontiguousarray(self._ordered(w))
         parted = np.zeros((*w.shape[:3], *self.kernels, 3, 3), w.dtype)
         seen = w[..., ::-1, ::-1] if rotated else w
         target = parted[..., ::-1, ::-1] if rotated else parted
@@ -466,6 +477,10 @@ class Winograd:
 
     def _join(self, parts: Array, dw: Array) -> None:
         """Write the gradient of kernels of 3x3 taps where their taps belong."""
+        if self.last:
+            ordered = self._ordered(dw)
+            ordered[...] = parts.reshape(ordered.shape)
+            return
         parted = parts.reshape(*dw.shape[:3], *self.kernels, 3, 3)
         for whole, own in self._places():
             dw[whole] = parted[own]
@@ -541,7 +556,10 @@ class Winograd:
         for place, (_, tap) in enumerate(sorted(zip(axis.shifts, axis.taps, strict=True))):
             places[tap] = place * each + np.arange(each)
         # Filters are the lanes and channels the rows; both are exchanged for the rotated ones.
-        lane_step, row_step = (taps, taps * p.filters) if rotated else (taps * p.channels, taps)
+        lane, row = taps * (p.filters if rotated else p.channels), taps
+        if self.last:
+            row = 1
+        lane_step, row_step = (row, lane) if rotated else (lane, row)
         step = max(1, ceil_div(vectors, max(1, min(p.wanted // p.groups, vectors // 2))))
         jobs = [(group, some) for group in range(p.groups) for some in blocks(vectors, step)]
 
@@ -551,6 +569,12 @@ class Winograd:
             def job(i: int) -> None:
                 group, some = jobs[i]
                 first = group * p.channels * p.filters * taps
+                if self.last:
+                    kernels.transform_last_filters(
+                        w, first, lane_step, row_step, p.filters if rotated else p.channels, p.channels,
+                        places.reshape(-1), (*some, p.filters), rotated, p.panels, weights[group], square,
+                    )  # fmt: skip
+                    return
                 kernels.transform_filters(
                     w, first, lane_step, row_step, p.channels, places.reshape(-1), (*some, p.filters),
                     rotated, p.panels, weights[group], square,
@@ -578,21 +602,27 @@ class WeightSums:
     def __init__(self, patches: Patches) -> None:
         p = self.patches = patches
         sums = kernels.POINTS * p.deep * p.channels * p.filters * p.dtype.itemsize
-        wanted = max(1, min(JOBS, p.wanted) // p.groups)
-        parts = min(wanted, p.chunks, max(1, 2 * PARTS_BYTES // sums))
+        self.wanted = max(1, min(JOBS, p.wanted) // p.groups)
+        worthwhile = p.batch * p.depth * p.down * p.across // PART_PATCHES
+        parts = max(1, min(self.wanted, p.chunks, 2 * PARTS_BYTES // sums, worthwhile))
+        parts = 2 ** (parts.bit_length() - 1)  # as even for any even number of threads
         self.parts = list(blocks(p.chunks, ceil_div(p.chunks, parts)))
+        # Panels whose sums have room: the filters of a job at the most.
         most = max(1, SUMS_BYTES // (kernels.POINTS * p.deep * p.channels * p.panel * p.dtype.itemsize))
-        step = max(min(p.panels, PART_PANELS), ceil_div(p.panels, ceil_div(wanted, parts)))
-        step = min(step, most) * p.panel
-        self.filters = min(p.filters, step)
-        self.jobs = [
+        self.most = min(p.panels, most)
+        self.filters = min(p.filters, self.most * p.panel)
+        self.work = p.groups * p.filters * p.channels * p.deep * 9 * p.batch * p.depth * p.down * p.across * 4
+
+    def _jobs(self) -> list[tuple[int, int, Range]]:
+        """(part, group, filters). Threads share the filters of a part: what is summed stays the same."""
+        p = self.patches
+        step = ceil_div(p.panels, ceil_div(min(self.wanted, get_num_threads()), len(self.parts)))
+        return [
             (part, group, some)
             for part in range(len(self.parts))
             for group in range(p.groups)
-            for some in blocks(p.filters, step)
+            for some in blocks(p.filters, min(step, self.most) * p.panel)
         ]
-        work = p.groups * p.filters * p.channels * p.deep * 9 * p.batch * p.depth * p.down * p.across * 4
-        self.job_work = work // len(self.jobs)
 
     def _filter_points(self) -> int:
         """Elements of the points of a chunk's gradients."""
@@ -619,12 +649,17 @@ class WeightSums:
         points = self._band() + p.image_points + self._filter_points()
         return (points + self._sums() + partial) * p.dtype.itemsize
 
-    def run(self, dy: Images, x: Images, result: Array, phase: Phase, lattice: Three) -> None:
-        """Write ``result`` (groups, filters, channels * depths * 9): what one phase of the output gives."""
+    def run(self, dy: Images, x: Images, result: Array, phase: Phase, lattice: Three, last: bool) -> None:
+        """Write ``result`` (groups, filters, channels * depths * 9): what one phase of the output gives.
+
+        With ``last`` the channels are last, too.
+        """
         p = self.patches
-        several = len(self.parts) > 1
+        several, jobs = len(self.parts) > 1, self._jobs()
         reach = np.array([p.axis.inside(shift) for shift in p.shifts])
-        partial = np.empty((len(self.parts), *result.shape), x.flat.dtype) if several else result[np.newaxis]
+        partial = result[np.newaxis]
+        if several:
+            partial = new_result((len(self.parts), *result.shape), x.flat.dtype)
 
         def start_worker() -> Job:
             sizes = (self._band(), p.image_points, self._filter_points(), self._sums())
@@ -633,22 +668,23 @@ class WeightSums:
             square = aligned(p.lanes * p.lanes, p.dtype)
 
             def job(i: int) -> None:
-                part, group, (first, stop) = self.jobs[i]
+                part, group, (first, stop) = jobs[i]
                 sums[...] = 0
-                for chunks in pieces(self.parts[part], self.job_work):
+                for chunks in pieces(self.parts[part], self.work // len(jobs)):
                     kernels.sum_patches(
                         dy.flat, dy.phase(group * p.filters, phase.target, phase.step), x.flat,
                         x.phase(group * p.channels, phase.source, lattice), sums, p.batch, p.channels,
                         (first, stop - first), phase.start, p.axis.stride, p.places, p.beyond, reach, chunks,
                         p.chunk, band, points, gradients,
                     )  # fmt: skip
-                kernels.finish_filters(
+                finish = kernels.finish_last_filters if last else kernels.finish_filters
+                finish(
                     sums, p.channels, stop - first, ceil_div(stop - first, p.panel), p.deep,
                     partial[part, group, first:stop].reshape(-1), taps, square,
                 )  # fmt: skip
 
             return job
 
-        run_jobs(len(self.jobs), start_worker)
+        run_jobs(len(jobs), start_worker)
         if several:
             add_parts(partial, result)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from queue import SimpleQueue
@@ -150,7 +150,7 @@ class WorkerError(RuntimeError):
     """A process ended before its step was done."""
 
 
-def run(labels: Sequence[str], processes: int) -> Iterator[str]:
+def run(labels: Sequence[str], processes: int) -> Generator[str, None, None]:
     """Run steps, in this process or in several others; give each one's name when it is done.
 
     Parameters

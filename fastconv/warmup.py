@@ -122,7 +122,8 @@ def _pooling_of(dtype: str, layout: str) -> None:
         adaptive_max_pool2d(x, 3)  # windows that differ in size
 
 
-# The long ones first, so that processes end together; no two compile the same kernel (but `turn_cells`).
+# The long ones first, so that processes end together. No two steps compile the same kernel, but for
+# `turn_cells` (0.1 s), which three algorithms share.
 _KINDS: dict[str, Callable[[str], None]] = {
     **{
         algorithm.name: partial(_algorithm, algorithm.name)

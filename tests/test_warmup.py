@@ -38,7 +38,7 @@ def run(labels, processes, **variables):
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
+        timeout=1800,
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""

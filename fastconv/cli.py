@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import gc
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NoReturn
@@ -34,7 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        The exit code: 0, 2 for a wrong option or file, 130 after Ctrl-C.
+        The exit code: 0, 1 where a process of the warm-up ends early, 2 for a wrong option or file, 130 after
+        Ctrl-C.
 
     Examples
     --------
@@ -61,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_demo(commands)
     _add_bench(commands)
     _add_command(commands, "info", _info, "show the CPU, BLAS, threads and cache that fastconv uses")
-    _add_command(commands, "warmup", _warmup, "compile everything ahead, into the cache")
+    _add_warmup(commands)
     return parser
 
 
@@ -133,6 +134,12 @@ def _add_bench(commands: argparse._SubParsersAction[_Parser]) -> None:
     add("--plot", type=Path, metavar="FILE", help="draw a roofline and the ratios")
 
 
+def _add_warmup(commands: argparse._SubParsersAction[_Parser]) -> None:
+    add = _add_command(commands, "warmup", _warmup, "compile everything ahead, into the cache").add_argument
+    add("--dtype", choices=("float32", "float64"), help="(default: both)")
+    add("--processes", type=_at_least(1), metavar="N", help="that compile at a time (default: all cores)")
+
+
 def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
@@ -186,29 +193,35 @@ def _info(options: argparse.Namespace) -> None:
 
 def _warmup(options: argparse.Namespace) -> None:
     from fastconv import warmup
+    from fastconv.config import cache_path
+    from fastconv.cores import usable_cores
 
-    steps = warmup.steps()
-    gc.freeze()  # what is imported is not looked through for garbage again: 7 % of the compilation
-    if find_spec("rich") is None:
-        for number, (label, compile_one) in enumerate(steps, 1):
-            print(f"{number}/{len(steps)} {label}", file=sys.stderr, flush=True)
-            compile_one()
-    else:
-        _run_with_bar(steps)
-    print(f"compiled: {len(steps)} steps")
+    labels = list(warmup.steps((options.dtype,) if options.dtype else warmup.DTYPES))
+    processes = options.processes or usable_cores()
+    if cache_path() is None:
+        print("no folder for compiled kernels can be written: they serve this process alone", file=sys.stderr)
+        processes = 1
+    try:
+        with closing(warmup.run(labels, processes)) as done:  # an interrupt ends the processes at once
+            if find_spec("rich") is None:
+                for number, label in enumerate(done, 1):
+                    print(f"{number}/{len(labels)} {label}", file=sys.stderr, flush=True)
+            else:
+                _show_bar(done, len(labels))
+    except warmup.WorkerError as error:
+        options.parser.exit(1, f"{options.parser.prog}: error: {error}\n")
+    print(f"compiled: {len(labels)} steps")
 
 
-def _run_with_bar(steps: Sequence[tuple[str, Callable[[], object]]]) -> None:
+def _show_bar(done: Iterable[str], total: int) -> None:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task("", total=len(steps))
-        for label, compile_one in steps:
-            progress.update(task, description=label)
-            compile_one()
-            progress.advance(task)
+        task = progress.add_task("", total=total)
+        for label in done:
+            progress.update(task, description=label, advance=1)
 
 
 if __name__ == "__main__":

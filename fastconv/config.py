@@ -28,11 +28,11 @@ def cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def cache_folder() -> str:
-    """Where Numba keeps this package's compiled kernels; "none" where no folder can be written."""
+def cache_path() -> str | None:
+    """Where Numba keeps this package's compiled kernels; None where no folder can be written."""
     stats = getattr(kernels.im2col, "stats", None)
     path = getattr(stats, "cache_path", None)
-    return str(path) if path else "none (kernels are compiled anew in every process)"
+    return str(path) if path else None
 
 
 def show_config() -> str:
@@ -62,7 +62,7 @@ def show_config() -> str:
         ("vectors", f"{VECTOR_BITS} bits"),
         ("BLAS", blas.description()),
         ("threads", f"{get_num_threads()}, Python threads that run kernels without the GIL"),
-        ("kernel cache", cache_folder()),
+        ("kernel cache", cache_path() or "none (kernels are compiled anew in every process)"),
     ]
     text = "\n".join(f"{label:<16} {value}" for label, value in rows)
     print(text)

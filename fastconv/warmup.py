@@ -1,9 +1,19 @@
-"""Compile every kernel ahead, for the dtypes and layouts that calls use."""
+"""Compile every kernel ahead, for the dtypes and layouts that calls use.
+
+Numba compiles one function at a time in a process, so several processes share the work: each takes the next
+step when it has done one, and leaves what it compiled in the cache on disk.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import gc
+import subprocess
+import sys
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
+from queue import SimpleQueue
+from threading import Thread
 
 import numpy as np
 
@@ -14,6 +24,7 @@ from fastconv.conv import conv2d, conv2d_backward
 from fastconv.kernels.vectors import VECTOR_BYTES
 from fastconv.plan import plan_conv2d
 from fastconv.pool import (
+    adaptive_max_pool2d,
     avg_pool2d,
     avg_pool2d_backward,
     max_pool2d,
@@ -21,29 +32,33 @@ from fastconv.pool import (
     max_unpool2d,
 )
 
-Step = tuple[str, Callable[[], None]]
+Step = Callable[[], None]
+DTYPES = ("float32", "float64")
+_LAYOUTS = ("NCHW", "NHWC")
 
 
-def _convolution(dtype: str, layout: str, groups: int) -> None:
-    for kernel in (1, 2, 3):
-        x, w, dy = (
-            np.ones(shape, dtype)
-            for shape in ((1, 2, 4, 4), (2, 2 // groups, kernel, kernel), (1, 2, 5 - kernel, 5 - kernel))
-        )
-        if layout == "NHWC":
-            x, w, dy = (np.ascontiguousarray(a.transpose(0, 2, 3, 1)) for a in (x, w, dy))
-        conv2d_backward(dy, x, w, groups=groups, layout=layout)
-        for algorithm in ALGORITHMS:
-            plan = plan_conv2d(
-                x.shape, w.shape, groups=groups, dtype=dtype, layout=layout, algorithm=algorithm.name
-            )
-            calls = {
-                "forward": partial(plan, x, w),
-                "backward_input": partial(plan.backward_input, dy, w),
-                "backward_weight": partial(plan.backward_weight, dy, x),
-            }
-            for which in plan.algorithms:
-                calls[which]()
+def _algorithm(name: str, dtype: str) -> None:
+    for layout in _LAYOUTS:
+        for groups in (1, 2):
+            for kernel in (1, 2, 3):
+                _passes(name, dtype, layout, groups, kernel)
+
+
+def _passes(algorithm: str, dtype: str, layout: str, groups: int, kernel: int) -> None:
+    x, w, dy = (
+        np.ones(shape, dtype)
+        for shape in ((1, 2, 4, 4), (2, 2 // groups, kernel, kernel), (1, 2, 5 - kernel, 5 - kernel))
+    )
+    if layout == "NHWC":
+        x, w, dy = (np.ascontiguousarray(a.transpose(0, 2, 3, 1)) for a in (x, w, dy))
+    plan = plan_conv2d(x.shape, w.shape, groups=groups, dtype=dtype, layout=layout, algorithm=algorithm)
+    calls = {
+        "forward": partial(plan, x, w),
+        "backward_input": partial(plan.backward_input, dy, w),
+        "backward_weight": partial(plan.backward_weight, dy, x),
+    }
+    for which in plan.algorithms:
+        calls[which]()
 
 
 def _depthwise(dtype: str) -> None:
@@ -81,10 +96,19 @@ def _training(dtype: str) -> None:
 
 
 def _columns(dtype: str) -> None:
+    """The explicit algorithm, the functions that share its kernels, and the bias's gradient."""
+    _algorithm("im2col", dtype)
     col2im(im2col(np.ones((1, 1, 3, 3), dtype), 2), (3, 3), 2)
+    dy, w = np.ones((1, 2, 2, 2), dtype), np.ones((2, 2, 1, 1), dtype)
+    conv2d_backward(dy, dy, w, needs=("bias",))
 
 
-def _pooling(dtype: str, layout: str) -> None:
+def _pooling(dtype: str) -> None:
+    for layout in _LAYOUTS:
+        _pooling_of(dtype, layout)
+
+
+def _pooling_of(dtype: str, layout: str) -> None:
     # Lines shorter than a vector, longer ones, and windows of a whole plane have kernels of their own.
     for width, kernel, stride in ((4, 2, 2), (80, 2, 2), (80, 3, 1), (4, 4, 4)):
         x = np.ones((1, 2, 4, width), dtype)
@@ -95,22 +119,136 @@ def _pooling(dtype: str, layout: str) -> None:
         avg_pool2d_backward(y, x.shape, kernel, stride, layout=layout)
     if layout == "NCHW":
         max_unpool2d(y, indices, 4)
+        adaptive_max_pool2d(x, 3)  # windows that differ in size
 
 
-def steps() -> list[Step]:
+# The long ones first, so that processes end together. No two steps compile the same kernel, but for
+# `turn_cells` (0.1 s), which three algorithms share.
+_KINDS: dict[str, Callable[[str], None]] = {
+    **{
+        algorithm.name: partial(_algorithm, algorithm.name)
+        for algorithm in ALGORITHMS
+        if algorithm.name not in ("bundles", "im2col")
+    },
+    "bundles": _bundles,
+    "pooling": _pooling,
+    "depthwise": _depthwise,
+    "columns": _columns,
+    "training": _training,
+}
+
+
+def steps(dtypes: Sequence[str] = DTYPES) -> dict[str, Step]:
     """What there is to compile: a name and a call that does it, for each step.
 
     Each step runs the public functions once on a few numbers, so that what is compiled is what calls
     use. float16 is computed in float32.
     """
-    made: list[Step] = []
-    for dtype in ("float32", "float64"):
-        for layout in ("NCHW", "NHWC"):
-            made.append((f"convolution {dtype} {layout}", partial(_convolution, dtype, layout, 1)))
-            made.append((f"small groups {dtype} {layout}", partial(_convolution, dtype, layout, 2)))
-            made.append((f"pooling {dtype} {layout}", partial(_pooling, dtype, layout)))
-        made.append((f"depthwise {dtype} NHWC", partial(_depthwise, dtype)))
-        made.append((f"bundles {dtype}", partial(_bundles, dtype)))
-        made.append((f"columns {dtype}", partial(_columns, dtype)))
-        made.append((f"training {dtype}", partial(_training, dtype)))
-    return made
+    return {f"{kind} {dtype}": partial(run, dtype) for kind, run in _KINDS.items() for dtype in dtypes}
+
+
+class WorkerError(RuntimeError):
+    """A process ended before its step was done."""
+
+
+def run(labels: Sequence[str], processes: int) -> Generator[str, None, None]:
+    """Run steps, in this process or in several others; give each one's name when it is done.
+
+    Parameters
+    ----------
+    labels : sequence of str
+        Names of `steps`.
+    processes : int
+        How many compile at a time. What others compile reaches this process through the disk alone.
+
+    Raises
+    ------
+    WorkerError
+        If a process ends before its step does.
+    """
+    if processes == 1:
+        yield from _run_here(labels)
+        return
+    workers = [_Worker() for _ in range(min(processes, len(labels)))]
+    left, finished = iter(labels), SimpleQueue[str | WorkerError]()
+
+    def serve(worker: _Worker) -> None:
+        for label in left:  # of all threads together: each takes the next one
+            try:
+                worker.run(label)
+            except WorkerError as error:
+                finished.put(error)
+                return
+            finished.put(label)
+
+    try:
+        for worker in workers:
+            Thread(target=serve, args=(worker,), daemon=True).start()
+        for _ in labels:
+            answer = finished.get()
+            if isinstance(answer, WorkerError):
+                raise answer
+            yield answer
+    finally:  # after an error or an interrupt, too
+        for worker in workers:
+            worker.end()
+
+
+class _Worker:
+    """A process that runs the steps it is told.
+
+    Not one of multiprocessing: that would run the caller's script again.
+    """
+
+    def __init__(self) -> None:
+        # It finds the packages that this process finds. Ctrl-C reaches it too, but `end` is what ends it.
+        code = (
+            "import signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); "
+            f"sys.path[:] = {sys.path!r}; from fastconv import warmup; warmup.work()"
+        )
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen([sys.executable, "-c", code], bufsize=0, stdin=pipe, stdout=pipe)
+
+    def run(self, label: str) -> None:
+        """Wait until the step is done."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        try:
+            self._process.stdin.write(f"{label}\n".encode())
+            answer = self._process.stdout.readline()
+        except BrokenPipeError:
+            answer = b""
+        if not answer:
+            raise WorkerError(f"{label}: its process ended with exit code {self._process.wait()}")
+
+    def end(self) -> None:
+        self._process.kill()
+        with self._process:  # closes the pipes and waits
+            pass
+
+
+def work() -> None:
+    """Run the steps that stdin names, one a line; answer each with a line on stdout."""
+    for label in _run_here(line.rstrip("\n") for line in sys.stdin):
+        print(label, flush=True)
+
+
+def _run_here(labels: Iterable[str]) -> Iterator[str]:
+    made = steps()
+    with _rare_collections():
+        for label in labels:
+            made[label]()
+            yield label
+
+
+@contextmanager
+def _rare_collections() -> Iterator[None]:
+    """Compiling makes much that stays; looking through it took 3.2 s for float32, and takes 1.3 s so."""
+    thresholds = gc.get_threshold()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*thresholds)
+        gc.unfreeze()

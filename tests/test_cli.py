@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from fastconv import cli, warmup
+from fastconv import cli
 from fastconv.cli import main
 
 EXTRAS = ("sklearn", "matplotlib", "rich")
@@ -103,28 +103,6 @@ def test_info_shows_the_configuration(capsys):
     said = capsys.readouterr().out
     for part in ("fastconv", "CPU", "BLAS", "threads"):
         assert part in said
-
-
-@pytest.mark.parametrize("rich", [True, False])
-def test_warmup_runs_every_step(rich, capsys, monkeypatch):
-    if rich:
-        pytest.importorskip("rich")
-    else:
-        monkeypatch.setitem(sys.modules, "rich", None)
-    done = []
-    steps = [(f"step {i}", lambda i=i: done.append(i)) for i in range(3)]
-    monkeypatch.setattr(warmup, "steps", lambda: steps)
-    assert main(["warmup"]) == 0
-    assert done == [0, 1, 2]
-    out, err = capsys.readouterr()
-    assert out == "compiled: 3 steps\n"
-    assert "step 2" in err
-
-
-def test_the_real_warmup_steps_run():
-    for label, compile_one in warmup.steps():
-        assert label
-        compile_one()
 
 
 def test_importing_the_command_line_imports_no_extras():

@@ -57,10 +57,11 @@ FEW_PRODUCTS, MANY_PRODUCTS = 48, 64
 FEW_PIXELS, FEW_MULTIPLICATIONS = 256, 2**24
 # Images of both sides that are turned, at the most.
 MOST_TURNED_BYTES = 2**24
-# Cells of a dilation's lattices from which on they pay, and their gradients.
-MANY_CELLS, MANY_SUMMED_CELLS = 49, 196
-# Pixels of a batch from which on several kernels of 3x3 taps pay, and their gradients.
-MANY_PIXELS, MANY_SUMMED = 1024, 8192
+# Cells of a dilation's lattices from which on they pay.
+MANY_CELLS = 49
+# Pixels of a batch from which on several kernels of 3x3 taps pay, and the gradients of lattices; and from
+# which on the gradients of several kernels do.
+MANY_PIXELS, MANY_SUMMED = 1024, 4096
 # Filters of one job at the least, where filters are parted: each part transforms the patches again.
 PART_PANELS = 4
 # Patches of one part of backward-weight at the least: each part has sums of its own to clear, to bring back
@@ -293,7 +294,7 @@ class Winograd:
         ]
         # Planes of the image that no tap reads.
         self.unread = [depth for depth, axis in axes if axis is None]
-        self.weight_sums = [WeightSums(phase.patches) for phase in self.forward_phases]
+        self.weight_sums = WeightSums(self.forward_phases, self._lattice, self.last)
 
     @property
     def _lattice(self) -> Three:
@@ -360,12 +361,12 @@ class Winograd:
 
         A dilation makes lattices, small ones of few cells, and turns images with the channels first: 167 and
         156 (64x56, dilation 2), 204 and 166 (256x28, dilation 4), but 128 and 160 (64x28, dilation 6);
-        backward-weight 170 and 164 (256x28, dilation 2), but 154 and 162 (dilation 4) and 119 and 132 (64x56,
-        dilation 4), which with the channels last are 155 and 135.
+        backward-weight 184 and 162 (256x28, dilation 4) and 160 and 155 (128x14, dilation 2), but 107 and 128
+        (the same, one image) and 77 and 106 (32x14, dilation 2).
 
         5x5 taps are four kernels: 238 and 201 (64x28), 205 and 184 (128x14), but 109 and 166 (256x7) and 156
-        and 169 (64x28, one image); backward-weight 211 and 149 (64x112), but 150 and 161 (64x28), 107 and 175
-        (128x14) and, of 7x7 taps, 133 and 154 (96x27), and of doubles 63 and 75 (64x28).
+        and 169 (64x28, one image); backward-weight 168 and 147 (64x28), but 125 and 152 (128x14) and, of 7x7
+        taps, 128 and 140 (96x27), and of doubles 68 and 69 (48x27 -> 128).
 
         Taps along a depth share the transforms, so fewer channels are enough: 122 and 134 (16x8x28, 3x3x3),
         but 178 and 134 (16x8x28 -> 32) and 139 and 107 (16x8x56); with the channels last 126 and 107
@@ -374,7 +375,7 @@ class Winograd:
         """
         g = geometry
         least, sums = min(g.channels, g.filters) // g.groups, which == "backward_weight"
-        lanes = VECTOR_BYTES // g.compute_dtype.itemsize
+        lanes, seen = VECTOR_BYTES // g.compute_dtype.itemsize, g.batch * g.pixels
         if g.one_plane:
             narrow = g.channels_last or (sums and g.kernel[1] * g.kernel[2] == 9)
             few = least < (lanes if narrow else 2 * lanes) or (g.groups > 1 and least == lanes)
@@ -383,12 +384,11 @@ class Winograd:
             few = least < lanes or products < FEW_PRODUCTS * lanes
             pays = g.channels_last or products >= MANY_PRODUCTS * lanes
             short = FEW_MULTIPLICATIONS if pays else 4 * FEW_MULTIPLICATIONS
-            if g.batch * g.pixels < FEW_PIXELS or g.multiplications < short:
+            if seen < FEW_PIXELS or g.multiplications < short:
                 return "the transforms of the filters or of the images are much of so little work"
         if few:
             return "few channels or filters leave vectors empty"
         if g.kernel[1] * g.kernel[2] > 9:
-            seen = g.batch * g.pixels
             summed = seen >= MANY_SUMMED and max(g.kernel) == 5 and g.compute_dtype.itemsize == 4
             if sums and not summed:
                 return "the sums of several kernels are much of so little work"
@@ -396,9 +396,11 @@ class Winograd:
                 return "the filters of several kernels are much of so little work"
         lattices = prod(g.dilation[1:])
         if lattices > 1:
-            if g.output[1] * g.output[2] < lattices * (MANY_SUMMED_CELLS if sums else MANY_CELLS):
-                return "the filters or sums are much of the work of small lattices"
-            if not g.channels_last and (least < (128 if sums else 64) or not _turned_bytes(g)):
+            if sums and (least < 64 or seen < MANY_PIXELS):
+                return "the sums at the points are much of so little work"
+            if not sums and g.output[1] * g.output[2] < lattices * MANY_CELLS:
+                return "the filters are much of the work of small lattices"
+            if not g.channels_last and (least < 64 or not _turned_bytes(g)):
                 return "images are turned to have their channels last, or are too large to be"
         return None
 
@@ -411,7 +413,7 @@ class Winograd:
                 _turned_bytes(self.geometry) + phase.patches.scratch_bytes
                 for phase in (*self.forward_phases, *self.input_phases)
             ),
-            *(_turned_bytes(self.geometry) + sums.scratch_bytes for sums in self.weight_sums),
+            _turned_bytes(self.geometry) + self.weight_sums.scratch_bytes,
         )
 
     def forward(self, x: Array, w: Array, bias: Array | None, y: Array) -> None:
@@ -437,12 +439,7 @@ class Winograd:
             ordered = self._ordered(dw)
             in_place = ordered.flags.c_contiguous and self.kernels == (1, 1)
             result = ordered.reshape(shape) if in_place else np.empty(shape, dw.dtype)
-            for i, (phase, sums) in enumerate(zip(self.forward_phases, self.weight_sums, strict=True)):
-                part = np.empty_like(result) if i else result
-                sums.run(gradient, image, part, phase, self._lattice, self.last)
-                if i:
-                    with np.errstate(all="ignore"):
-                        result += part
+            self.weight_sums.run(gradient, image, result)
             if finite(result):
                 if not in_place:
                     self._join(result, dw)
@@ -597,21 +594,35 @@ def _turned_bytes(geometry: Geometry) -> int:
 
 
 class WeightSums:
-    """Backward-weight over the patches of a forward pass, in parts that are added in order."""
+    """Backward-weight over the phases of a forward pass, in parts that are added in order.
 
-    def __init__(self, patches: Patches) -> None:
-        p = self.patches = patches
+    With ``last`` the gradient is written with its channels last.
+    """
+
+    def __init__(self, phases: list[Phase], lattice: Three, last: bool) -> None:
+        self.phases, self.lattice, self.last = phases, lattice, last
+        # The first phase has as many cells as any; its groups, channels and filters are those of all.
+        p = self.patches = phases[0].patches
         sums = kernels.POINTS * p.deep * p.channels * p.filters * p.dtype.itemsize
-        self.wanted = max(1, min(JOBS, p.wanted) // p.groups)
-        worthwhile = p.batch * p.depth * p.down * p.across // PART_PATCHES
-        parts = max(1, min(self.wanted, p.chunks, 2 * PARTS_BYTES // sums, worthwhile))
+        self.wanted = max(1, min(JOBS, sum(phase.patches.wanted for phase in phases)) // p.groups)
+        chunks = [phase.patches.chunks for phase in phases]
+        cells = sum(q.batch * q.depth * q.down * q.across for q in (phase.patches for phase in phases))
+        parts = max(1, min(self.wanted, sum(chunks), 2 * PARTS_BYTES // sums, cells // PART_PATCHES))
         parts = 2 ** (parts.bit_length() - 1)  # as even for any even number of threads
-        self.parts = list(blocks(p.chunks, ceil_div(p.chunks, parts)))
+        # For each part the chunks of each phase: a share of those of all phases, one behind the other.
+        begins = [0, *itertools.accumulate(chunks)]
+        self.parts = [
+            [
+                (i, (max(first, begin) - begin, min(stop, end) - begin))
+                for i, (begin, end) in enumerate(itertools.pairwise(begins))
+            ]
+            for first, stop in blocks(begins[-1], ceil_div(begins[-1], parts))
+        ]
         # Panels whose sums have room: the filters of a job at the most.
         most = max(1, SUMS_BYTES // (kernels.POINTS * p.deep * p.channels * p.panel * p.dtype.itemsize))
         self.most = min(p.panels, most)
         self.filters = min(p.filters, self.most * p.panel)
-        self.work = p.groups * p.filters * p.channels * p.deep * 9 * p.batch * p.depth * p.down * p.across * 4
+        self.work = p.groups * p.filters * p.channels * p.deep * 9 * cells * 4
 
     def _jobs(self) -> list[tuple[int, int, Range]]:
         """(part, group, filters). Threads share the filters of a part: what is summed stays the same."""
@@ -624,21 +635,19 @@ class WeightSums:
             for some in blocks(p.filters, min(step, self.most) * p.panel)
         ]
 
-    def _filter_points(self) -> int:
-        """Elements of the points of a chunk's gradients."""
-        p = self.patches
-        panels = ceil_div(self.filters, p.panel)
-        return kernels.POINTS * point_step(panels * p.patches * p.panel, p.dtype.itemsize)
-
-    def _sums(self) -> int:
-        p = self.patches
+    def _sizes(self) -> tuple[int, int, int, int]:
+        """Elements of a band, of the points of a chunk of images and of one of gradients, and of sums."""
+        panels = ceil_div(self.filters, self.patches.panel)
+        pitch = ceil_div(self.filters, self.patches.lanes) * self.patches.lanes
+        bands, images, gradients = [], [], []
+        for p in (phase.patches for phase in self.phases):
+            bands.append(p.band(max(p.pitch, pitch)))
+            images.append(p.image_points)
+            step = point_step(panels * p.patches * p.panel, p.dtype.itemsize)
+            gradients.append(kernels.POINTS * step)
         rows = ceil_div(p.channels, ROWS) * ROWS
-        panels = ceil_div(self.filters, p.panel) * p.deep
-        return kernels.POINTS * point_step(panels * rows * p.panel, p.dtype.itemsize)
-
-    def _band(self) -> int:
-        p = self.patches
-        return p.band(max(p.pitch, ceil_div(self.filters, p.lanes) * p.lanes))
+        sums = kernels.POINTS * point_step(panels * p.deep * rows * p.panel, p.dtype.itemsize)
+        return max(bands), max(images), max(gradients), sums
 
     @property
     def scratch_bytes(self) -> int:
@@ -646,38 +655,35 @@ class WeightSums:
         p = self.patches
         weights = p.groups * p.filters * p.channels * p.deep * 9
         partial = len(self.parts) * weights if len(self.parts) > 1 else 0
-        points = self._band() + p.image_points + self._filter_points()
-        return (points + self._sums() + partial) * p.dtype.itemsize
+        return (sum(self._sizes()) + partial) * p.dtype.itemsize
 
-    def run(self, dy: Images, x: Images, result: Array, phase: Phase, lattice: Three, last: bool) -> None:
-        """Write ``result`` (groups, filters, channels * depths * 9): what one phase of the output gives.
-
-        With ``last`` the channels are last, too.
-        """
+    def run(self, dy: Images, x: Images, result: Array) -> None:
+        """Write ``result`` (groups, filters, channels * depths * 9)."""
         p = self.patches
         several, jobs = len(self.parts) > 1, self._jobs()
         reach = np.array([p.axis.inside(shift) for shift in p.shifts])
         partial = result[np.newaxis]
         if several:
             partial = new_result((len(self.parts), *result.shape), x.flat.dtype)
+        finish = kernels.finish_last_filters if self.last else kernels.finish_filters
 
         def start_worker() -> Job:
-            sizes = (self._band(), p.image_points, self._filter_points(), self._sums())
-            band, points, gradients, sums = (aligned(size, p.dtype) for size in sizes)
+            band, points, gradients, sums = (aligned(size, p.dtype) for size in self._sizes())
             taps = aligned((9 * max(p.lanes, p.deep) + p.lanes) * p.lanes, p.dtype)
             square = aligned(p.lanes * p.lanes, p.dtype)
 
             def job(i: int) -> None:
                 part, group, (first, stop) = jobs[i]
                 sums[...] = 0
-                for chunks in pieces(self.parts[part], self.work // len(jobs)):
-                    kernels.sum_patches(
-                        dy.flat, dy.phase(group * p.filters, phase.target, phase.step), x.flat,
-                        x.phase(group * p.channels, phase.source, lattice), sums, p.batch, p.channels,
-                        (first, stop - first), phase.start, p.axis.stride, p.places, p.beyond, reach, chunks,
-                        p.chunk, band, points, gradients,
-                    )  # fmt: skip
-                finish = kernels.finish_last_filters if last else kernels.finish_filters
+                for which, chunks in self.parts[part]:
+                    phase = self.phases[which]
+                    for some in pieces(chunks, self.work // len(jobs)):
+                        kernels.sum_patches(
+                            dy.flat, dy.phase(group * p.filters, phase.target, phase.step), x.flat,
+                            x.phase(group * p.channels, phase.source, self.lattice), sums, p.batch,
+                            p.channels, (first, stop - first), phase.start, p.axis.stride, p.places, p.beyond,
+                            reach, some, phase.patches.chunk, band, points, gradients,
+                        )  # fmt: skip
                 finish(
                     sums, p.channels, stop - first, ceil_div(stop - first, p.panel), p.deep,
                     partial[part, group, first:stop].reshape(-1), taps, square,

@@ -59,6 +59,11 @@ def test_every_algorithm_equals_the_loops(name):
 
 # What an algorithm serves, so that few examples are spent on the rest.
 SERVED = {
+    "lattice": {
+        "kernels": ((3, 3), (3, 3), (3, 1), (2, 5)),
+        "steps": ((2, 2), (2, 2), (3, 3), (2, 6), (4, 1)),
+        "dilations": ((2, 2), (2, 2), (3, 3), (4, 3)),
+    },
     "winograd": {"kernels": ((3, 3), (3, 3), (5, 5), (3, 7), (7, 5)), "steps": ((1, 1),)},
     "pointwise": {"kernels": ((1, 1),)},
 }
@@ -78,6 +83,11 @@ def test_every_edge_of_the_tiles(name):
 
 # The same where there is a depth.
 SERVED_DEEP = {
+    "lattice": {
+        "kernels": ((3, 3, 3), (2, 3, 3), (3, 1, 1), (1, 3, 3)),
+        "steps": ((2, 2, 2), (1, 2, 2), (4, 1, 2)),
+        "dilations": ((2, 2, 2), (1, 2, 2), (2, 2, 2)),
+    },
     "winograd": {"kernels": ((3, 3, 3), (1, 3, 3), (2, 3, 3)), "steps": ((1, 1, 1), (2, 1, 1))},
     "pointwise": {"kernels": ((1, 1, 1),), "steps": ((1, 1, 1), (1, 1, 2), (2, 1, 1))},
 }

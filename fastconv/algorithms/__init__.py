@@ -8,6 +8,7 @@ from fastconv.algorithms.bundles import Bundles
 from fastconv.algorithms.direct import Direct
 from fastconv.algorithms.grouped import Grouped
 from fastconv.algorithms.im2col import Im2col
+from fastconv.algorithms.lattice import Lattice
 from fastconv.algorithms.lines import Lines
 from fastconv.algorithms.pointwise import Pointwise
 from fastconv.algorithms.virtual import Virtual
@@ -52,6 +53,7 @@ class Algorithm(Protocol):
 
 
 ALGORITHMS: tuple[type[Algorithm], ...] = (
+    Lattice,
     Winograd,
     Bundles,
     Grouped,

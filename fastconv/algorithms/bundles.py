@@ -409,15 +409,15 @@ class Bundles:
         if not g.channels_last:
             by_group = w.reshape(g.groups, k, c, taps).transpose(0, 2, 1, 3)
             return self._pack(np.ascontiguousarray(by_group).reshape(-1), sweep)
-        flat = self._flat(w)
+        flat, packed = self._flat(w), aligned(w.size, w.dtype)
         if together > 1:
             # (bundles, elements and channels, groups) from (bundles, groups, elements and channels)
-            packed = aligned(w.size, w.dtype)
             kernels.turn_groups(flat, sweep.bundles, together, w.size // (sweep.bundles * together), packed)
-            return packed
-        # (groups, vectors, elements, lanes) from (groups, elements, vectors, lanes)
-        by_vector = flat.reshape(g.groups, k * taps, c // lanes, lanes).transpose(0, 2, 1, 3)
-        return np.ascontiguousarray(by_vector).reshape(-1)
+        else:
+            # (groups, vectors, elements, lanes) from (groups, elements, vectors, lanes)
+            by_vector = flat.reshape(g.groups, k * taps, c // lanes, lanes).transpose(0, 2, 1, 3)
+            packed.reshape(by_vector.shape)[...] = by_vector
+        return packed
 
 
 def _serves(geometry: Geometry, filters: int, channels: int) -> bool:

@@ -1,4 +1,4 @@
-"""Groups of whole vectors: every tile, edge and phase of both layouts against the plain loops."""
+"""Groups of whole vectors and parts of them: every tile, edge and phase against the plain loops."""
 
 import contextlib
 
@@ -23,6 +23,7 @@ def small_units():
         patch.setattr(jobs, "JOB_MULTIPLICATIONS", 1)
         patch.setattr(bundles, "BAND_BYTES", 1)
         patch.setattr(bundles, "SUM_CELLS", 1)
+        patch.setattr(bundles, "WIDE", 2)
         plan._cached_conv_plan.cache_clear()
         try:
             yield
@@ -31,12 +32,25 @@ def small_units():
 
 
 @st.composite
-def bundled(draw):
-    """(x, w, bias, dy, stride, padding, dilation, groups), channels first; a group's filters fill vectors."""
-    dtype = draw(st.sampled_from([np.float32, np.float64]))
-    lanes = VECTOR_BYTES // np.dtype(dtype).itemsize
-    groups, filters = draw(st.integers(1, 3)), lanes * draw(st.sampled_from([1, 1, 2]))
+def whole_groups(draw, lanes):
+    """(groups, filters, channels) whose filters fill vectors."""
+    filters = lanes * draw(st.sampled_from([1, 1, 2]))
     channels = draw(st.sampled_from([filters, filters, 1, 3, lanes, lanes + 3, 2 * lanes]))
+    return draw(st.integers(1, 3)), filters, channels
+
+
+@st.composite
+def parts_of_vectors(draw, lanes):
+    """(groups, filters, channels) of which a vector has two or four."""
+    filters = draw(st.sampled_from([lanes // n for n in (2, 4) if lanes // n > 1] or [lanes]))
+    return draw(st.integers(1, 5)) * (lanes // filters), filters, filters
+
+
+@st.composite
+def bundled(draw, sizes=whole_groups):
+    """(x, w, bias, dy, stride, padding, dilation, groups), channels first."""
+    dtype = draw(st.sampled_from([np.float32, np.float64]))
+    groups, filters, channels = draw(sizes(VECTOR_BYTES // np.dtype(dtype).itemsize))
     kernel = tuple(draw(st.sampled_from([1, 2, 3, 3, 5])) for _ in range(2))
     stride, dilation = (tuple(draw(st.integers(1, most)) for _ in range(2)) for most in (3, 2))
     padding = tuple((draw(st.integers(0, 3)), draw(st.integers(0, 3))) for _ in range(2))
@@ -63,9 +77,10 @@ def check(problem, layout, view=lambda array: array):
     assert_equal(from_layout(made(arrays[0], arrays[1], bias), layout), expected)
     dw = made.backward_weight(arrays[2], arrays[0])
     assert_equal(from_layout(dw, layout), ref_conv_backward_weight(dy, x, w.shape[2:], *steps))
-    whole = w.shape[1] % (VECTOR_BYTES // x.itemsize) == 0
-    assert ("backward_input" in made.algorithms) == whole
-    if whole:
+    square = len(w) == w.shape[1] * steps[3]
+    served = w.shape[1] % (VECTOR_BYTES // x.itemsize) == 0 or square
+    assert ("backward_input" in made.algorithms) == served
+    if served:
         dx = made.backward_input(arrays[2], arrays[1])
         assert_equal(from_layout(dx, layout), ref_conv_backward_input(dy, w, x.shape[2:], *steps))
 
@@ -76,6 +91,41 @@ def test_bundles_equal_the_loops(layout):
     @examples(60)
     def every(problem):
         check(problem, layout)
+
+    every()
+
+
+def test_several_groups_of_a_vector_equal_the_loops():
+    @given(bundled(parts_of_vectors))
+    @examples(60)
+    def every(problem):
+        check(problem, "NHWC")
+
+    every()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_every_width(dtype, count):
+    """Whole and repeated tiles, and lines too short for three taps to share what they read."""
+    lanes = VECTOR_BYTES // np.dtype(dtype).itemsize
+    if count > 1 and lanes // count < 2:
+        pytest.skip("a vector has too few lanes")
+    rng, filters = np.random.default_rng(1), lanes // count
+    for width in range(1, 31):
+        x = integers(rng, (1, lanes, 2, width), dtype)
+        w = integers(rng, (lanes, filters, 2, 3), dtype)
+        dy = integers(rng, (1, lanes, 3, width), dtype)
+        bias = integers(rng, lanes, dtype)
+        check((x, w, bias, dy, (1, 1), ((1, 1), (1, 1)), (1, 1), count), "NHWC")
+
+
+def test_every_split_of_several_groups_gives_the_same():
+    @given(bundled(parts_of_vectors), st.booleans())
+    @examples(30)
+    def every(problem, backwards):
+        with small_units():
+            check(problem, "NHWC", negative if backwards else lambda array: array)
 
     every()
 
@@ -93,14 +143,14 @@ def test_every_split_gives_the_same(layout):
     every()
 
 
-@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
-def test_infinity_and_nan_travel_as_in_loops(layout):
+@pytest.mark.parametrize(("layout", "count"), [("NCHW", 1), ("NHWC", 1), ("NHWC", 2)])
+def test_infinity_and_nan_travel_as_in_loops(layout, count):
     lanes = VECTOR_BYTES // 4
     rng = np.random.default_rng(1)
     x = integers(rng, (1, 2 * lanes, 5, 17), np.float32)
-    w = integers(rng, (2 * lanes, lanes, 3, 3), np.float32)
-    x[0, 1, 2, 3], x[0, lanes, 0, 16] = np.nan, np.inf
-    steps = (1, 1), ((1, 1), (1, 1)), (1, 1), 2
+    w = integers(rng, (2 * lanes, lanes // count, 3, 3), np.float32)
+    x[0, 1, 2, 3], x[0, lanes, 0, 16], x[0, 2, 4, 0] = np.nan, np.inf, np.nan
+    steps = (1, 1), ((1, 1), (1, 1)), (1, 1), 2 * count
     with np.errstate(invalid="ignore"):
         expected = ref_conv(x, w, *steps)
         # Gradients are finite: where others meet the padding, it is multiplied.
@@ -122,8 +172,24 @@ def test_what_fills_no_vector_is_refused():
         made(np.zeros(x, np.float32), np.zeros(w, np.float32))
 
 
-def test_auto_takes_them_where_a_group_is_a_vector():
+def test_groups_that_leave_a_vector_unfilled_are_refused():
     lanes = VECTOR_BYTES // 4
-    size, weight = (1, 20, 20, 4 * lanes), (4 * lanes, 3, 3, lanes)
-    made = fastconv.plan_conv2d(size, weight, padding=1, groups=4, dtype="float32", layout="NHWC")
+    x, w = (1, 5, 5, 3 * lanes // 2), (3 * lanes // 2, 3, 3, lanes // 2)
+    made = fastconv.plan_conv2d(x, w, groups=3, dtype="float32", layout="NHWC", algorithm="bundles")
+    assert made.algorithms == {}
+
+
+@pytest.mark.parametrize(("count", "extent"), [(1, 20), (2, 46)])
+def test_auto_takes_them_where_groups_fill_a_vector(count, extent):
+    lanes = VECTOR_BYTES // 4
+    size, weight = (1, extent, extent, 4 * lanes), (4 * lanes, 3, 3, lanes // count)
+    made = fastconv.plan_conv2d(size, weight, padding=1, groups=4 * count, dtype="float32", layout="NHWC")
     assert set(made.algorithms.values()) == {"bundles"}
+
+
+def test_auto_leaves_small_planes_of_few_filters():
+    lanes = VECTOR_BYTES // 4
+    groups = 2 if lanes < 16 else 4
+    size, weight = (1, 7, 7, lanes), (lanes, 3, 3, lanes // groups)
+    made = fastconv.plan_conv2d(size, weight, padding=1, groups=groups, dtype="float32", layout="NHWC")
+    assert "bundles" not in made.algorithms.values()

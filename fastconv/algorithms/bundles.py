@@ -1,7 +1,8 @@
-"""Groups whose filters fill vectors, in both layouts, on planes.
+"""Groups whose filters fill vectors, in both layouts, and halves and quarters of vectors, channels last.
 
-A bundle is as many filters of a group as a vector has lanes. A unit is some lines of one image for a bundle:
-what it reads is brought to a band, one vector of channels for each cell (`fastconv.kernels.bundles`).
+A bundle is as many filters as a vector has lanes: of one group, or of two or four groups with as many
+channels as filters. A unit is some lines of one image for some bundles: what it reads is brought to a band
+for each bundle, one vector of channels for each cell (`fastconv.kernels.bundles`).
 
     forward          vectors along filters, one channel of a cell at a time
     backward-input   the same for each phase of the stride, with filters and channels exchanged
@@ -9,9 +10,10 @@ what it reads is brought to a band, one vector of channels for each cell (`fastc
 
 Units, and parts of the sums, follow from the shape alone.
 
-Tried on 512x14 in groups of 16 (3x3 taps, float32, AVX-512 Xeon) and left out: asking for what the next unit
-reads while the tiles run (105 and 103 GF/s; with a band that is not filled 139), and vectors that hold
-several groups under masks of their lanes (groups of 8 at 38 GF/s, where `Grouped` has 60).
+With the channels last the cells of one bundle lie far apart in memory, where no prefetcher follows, so bands
+of neighbouring bundles are filled at once: 116 and 105 GF/s (256x28 in groups of 8), 72 and 58 (128x56 in
+groups of 4), backward-weight 67 and 37 (3x3 taps, float32, AVX-512 Xeon). Asking for what the next unit reads
+while the tiles run gains nothing more (109 and 110).
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fastconv.algorithms.grouped import triples
 from fastconv.algorithms.im2col import Im2col
 from fastconv.algorithms.jobs import blocks, ceil_div, pieces, wanted_jobs
 from fastconv.algorithms.memory import Images, Three, add_parts, finite
@@ -38,8 +41,12 @@ if TYPE_CHECKING:
 MOST_CHANNELS = 64
 # The band of a unit, and that of a line at the most.
 BAND_BYTES, MOST_BAND_BYTES = 2**18, 6 * 2**20
+# Bundles of a unit at the most, while it has several lines.
+WIDE = 16
 # Pixels of a plane that leave vectors along them half empty.
 SMALL_PLANE = 100
+# Filters of a group so few that bundles of several groups pay only where their square times pixels is large.
+FEW_FILTERS, LEAST_SQUARE = 8, 2**13
 # Cells that one sum of backward-weight runs over.
 SUM_CELLS = 512
 
@@ -57,6 +64,8 @@ class Sweep:
         In the weights of a filter, from one tap and one channel to the next.
     most_cells : int
         Of the output that a unit has, but for a single line.
+    jobs : int
+        So many units at the least, where there can be.
     """
 
     def __init__(
@@ -69,13 +78,16 @@ class Sweep:
         tap_step: int,
         channel_step: int,
         most_cells: int,
+        jobs: int,
     ) -> None:
         g = geometry
-        self.dtype = g.compute_dtype
+        self.dtype, self.batch = g.compute_dtype, g.batch
         self.lanes = VECTOR_BYTES // self.dtype.itemsize
         self.axes, self.group = (height, width), (filters, channels)
         self.bundles = g.groups * filters // self.lanes
         self.channels = channels
+        # Groups that a vector of filters belongs to.
+        self.bundled = max(1, self.lanes // filters)
         self.blocks = ceil_div(channels, self.lanes)
         self.row_step = channel_step * self.lanes
         self.start, self.stride = height.lowest, height.stride
@@ -92,10 +104,17 @@ class Sweep:
             ]
         )
         self.lines = max(1, min(height.output, most_cells // max(1, width.output)))
-        while self.lines > 1 and self.band_elements * self.dtype.itemsize > BAND_BYTES:
-            self.lines = ceil_div(self.lines, 2)
+        # Where channels are last, bundles of one vector of them lie beside each other in memory.
+        whole = g.channels_last and filters <= self.lanes and channels * self.bundled == self.lanes
+        self.wide = self.bundles if whole else 1
+        while max(self.wide, self.lines) > 1 and (
+            self.band_elements * self.dtype.itemsize > BAND_BYTES or self.units < jobs
+        ):
+            if self.wide > WIDE or self.lines == 1:
+                self.wide = ceil_div(self.wide, 2)
+            else:
+                self.lines = ceil_div(self.lines, 2)
         self.lines = ceil_div(height.output, ceil_div(height.output, self.lines))
-        self.units = g.batch * ceil_div(height.output, self.lines) * self.bundles
         block = self.rows * self.columns * self.lanes
         places = [
             (
@@ -107,19 +126,43 @@ class Sweep:
             for y, t in zip(height.shifts, height.taps, strict=True)
             for x, s in zip(width.shifts, width.taps, strict=True)
         ]
-        self.taps = [tap for tap, _ in places]
-        self.offsets = np.array([offset for _, offset in places])
+        threes, others = triples([(offset, tap) for tap, offset in places], self.lanes)
+        # A single cell of a line has no neighbours whose gradients backward-weight could share.
+        summed = threes if width.output > 1 else []
+        ordered = summed + sorted({(offset, tap) for tap, offset in places} - set(summed))
+        self.summed_triples = len(summed) // 3
+        self.taps = [tap for _, tap in ordered]
+        self.offsets = np.array([offset for offset, _ in ordered])
+        channel_blocks = list(blocks(channels, self.lanes))
+
+        def cell(offset: int, first: int) -> int:
+            return offset + first // self.lanes * block + first % self.lanes
+
+        def weight(tap: int, first: int) -> int:
+            return (tap * tap_step + first * channel_step) * self.lanes
+
+        self.triples = np.array(
+            [
+                (cell(offset, first), stop - first, *(weight(tap, first) for _, tap in threes[n : n + 3]))
+                for n, (offset, _) in list(enumerate(threes))[::3]
+                for first, stop in channel_blocks
+            ],
+            np.int64,
+        ).reshape(-1, 5)
         self.segments = np.array(
             [
-                (
-                    offset + first // self.lanes * block + first % self.lanes,
-                    (tap * tap_step + first * channel_step) * self.lanes,
-                    stop - first,
-                )
-                for tap, offset in places
-                for first, stop in blocks(channels, self.lanes)
-            ]
-        )
+                (cell(offset, first), weight(tap, first), stop - first)
+                for offset, tap in others
+                for first, stop in channel_blocks
+            ],
+            np.int64,
+        ).reshape(-1, 3)
+
+    @property
+    def units(self) -> int:
+        """How many there are."""
+        lines = self.axes[0].output
+        return self.batch * ceil_div(lines, self.lines) * ceil_div(self.bundles, self.wide)
 
     @property
     def rows(self) -> int:
@@ -129,12 +172,13 @@ class Sweep:
     @property
     def band_elements(self) -> int:
         """Of a unit."""
-        return len(self.phases) * self.blocks * self.rows * self.columns * self.lanes
+        # Neighbouring bands do not begin in the same set of a cache: 137 and 124 GF/s (as above, 512x14).
+        return self.wide * (len(self.phases) * self.blocks * self.rows * self.columns | 1) * self.lanes
 
     @property
     def cells(self) -> int:
-        """Elements that a unit writes."""
-        return self.lines * self.axes[1].output * self.lanes
+        """Elements of the output that a unit has."""
+        return self.wide * (self.lines * self.axes[1].output | 1) * self.lanes
 
     @property
     def scratch_bytes(self) -> int:
@@ -143,18 +187,20 @@ class Sweep:
 
     def run(self, x: Images, packed: Array, bias: Array, y: Images, first: Three, stride: Three) -> None:
         """Write the cells of ``y`` from ``first`` on in strides."""
-        work = packed.size * self.axes[0].output * self.axes[1].output * self.units // max(1, self.bundles)
+        work = packed.size * self.axes[0].output * self.axes[1].output * self.batch
         jobs = list(blocks(self.units, ceil_div(self.units, wanted_jobs(work))))
 
         def start_worker() -> Job:
-            band, cells = aligned(self.band_elements, self.dtype), aligned(self.cells, self.dtype)
+            band = aligned(self.band_elements, self.dtype)
+            cells = aligned(self.axes[1].output * self.lanes, self.dtype)
 
             def job(i: int) -> None:
                 for units in pieces(jobs[i], work // len(jobs)):
                     kernels.convolve_bundles(
                         x.flat, x.steps(0), packed, self.row_step, bias, y.flat, y.phase(0, first, stride),
-                        self.bundles, self.group, self.lines, self.start, self.stride, self.span,
-                        self.phases, self.columns, self.segments, units, band, cells,
+                        self.bundles, self.wide, self.group, self.lines, self.start, self.stride, self.span,
+                        self.phases, self.columns, self.triples, self.segments, self.bundled, units, band,
+                        cells,
                     )  # fmt: skip
 
             return job
@@ -162,13 +208,18 @@ class Sweep:
         run_jobs(len(jobs), start_worker)
 
     def sum(self, dy: Images, x: Images, batch: int) -> Array:
-        """The weights' gradient as (bundles, taps, channels in whole tiles, lanes)."""
-        tile = min(kernels.SUM_CHANNELS, self.lanes)
+        """The weights' gradient as (bundles, groups of a bundle, filters of a group, taps, channels)."""
+        together = self.bundled
+        tile = min(kernels.SUM_CHANNELS, self.lanes // together)
         shape = self.bundles, len(self.taps), ceil_div(self.channels, tile) * tile, self.lanes
         work = self.bundles * len(self.taps) * self.channels * self.lanes * batch
         work *= self.axes[0].output * self.axes[1].output
         wanted = wanted_jobs(work)
-        some = list(blocks(self.bundles, ceil_div(self.bundles, wanted)))
+        # Parts of the images cost sums of their own, and few bundles read little of a cell.
+        cells = batch * self.axes[0].output * self.axes[1].output
+        most_parts = max(1, min(batch, cells // SUM_CELLS))
+        owners = max(ceil_div(wanted, most_parts), min(wanted, ceil_div(self.bundles, ceil_div(WIDE, 2))))
+        some = list(blocks(self.bundles, ceil_div(self.bundles, owners)))
         parts = list(blocks(batch, ceil_div(batch, min(batch, ceil_div(wanted, len(some))))))
         partial = np.zeros((len(parts), *shape), self.dtype)
 
@@ -179,19 +230,30 @@ class Sweep:
                 part, bundles = divmod(i, len(some))
                 for images in pieces(parts[part], work // (len(some) * len(parts))):
                     kernels.sum_bundles(
-                        dy.flat, dy.steps(0), x.flat, x.steps(0), partial[part], self.group, self.lines,
-                        self.start, self.stride, self.span, self.phases, self.columns,
-                        self.offsets, images, some[bundles], band, cells,
+                        dy.flat, dy.steps(0), x.flat, x.steps(0), partial[part], self.wide, self.group,
+                        self.lines, self.start, self.stride, self.span, self.phases, self.columns,
+                        self.offsets, self.summed_triples, self.bundled, images, some[bundles], band, cells,
                     )  # fmt: skip
 
             return job
 
         run_jobs(len(some) * len(parts), start_worker)
-        return partial[0] if len(parts) == 1 else add_parts(partial)
+        total = partial[0] if len(parts) == 1 else add_parts(partial)
+        if self.taps != sorted(self.taps) or self.channels < shape[2]:
+            total = total[:, np.argsort(self.taps), : self.channels]
+        # From (bundles, taps, channels, filters of a group, groups)
+        elements = len(self.taps) * self.channels
+        turned = np.empty(self.bundles * self.lanes * elements, self.dtype)
+        kernels.turn_groups(total.reshape(-1), self.bundles, elements, self.lanes, turned)
+        natural = turned.reshape(self.bundles, -1, together, len(self.taps), self.channels)
+        return natural.transpose(0, 2, 1, 3, 4)
 
 
-def _why_unbundled(filters: int, channels: int, lanes: int) -> str | None:
+def _why_unbundled(geometry: Geometry, filters: int, channels: int) -> str | None:
     """Why groups of so many filters and channels are no bundles."""
+    g, lanes = geometry, VECTOR_BYTES // geometry.compute_dtype.itemsize
+    if g.channels_last and filters == channels in (lanes // 2, lanes // 4) and g.filters % lanes == 0:
+        return None
     if filters % lanes:
         return f"{filters} of a group are no whole vectors of {lanes}"
     return f"a sum of more than {MOST_CHANNELS} channels is too long" if channels > MOST_CHANNELS else None
@@ -209,10 +271,12 @@ class Bundles:
         # Weights keep the layout of the images.
         tap_step, channel_step = (c, 1) if g.channels_last else (1, taps)
         axes = forward_axis(g, 1), forward_axis(g, 2)
-        most = g.pixels
-        self.forward_sweep = Sweep(g, *axes, c, k, tap_step, channel_step, most) if _serves(g, k, c) else None
+        most, jobs = g.pixels, wanted_jobs(g.batch * g.pixels * g.filters * c * taps)
+        self.forward_sweep = (
+            Sweep(g, *axes, c, k, tap_step, channel_step, most, jobs) if _serves(g, k, c) else None
+        )
         self.sum_sweep = (
-            Sweep(g, *axes, c, k, tap_step, channel_step, SUM_CELLS) if _serves(g, k, c) else None
+            Sweep(g, *axes, c, k, tap_step, channel_step, SUM_CELLS, 1) if _serves(g, k, c) else None
         )
         # The first cell of each phase of the stride, and what makes its cells: None where they are zero.
         self.phases: list[tuple[Three, Sweep | None]] = []
@@ -221,7 +285,7 @@ class Bundles:
                 for column, width in backward_axes(g, 2):
                     made = None
                     if height is not None and width is not None:
-                        made = Sweep(g, height, width, k, c, 1, taps, most)
+                        made = Sweep(g, height, width, k, c, 1, taps, most, jobs)
                     self.phases.append(((0, row, column), made))
         self.padded = any(
             not axis.unpadded for _, sweep in self.phases if sweep is not None for axis in sweep.axes
@@ -238,7 +302,7 @@ class Bundles:
         filters, channels = g.filters // g.groups, g.channels // g.groups
         if which == "backward_input":
             filters, channels = channels, filters
-        reason = _why_unbundled(filters, channels, VECTOR_BYTES // g.compute_dtype.itemsize)
+        reason = _why_unbundled(g, filters, channels)
         if reason is None and _largest_band(g) > MOST_BAND_BYTES:
             return (
                 f"one line of output needs {_largest_band(g)} bytes of scratch, more than {MOST_BAND_BYTES}"
@@ -249,10 +313,14 @@ class Bundles:
     def why_slow(geometry: Geometry, which: Pass) -> str | None:
         """Where others are faster: GF/s of this and of those, 3x3 taps, float32, AVX-512 Xeon.
 
-        Groups of more than one vector share what is broadcast: 117 and 146 (32x14), but 16x14 105 and 75.
-        The channels first: 100 and 120 (16x28), but 80 and 43 (16x7), and backward-weight 110 and 98
+        Groups of more than one vector share what is broadcast: 117 and 146 (32x14), but 16x14 146 and 91.
+        The channels first: 94 and 107 (16x28), but 80 and 43 (16x7), and backward-weight 110 and 98
         (16x28); with a stride of 2, backward-input 35 and 60. One tap: 44 and 54 (32x14). Doubles, of which a
-        vector has 8: 45 and 49 (8x14), but backward-weight 43 and 39.
+        vector has 8, channels first: 45 and 49 (8x14), but backward-weight 43 and 39.
+
+        Several groups of a vector, channels last: 119 and 52 (8x28), 94 and 85 (8x7), 90 and 78 (4x28), but
+        79 and 91 (4x14); with a stride of 2 60 and 48, but backward-input 30 and 52 (8x28), 36 and 43 (4x56).
+        Doubles: 38 and 26 (4x28), but 30 and 37 (4x7). With AVX2 52 and 46 (4x28), but 47 and 54 (4x14).
         """
         g = geometry
         lanes = VECTOR_BYTES // g.compute_dtype.itemsize
@@ -260,10 +328,17 @@ class Bundles:
             return "several vectors of filters share what is broadcast"
         if g.kernel[1] * g.kernel[2] == 1:
             return "one tap does not pay for the band"
-        sums, small = which == "backward_weight", g.pixels < SMALL_PLANE
-        if g.compute_dtype.itemsize == 8:
-            return None if sums and max(g.stride) == 1 else "few filters fill a vector"
-        if g.channels_last or sums or (small and max(g.stride) == 1):
+        sums, small, strided = which == "backward_weight", g.pixels < SMALL_PLANE, max(g.stride) > 1
+        double = g.compute_dtype.itemsize == 8
+        if g.channels_last:
+            filters = g.filters // g.groups
+            few = filters < FEW_FILTERS and (strided or filters**2 * g.pixels < LEAST_SQUARE)
+            if filters < lanes and (few or (strided and which == "backward_input")):
+                return "tiles that read the image in place cost less"
+            return "few filters fill a vector" if double and strided else None
+        if double:
+            return None if sums and not strided else "few filters fill a vector"
+        if sums or (small and not strided):
             return None
         return "vectors along pixels need no transposition"
 
@@ -293,11 +368,11 @@ class Bundles:
             return
         if any(made is None for _, made in self.phases):
             dx[...] = 0
-        packed, turned = None, self._turned(w)
+        packed = None
         none = np.zeros(g.channels, dx.dtype)
         for first, made in self.phases:
             if made is not None:
-                packed = self._pack(turned, made) if packed is None else packed
+                packed = self._packed_turned(w, made) if packed is None else packed
                 made.run(gradient, packed, none, result, first, g.stride)
 
     def backward_weight(self, dy: Array, x: Array, dw: Array) -> None:
@@ -306,14 +381,16 @@ class Bundles:
         if gradient is None or image is None or sweep is None:
             Im2col(g).backward_weight(dy, x, dw)
             return
-        # (K, C/G, taps) from (bundles, taps, channels, lanes)
-        sums = sweep.sum(gradient, image, g.batch)[:, :, : sweep.channels].transpose(0, 3, 2, 1)
-        dw[...] = sums.reshape(dw.shape)
+        sums = sweep.sum(gradient, image, g.batch)
+        dw[...] = sums.reshape(g.filters, -1, self.group_channels).transpose(0, 2, 1).reshape(dw.shape)
 
     @staticmethod
     def _pack(w: Array, sweep: Sweep) -> Array:
         packed = aligned(w.size, w.dtype)
-        elements = w.size // (sweep.bundles * sweep.lanes)
+        elements, groups = w.size // (sweep.bundles * sweep.lanes), sweep.bundled
+        if groups > 1:
+            apart = w.reshape(sweep.bundles, groups, -1, elements).transpose(0, 2, 1, 3)
+            w = np.ascontiguousarray(apart).reshape(-1)
         kernels.pack_bundles(w, 0, sweep.bundles, elements, packed)
         return packed
 
@@ -325,21 +402,26 @@ class Bundles:
         ordered = w.transpose(0, 2, 3, 4, 1) if self.geometry.channels_last else w
         return np.ascontiguousarray(ordered).reshape(-1)
 
-    def _turned(self, w: Array) -> Array:
-        """Weights (K, C/G, 1, R, S) as (C, K/G, taps), flat."""
+    def _packed_turned(self, w: Array, sweep: Sweep) -> Array:
+        """Weights (K, C/G, 1, R, S) with filters and channels exchanged, packed."""
         g, k, c = self.geometry, self.group_filters, self.group_channels
-        taps = g.kernel[1] * g.kernel[2]
+        taps, lanes, together = g.kernel[1] * g.kernel[2], sweep.lanes, sweep.bundled
         if not g.channels_last:
             by_group = w.reshape(g.groups, k, c, taps).transpose(0, 2, 1, 3)
-            return np.ascontiguousarray(by_group).reshape(-1)
-        flat = self._flat(w)
-        turned = np.empty_like(flat)
-        kernels.turn_groups(flat, g.groups, k * taps, c, turned)
-        return turned
+            return self._pack(np.ascontiguousarray(by_group).reshape(-1), sweep)
+        flat, packed = self._flat(w), aligned(w.size, w.dtype)
+        if together > 1:
+            # (bundles, elements and channels, groups) from (bundles, groups, elements and channels)
+            kernels.turn_groups(flat, sweep.bundles, together, w.size // (sweep.bundles * together), packed)
+        else:
+            # (groups, vectors, elements, lanes) from (groups, elements, vectors, lanes)
+            by_vector = flat.reshape(g.groups, k * taps, c // lanes, lanes).transpose(0, 2, 1, 3)
+            packed.reshape(by_vector.shape)[...] = by_vector
+        return packed
 
 
 def _serves(geometry: Geometry, filters: int, channels: int) -> bool:
-    return _why_unbundled(filters, channels, VECTOR_BYTES // geometry.compute_dtype.itemsize) is None
+    return _why_unbundled(geometry, filters, channels) is None
 
 
 def _largest_band(geometry: Geometry) -> int:

@@ -201,10 +201,10 @@ class Planes:
                 for c in range(self.channels)
                 for place, tap in zip(places, taps, strict=True)
             ]
-            triples, singles = _triples(pairs, width)
-            table.append((*first, *cells, len(offsets), len(triples) // 3, len(pairs)))
-            offsets += [offset for offset, _ in triples + singles]
-            rows += [row for _, row in triples + singles]
+            threes, singles = triples(pairs, width)
+            table.append((*first, *cells, len(offsets), len(threes) // 3, len(pairs)))
+            offsets += [offset for offset, _ in threes + singles]
+            rows += [row for _, row in threes + singles]
         return np.array(offsets, np.int64), np.array(rows, np.int64), np.array(table, np.int64)
 
     def _jobs(self) -> list[tuple[Range, Range, Range]]:
@@ -307,14 +307,14 @@ class Planes:
             dw[...] = result.reshape(dw.shape)
 
 
-def _triples(taps: list[tuple[int, int]], line: int) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
-    """Taps (offset, row) parted in triples, each tap a line further than the one before, and others."""
-    left, triples = dict(sorted(taps)), []
+def triples(taps: list[tuple[int, int]], step: int) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+    """Taps (offset, row) parted in triples, each tap a step further than the one before, and others."""
+    left, threes = dict(sorted(taps)), []
     for offset, _ in sorted(taps):
-        wanted = [offset, offset + line, offset + 2 * line]
+        wanted = [offset, offset + step, offset + 2 * step]
         if all(place in left for place in wanted):
-            triples += [(place, left.pop(place)) for place in wanted]
-    return triples, list(left.items())
+            threes += [(place, left.pop(place)) for place in wanted]
+    return threes, list(left.items())
 
 
 def _tap_multiple(filters: int) -> int:

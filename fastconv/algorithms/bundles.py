@@ -43,8 +43,8 @@ MOST_CHANNELS = 64
 BAND_BYTES, MOST_BAND_BYTES = 2**18, 6 * 2**20
 # Bundles of a unit at the most, while it has several lines.
 WIDE = 16
-# Pixels of a plane that leave vectors along them half empty.
-SMALL_PLANE = 100
+# Groups from which on images with the channels first are transposed.
+MANY_GROUPS = 4
 # Filters of a group so few that bundles of several groups pay only where their square times pixels is large.
 FEW_FILTERS, LEAST_SQUARE = 8, 2**13
 # Cells that one sum of backward-weight runs over.
@@ -314,9 +314,10 @@ class Bundles:
         """Where others are faster: GF/s of this and of those, 3x3 taps, float32, AVX-512 Xeon.
 
         Groups of more than one vector share what is broadcast: 117 and 146 (32x14), but 16x14 146 and 91.
-        The channels first: 94 and 107 (16x28), but 80 and 43 (16x7), and backward-weight 110 and 98
-        (16x28); with a stride of 2, backward-input 35 and 60. One tap: 44 and 54 (32x14). Doubles, of which a
-        vector has 8, channels first: 45 and 49 (8x14), but backward-weight 43 and 39.
+        The channels first: 151 and 127 (16x56), 123 and 102 (16x14), but 120 and 134 of two groups (16x28),
+        106 and 125 with a dilation and 39 and 63 backward-input with a stride of 2; backward-weight 128 and
+        105 (16x28). One tap: 44 and 54 (32x14). Doubles, of which a vector has 8, channels first: 47 and 54
+        (8x14), but backward-weight 45 and 40.
 
         Several groups of a vector, channels last: 119 and 52 (8x28), 94 and 85 (8x7), 90 and 78 (4x28), but
         79 and 91 (4x14); with a stride of 2 60 and 48, but backward-input 30 and 52 (8x28), 36 and 43 (4x56).
@@ -328,7 +329,7 @@ class Bundles:
             return "several vectors of filters share what is broadcast"
         if g.kernel[1] * g.kernel[2] == 1:
             return "one tap does not pay for the band"
-        sums, small, strided = which == "backward_weight", g.pixels < SMALL_PLANE, max(g.stride) > 1
+        sums, strided = which == "backward_weight", max(g.stride) > 1
         double = g.compute_dtype.itemsize == 8
         if g.channels_last:
             filters = g.filters // g.groups
@@ -338,9 +339,10 @@ class Bundles:
             return "few filters fill a vector" if double and strided else None
         if double:
             return None if sums and not strided else "few filters fill a vector"
-        if sums or (small and not strided):
+        if sums:
             return None
-        return "vectors along pixels need no transposition"
+        few = g.groups < MANY_GROUPS or max(g.dilation) > 1 or (strided and which == "backward_input")
+        return "vectors along pixels need no transposition" if few else None
 
     @property
     def scratch_bytes(self) -> int:

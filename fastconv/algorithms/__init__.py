@@ -53,9 +53,9 @@ class Algorithm(Protocol):
 
 
 ALGORITHMS: tuple[type[Algorithm], ...] = (
+    Bundles,
     Lattice,
     Winograd,
-    Bundles,
     Grouped,
     Lines,
     Pointwise,

@@ -313,7 +313,9 @@ class Bundles:
     def why_slow(geometry: Geometry, which: Pass) -> str | None:
         """Where others are faster: GF/s of this and of those, 3x3 taps, float32, AVX-512 Xeon.
 
-        Groups of more than one vector share what is broadcast: 117 and 146 (32x14), but 16x14 146 and 91.
+        Groups of more than one vector share what is broadcast: 117 and 146 (32x14), but 16x14 146 and 91. One
+        group of one vector, channels last: 145 and 101 (16x28), 160 and 146 (64x28 -> 16), doubles 63 and 44
+        (8x28); channels first 135 and 125, but 80 and 127 of one image, and backward-weight 124 and 113.
         The channels first: 151 and 127 (16x56), 123 and 102 (16x14), but 120 and 134 of two groups (16x28),
         106 and 125 with a dilation and 39 and 63 backward-input with a stride of 2; backward-weight 128 and
         105 (16x28). One tap: 44 and 54 (32x14). Doubles, of which a vector has 8, channels first: 47 and 54
@@ -325,7 +327,8 @@ class Bundles:
         """
         g = geometry
         lanes = VECTOR_BYTES // g.compute_dtype.itemsize
-        if g.groups == 1 or max(g.channels, g.filters) >= 2 * lanes * g.groups:
+        filled = (g.channels if which == "backward_input" else g.filters) // g.groups
+        if filled >= 2 * lanes or max(g.channels, g.filters) >= 2 * lanes * g.groups > 2 * lanes:
             return "several vectors of filters share what is broadcast"
         if g.kernel[1] * g.kernel[2] == 1:
             return "one tap does not pay for the band"
@@ -341,7 +344,7 @@ class Bundles:
             return None if sums and not strided else "few filters fill a vector"
         if sums:
             return None
-        few = g.groups < MANY_GROUPS or max(g.dilation) > 1 or (strided and which == "backward_input")
+        few = which == "backward_input" if strided else g.groups < MANY_GROUPS or max(g.dilation) > 1
         return "vectors along pixels need no transposition" if few else None
 
     @property

@@ -43,6 +43,8 @@ MOST_CHANNELS = 64
 BAND_BYTES, MOST_BAND_BYTES = 2**18, 6 * 2**20
 # Bundles of a unit at the most, while it has several lines.
 WIDE = 16
+# Multiply-adds of one group that are worth its bands.
+LARGE = 2**21
 # Groups from which on images with the channels first are transposed.
 MANY_GROUPS = 4
 # Filters of a group so few that bundles of several groups pay only where their square times pixels is large.
@@ -315,7 +317,8 @@ class Bundles:
 
         Groups of more than one vector share what is broadcast: 117 and 146 (32x14), but 16x14 146 and 91. One
         group of one vector, channels last: 145 and 101 (16x28), 160 and 146 (64x28 -> 16), doubles 63 and 44
-        (8x28); channels first 135 and 125, but 80 and 127 of one image, and backward-weight 124 and 113.
+        (8x28), but 49 and 57 of a small pass (16x8); channels first 135 and 125, but 80 and 127 of one image,
+        and backward-weight 124 and 113.
         The channels first: 151 and 127 (16x56), 123 and 102 (16x14), but 120 and 134 of two groups (16x28),
         106 and 125 with a dilation and 39 and 63 backward-input with a stride of 2; backward-weight 128 and
         105 (16x28). One tap: 44 and 54 (32x14). Doubles, of which a vector has 8, channels first: 47 and 54
@@ -332,6 +335,8 @@ class Bundles:
             return "several vectors of filters share what is broadcast"
         if g.kernel[1] * g.kernel[2] == 1:
             return "one tap does not pay for the band"
+        if g.groups == 1 and g.multiplications < LARGE:
+            return "the whole pass in one kernel call costs less"
         sums, strided = which == "backward_weight", max(g.stride) > 1
         double = g.compute_dtype.itemsize == 8
         if g.channels_last:

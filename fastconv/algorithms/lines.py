@@ -258,7 +258,8 @@ class Lines:
         but 169 and 168 (64x28), 150 and 130 (32x28). Lines that fill few lanes: 72 and 97 (64x7), but 58 and
         42 (16x7). A stride, for which whole images are split: 83 and 107 (64x28), but 117 and 99 (3x64).
         Vectors along filters: 153 and 171 (48x27, 5x5), 146 and 157 (64x56, dilated), 71 and 99 (16x56,
-        stride 2), but 143 and 99 (16x28, 5x5), 67 and 44 (3x64, stride 2); backward-weight 115 and 145 (32x28
+        stride 2), 40 and 47 (8x56 -> 12, stride 2), but 143 and 99 (16x28, 5x5), 67 and 44 (3x64, stride 2),
+        31 and 15 (8x28 -> 16, stride 2, one image); backward-weight 115 and 145 (32x28
         -> 64, 5x5), with the channels last 35 and 67 (1x28 -> 32, 5x5), 89 and 110 (3x32 -> 32, 7x7). One
         tap: 88 and 78 (16x56), but 68 and 31 (8x32). With a depth: 32 and 75 (16x8x28, stride 2), 74 and 95
         (32x8x28 -> 64, 3x1x1 taps), 150 and 167 (16x8x28 -> 32, 5x5x5), but 142 and 104 (12x8x28 -> 16,
@@ -287,7 +288,8 @@ class Lines:
             many = many or (g.channels_last and least >= lanes and prod(g.kernel) <= 9)
             if g.channels_last and which != "backward_input":
                 many = many or filters >= (32 if which == "forward" else 64)
-        if many or (least >= 16 and max(g.stride) > 1):
+        some = 8 if g.one_plane and g.multiplications >= LARGE else 16
+        if many or (least >= some and max(g.stride) > 1):
             return "many taps or strides are better read with vectors along filters"
         columns = g.input[2] if which == "backward_input" else g.output[2]
         if channels >= 64 and (4 * columns < 3 * lanes * ceil_div(columns, lanes) or max(g.stride) > 1):

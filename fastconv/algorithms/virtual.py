@@ -450,7 +450,8 @@ class Virtual:
     def why_slow(geometry: Geometry, which: Pass) -> str | None:
         """Where others are faster, float32 on AVX-512, GF/s of this and of those.
 
-        Vectors along filters: 120 and 150 forward (128x28, stride 2), 30 and 52 backward-weight (3x224).
+        Vectors along filters: 120 and 150 forward (128x28, stride 2), 70 and 109 (16x56 -> 32, stride 2), 59
+        and 78 (8x56 -> 32, stride 2), 30 and 52 backward-weight (3x224).
         With a depth: 125 and 161 forward (64x8x28), 32 and 75 (16x8x28 -> 32, stride 2), 77 and 85 (3x16x56
         -> 64), and of these 95 and 134, 35 and 71, 65 and 80 backward-weight.
         BLAS on explicit columns:
@@ -467,6 +468,7 @@ class Virtual:
             return "many taps of few channels are better read with vectors along filters"
         if g.one_plane:
             along_filters = filters >= 32 and (which == "backward_weight" or many >= 32)
+            along_filters = along_filters or (max(g.stride) > 1 and many >= 8 and which != "backward_input")
         else:
             strided = which == "forward" and (max(g.stride) > 1 or prod(g.kernel) > 27)
             wide = which != "backward_input" and filters >= 64 and many * g.kernel[2] >= 9

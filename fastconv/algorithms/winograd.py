@@ -55,6 +55,8 @@ SUMS_BYTES = 9 * 2**20
 # filters of a group, and taps along the depth, in vectors.
 FEW_PRODUCTS, MANY_PRODUCTS = 48, 64
 FEW_PIXELS, FEW_MULTIPLICATIONS = 256, 2**24
+# Of images without one: multiply-adds below which others are faster.
+SHORT = 2**22
 # Images of both sides that are turned, at the most.
 MOST_TURNED_BYTES = 2**24
 # Cells of a dilation's lattices from which on they pay.
@@ -357,7 +359,8 @@ class Winograd:
 
         Few channels or filters leave vectors empty: 76 and 134 (16x32), 159 and 163 (32x32); with the
         channels last 86 and 75 (16x28), but 80 and 117 in 16 groups; backward-weight 122
-        and 93 (16x56 -> 32, channels first).
+        and 93 (16x56 -> 32, channels first). Little work: 77 and 99 (2 images of 32x14), 59 and 91 (one of
+        32x16), but 118 and 121 (one of 64x14).
 
         A dilation makes lattices, small ones of few cells, and turns images with the channels first: 167 and
         156 (64x56, dilation 2), 204 and 166 (256x28, dilation 4), but 128 and 160 (64x28, dilation 6);
@@ -379,6 +382,8 @@ class Winograd:
         if g.one_plane:
             narrow = g.channels_last or (sums and g.kernel[1] * g.kernel[2] == 9)
             few = least < (lanes if narrow else 2 * lanes) or (g.groups > 1 and least == lanes)
+            if g.multiplications < SHORT:
+                return "the transforms of the filters are much of so little work"
         else:
             products = g.filters // g.groups * (g.channels // g.groups) * g.kernel[0]
             few = least < lanes or products < FEW_PRODUCTS * lanes

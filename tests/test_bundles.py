@@ -179,6 +179,15 @@ def test_groups_that_leave_a_vector_unfilled_are_refused():
     assert made.algorithms == {}
 
 
+@pytest.mark.parametrize("nbytes", [16, 32, 64])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_groups_of_one_filter_are_refused(monkeypatch, dtype, nbytes):
+    """Short vectors have four or two lanes, but a bundle no tiles for as many groups."""
+    made = fastconv.plan_conv2d((1, 5, 5, 16), (16, 3, 3, 1), groups=16, dtype=dtype, layout="NHWC")
+    monkeypatch.setattr(bundles, "VECTOR_BYTES", nbytes)
+    assert "no whole vectors" in bundles.Bundles.why_not(made._geometry, "forward")
+
+
 @pytest.mark.parametrize(("count", "extent"), [(1, 20), (2, 46)])
 def test_auto_takes_them_where_groups_fill_a_vector(count, extent):
     lanes = VECTOR_BYTES // 4

@@ -252,7 +252,8 @@ class Sweep:
 def _why_unbundled(geometry: Geometry, filters: int, channels: int) -> str | None:
     """Why groups of so many filters and channels are no bundles."""
     g, lanes = geometry, VECTOR_BYTES // geometry.compute_dtype.itemsize
-    if g.channels_last and filters == channels in (lanes // 2, lanes // 4) and g.filters % lanes == 0:
+    parts = [lanes // groups for groups in kernels.groups_in(lanes)[1:]]
+    if g.channels_last and filters == channels in parts and g.filters % lanes == 0:
         return None
     if filters % lanes:
         return f"{filters} of a group are no whole vectors of {lanes}"

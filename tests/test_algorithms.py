@@ -249,6 +249,23 @@ def test_one_tap_over_inputs_from_memory(dtype, monkeypatch):
                 assert_equal(found, ref_conv_backward_input(dy, w, size[2:], *steps))
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_a_stride_along_an_axis_of_one_cell(name):
+    """It leaves nothing out, neither lines of a plane nor planes."""
+    rng = np.random.default_rng(0)
+    for size, stride in (
+        ((2, 36, 3, 1, 5), (1, 2, 1)),
+        ((2, 36, 1, 4, 5), (3, 1, 1)),
+        ((2, 36, 3, 4, 1), (1, 1, 2)),
+    ):
+        x, w = integers(rng, size, np.float32), integers(rng, (33, 36, 1, 1, 1), np.float32)
+        plan = fastconv.plan_conv3d(x.shape, w.shape, stride, algorithm=name)
+        reference = fastconv.plan_conv3d(x.shape, w.shape, algorithm="im2col")
+        dy = integers(rng, plan.output_size, np.float32)
+        for which in plan.algorithms:
+            np.testing.assert_array_equal(run(plan, which, x, w, dy), run(reference, which, x, w, dy))
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
 def test_cells_that_lie_apart_and_taps_of_few_channels(layout, dtype):

@@ -347,8 +347,8 @@ class Bundles:
     def scratch_bytes(self) -> int:
         """The largest band of a unit and what it writes, or what the other algorithm needs."""
         sweeps = [self.forward_sweep, self.sum_sweep, *(sweep for _, sweep in self.phases)]
-        own = (sweep.scratch_bytes for sweep in sweeps if sweep is not None)
-        return max(Im2col(self.geometry).scratch_bytes, *own)
+        own = [sweep.scratch_bytes for sweep in sweeps if sweep is not None]
+        return max([Im2col(self.geometry).scratch_bytes, *own])
 
     def forward(self, x: Array, w: Array, bias: Array | None, y: Array) -> None:
         """One correlation."""

@@ -423,10 +423,11 @@ class Winograd:
 
     def backward_input(self, dy: Array, w: Array, dx: Array) -> None:
         """Patches of the gradient: dx[i] = sum of dy[i + padding - t] * w[t], from the last tap on."""
-        for depth in self.unread:
-            dx[:, :, depth :: self.geometry.stride[0]] = 0
         if not self._convolve(self.input_phases, dy, w, True, None, dx):
             self._other("backward_input").backward_input(dy, w, dx)
+        # After the others, since what is turned back holds all planes.
+        for depth in self.unread:
+            dx[:, :, depth :: self.geometry.stride[0]] = 0
 
     def backward_weight(self, dy: Array, x: Array, dw: Array) -> None:
         """Sums of products of patches."""

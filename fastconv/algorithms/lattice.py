@@ -23,8 +23,8 @@ from fastconv.geometry import Geometry
 if TYPE_CHECKING:
     from fastconv.algorithms import Algorithm, Pass
 
-# The lattice's copy at the most.
-MOST_BYTES = 2**24
+# The lattice's copy at the most, and with it the scratch of its convolution.
+MOST_BYTES, MOST_SCRATCH = 2**24, 2**25
 
 
 class Lattice:
@@ -59,7 +59,11 @@ class Lattice:
         if _bytes(reduced) > MOST_BYTES:
             return "the lattice is large"
         found = algorithms.choose(reduced, which, "auto")
-        return None if found is algorithms.Winograd else "the lattice's copy saves nothing"
+        if found is not algorithms.Winograd:
+            return "the lattice's copy saves nothing"
+        if _bytes(reduced) + found(reduced).scratch_bytes > MOST_SCRATCH:
+            return "the lattice and its scratch are large"
+        return None
 
     def _algorithm(self, which: Pass) -> Algorithm:
         if which not in self.inner:

@@ -619,8 +619,9 @@ class WeightSums:
             ]
             for first, stop in blocks(begins[-1], ceil_div(begins[-1], parts))
         ]
-        # Panels whose sums have room: the filters of a job at the most.
-        most = max(1, SUMS_BYTES // (kernels.POINTS * p.deep * p.channels * p.panel * p.dtype.itemsize))
+        # Panels whose sums, and whose gradients at their points, have room: the filters of a job at the most.
+        rows = max(p.deep * p.channels, *(phase.patches.patches for phase in phases))
+        most = max(1, SUMS_BYTES // (kernels.POINTS * rows * p.panel * p.dtype.itemsize))
         self.most = min(p.panels, most)
         self.filters = min(p.filters, self.most * p.panel)
         self.work = p.groups * p.filters * p.channels * p.deep * 9 * cells * 4

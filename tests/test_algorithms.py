@@ -8,7 +8,7 @@ from oracles import ref_conv, ref_conv_backward_input, ref_conv_backward_weight
 from strategies import conv_problems, examples, wide_problems
 
 import fastconv
-from fastconv.algorithms import ALGORITHMS, direct, jobs, narrow, pointwise, weight_sums
+from fastconv.algorithms import ALGORITHMS, direct, jobs, memory, narrow, pointwise, weight_sums
 from fastconv.geometry import conv_geometry
 from fastconv.kernels.vectors import VECTOR_BYTES
 from fastconv.plan import ConvPlan
@@ -247,6 +247,42 @@ def test_one_tap_over_inputs_from_memory(dtype, monkeypatch):
                 assert_equal(plan(x, w), ref_conv(x, w, *steps))
                 found = plan.backward_input(dy, w)
                 assert_equal(found, ref_conv_backward_input(dy, w, size[2:], *steps))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_stride_along_an_axis_of_one_cell(name):
+    """It leaves nothing out, neither lines of a plane nor planes."""
+    rng = np.random.default_rng(0)
+    for size, stride in (
+        ((2, 36, 3, 1, 5), (1, 2, 1)),
+        ((2, 36, 1, 4, 5), (3, 1, 1)),
+        ((2, 36, 3, 4, 1), (1, 1, 2)),
+    ):
+        x, w = integers(rng, size, np.float32), integers(rng, (33, 36, 1, 1, 1), np.float32)
+        plan = fastconv.plan_conv3d(x.shape, w.shape, stride, algorithm=name)
+        reference = fastconv.plan_conv3d(x.shape, w.shape, algorithm="im2col")
+        dy = integers(rng, plan.output_size, np.float32)
+        for which in plan.algorithms:
+            np.testing.assert_array_equal(run(plan, which, x, w, dy), run(reference, which, x, w, dy))
+
+
+@pytest.mark.parametrize("layout", ["NCDHW", "NDHWC"])
+@pytest.mark.parametrize("name", NAMES)
+def test_planes_that_no_tap_reads_are_zero(name, layout, monkeypatch):
+    """Also where the channels are brought to the end and back, through memory that held something else."""
+    monkeypatch.setattr(memory, "new_result", lambda shape, dtype: np.full(shape, np.nan, dtype))
+    rng = np.random.default_rng(0)
+    kernel = (1, 1, 1) if name == "pointwise" else (1, 3, 3)
+    steps = (2, 2, 2) if name == "lattice" else (2, 1, 1), 0, (2, 2, 2), 1
+    sizes = [layout_shape(size, layout) for size in ((2, 3, 5, 8, 9), (4, 3, *kernel))]
+    plan, reference = (
+        fastconv.plan_conv3d(*sizes, *steps, layout=layout, algorithm=algorithm)
+        for algorithm in (name, "im2col")
+    )
+    w, dy = integers(rng, sizes[1], np.float32), integers(rng, plan.output_size, np.float32)
+    if "backward_input" in plan.algorithms:
+        expected = run(reference, "backward_input", None, w, dy)
+        np.testing.assert_array_equal(run(plan, "backward_input", None, w, dy), expected)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

@@ -179,6 +179,26 @@ def test_groups_that_leave_a_vector_unfilled_are_refused():
     assert made.algorithms == {}
 
 
+def test_a_kernel_that_meets_nothing_but_padding():
+    """A plan of the one pass that is served, and that pass has no sums."""
+    lanes = VECTOR_BYTES // 4
+    x, w = (1, 2 * lanes, 2, 2), (2, lanes, 1, 1)
+    made = fastconv.plan_conv2d(x, w, 3, 1, groups=2, dtype="float32", algorithm="bundles")
+    assert list(made.algorithms) == ["backward_input"]
+    assert made.scratch_bytes > 0
+    gradient = np.ones(made.output_size, np.float32)
+    assert_equal(made.backward_input(gradient, np.ones(w, np.float32)), np.zeros(x))
+
+
+@pytest.mark.parametrize("nbytes", [16, 32, 64])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_groups_of_one_filter_are_refused(monkeypatch, dtype, nbytes):
+    """Short vectors have four or two lanes, but a bundle no tiles for as many groups."""
+    made = fastconv.plan_conv2d((1, 5, 5, 16), (16, 3, 3, 1), groups=16, dtype=dtype, layout="NHWC")
+    monkeypatch.setattr(bundles, "VECTOR_BYTES", nbytes)
+    assert "no whole vectors" in bundles.Bundles.why_not(made._geometry, "forward")
+
+
 @pytest.mark.parametrize(("count", "extent"), [(1, 20), (2, 46)])
 def test_auto_takes_them_where_groups_fill_a_vector(count, extent):
     lanes = VECTOR_BYTES // 4

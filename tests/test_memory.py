@@ -184,6 +184,20 @@ def test_no_pass_holds_more_than_its_scratch(name, case, layout):
             assert held(calls[which]) <= limit, which
 
 
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_scratch_is_bounded_where_filters_or_lattices_are_many(dtype, layout):
+    for x_size, w_size, arguments in (
+        ((16, 64, 56, 56), (1024, 64, 3, 3), {"padding": 1}),
+        ((8, 64, 28, 28), (2048, 64, 3, 3), {"padding": 1}),
+        ((8, 512, 56, 56), (64, 512, 5, 5), {"stride": 2, "dilation": 4, "padding": 8}),
+        ((4, 128, 112, 112), (512, 128, 3, 3), {"stride": 2, "dilation": 2, "padding": 2}),
+    ):
+        sizes = layout_shape(x_size, layout), layout_shape(w_size, layout)
+        plan = fastconv.plan_conv2d(*sizes, **arguments, layout=layout, dtype=dtype)
+        assert plan.scratch_bytes <= 32 * MIB, plan.describe()
+
+
 def cells(*shape):
     return np.ones(shape, np.float32)
 

@@ -254,7 +254,8 @@ class Sweep:
 def _why_unbundled(geometry: Geometry, filters: int, channels: int) -> str | None:
     """Why groups of so many filters and channels are no bundles."""
     g, lanes = geometry, VECTOR_BYTES // geometry.compute_dtype.itemsize
-    if g.channels_last and filters == channels in (lanes // 2, lanes // 4) and g.filters % lanes == 0:
+    parts = [lanes // groups for groups in kernels.groups_in(lanes)[1:]]
+    if g.channels_last and filters == channels in parts and g.filters % lanes == 0:
         return None
     if filters % lanes:
         return f"{filters} of a group are no whole vectors of {lanes}"
@@ -356,8 +357,8 @@ class Bundles:
     def scratch_bytes(self) -> int:
         """The largest band of a unit and what it writes, or what the other algorithm needs."""
         sweeps = [self.forward_sweep, self.sum_sweep, *(sweep for _, sweep in self.phases)]
-        own = (sweep.scratch_bytes for sweep in sweeps if sweep is not None)
-        return max(Im2col(self.geometry).scratch_bytes, *own)
+        own = [sweep.scratch_bytes for sweep in sweeps if sweep is not None]
+        return max([Im2col(self.geometry).scratch_bytes, *own])
 
     def forward(self, x: Array, w: Array, bias: Array | None, y: Array) -> None:
         """One correlation."""

@@ -16,6 +16,7 @@ import numpy as np
 from fastconv import algorithms
 from fastconv.algorithms.jobs import ceil_div
 from fastconv.algorithms.memory import Three
+from fastconv.algorithms.winograd import Winograd
 from fastconv.arguments import Array
 from fastconv.buffers import new_result
 from fastconv.geometry import Geometry
@@ -23,8 +24,8 @@ from fastconv.geometry import Geometry
 if TYPE_CHECKING:
     from fastconv.algorithms import Algorithm, Pass
 
-# The lattice's copy at the most.
-MOST_BYTES = 2**24
+# The lattice's copy at the most, and with it the scratch of its convolution.
+MOST_BYTES, MOST_SCRATCH = 2**24, 2**25
 
 
 class Lattice:
@@ -59,7 +60,11 @@ class Lattice:
         if _bytes(reduced) > MOST_BYTES:
             return "the lattice is large"
         found = algorithms.choose(reduced, which, "auto")
-        return None if found is algorithms.Winograd else "the lattice's copy saves nothing"
+        if found is not Winograd:
+            return "the lattice's copy saves nothing"
+        if _bytes(reduced) + found(reduced).scratch_bytes > MOST_SCRATCH:
+            return "the lattice and its scratch are large"
+        return None
 
     def _algorithm(self, which: Pass) -> Algorithm:
         if which not in self.inner:
@@ -124,10 +129,10 @@ def _reduced(geometry: Geometry) -> tuple[Three, Three, Geometry]:
     g, apart = geometry, _divisors(geometry)
     axes = []
     for extent, s, d, p, q in zip(g.input, g.stride, g.dilation, g.padding, apart, strict=True):
-        first = -p % q
-        axes.append((first, ceil_div(extent - first, q), s // q, d // q, (p + first) // q))
-    first, extent, stride, dilation, padding = zip(*axes, strict=True)
-    return first, apart, replace(g, input=extent, stride=stride, dilation=dilation, padding=padding)
+        begin = -p % q
+        axes.append((begin, ceil_div(extent - begin, q), s // q, d // q, (p + begin) // q))
+    first, cells, stride, dilation, padding = zip(*axes, strict=True)
+    return first, apart, replace(g, input=cells, stride=stride, dilation=dilation, padding=padding)
 
 
 def _bytes(geometry: Geometry) -> int:

@@ -428,10 +428,11 @@ class Winograd:
 
     def backward_input(self, dy: Array, w: Array, dx: Array) -> None:
         """Patches of the gradient: dx[i] = sum of dy[i + padding - t] * w[t], from the last tap on."""
-        for depth in self.unread:
-            dx[:, :, depth :: self.geometry.stride[0]] = 0
         if not self._convolve(self.input_phases, dy, w, True, None, dx):
             self._other("backward_input").backward_input(dy, w, dx)
+        # After the others, since what is turned back holds all planes.
+        for depth in self.unread:
+            dx[:, :, depth :: self.geometry.stride[0]] = 0
 
     def backward_weight(self, dy: Array, x: Array, dw: Array) -> None:
         """Sums of products of patches."""
@@ -623,8 +624,9 @@ class WeightSums:
             ]
             for first, stop in blocks(begins[-1], ceil_div(begins[-1], parts))
         ]
-        # Panels whose sums have room: the filters of a job at the most.
-        most = max(1, SUMS_BYTES // (kernels.POINTS * p.deep * p.channels * p.panel * p.dtype.itemsize))
+        # Panels whose sums, and whose gradients at their points, have room: the filters of a job at the most.
+        rows = max(p.deep * p.channels, *(phase.patches.patches for phase in phases))
+        most = max(1, SUMS_BYTES // (kernels.POINTS * rows * p.panel * p.dtype.itemsize))
         self.most = min(p.panels, most)
         self.filters = min(p.filters, self.most * p.panel)
         self.work = p.groups * p.filters * p.channels * p.deep * 9 * cells * 4

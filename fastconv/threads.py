@@ -4,8 +4,8 @@ Jobs run on Python threads: the kernels and BLAS release the GIL, so Python thre
 may be entered from several threads, from workers of other pools and after a fork, which Numba's own
 threading layers do not all survive (`workqueue` aborts on concurrent entry, `omp` after a fork).
 
-What a job computes depends on the shape alone, never on the number of threads, and no two jobs write
-the same cell: results are the same whichever thread takes which job.
+What is summed, and in which order, depends on the shape alone, never on the number of threads, and no two
+jobs write the same cell: results are the same whichever thread takes which job.
 """
 
 from __future__ import annotations

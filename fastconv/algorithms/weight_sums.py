@@ -7,7 +7,7 @@ from math import prod
 
 import numpy as np
 
-from fastconv.algorithms.jobs import JOBS, PARTS_BYTES, blocks, ceil_div, pieces
+from fastconv.algorithms.jobs import JOBS, PARTS_BYTES, Range, blocks, ceil_div, pieces
 from fastconv.algorithms.memory import Images, add_parts
 from fastconv.algorithms.narrow import FEW
 from fastconv.algorithms.sweeps import FEW_CELLS, PART_PANELS, Sweep
@@ -16,7 +16,7 @@ from fastconv.buffers import aligned, new_result
 from fastconv.kernels import direct as kernels
 from fastconv.kernels.bands import turn_cells
 from fastconv.kernels.panels import ROWS
-from fastconv.threads import Job, run_jobs
+from fastconv.threads import Job, get_num_threads, run_jobs
 
 # Cells that backward-weight sums at a time (128 and 512 are up to 5 % slower in the mean of six layers).
 SUM_CELLS = 256
@@ -83,13 +83,22 @@ class WeightSums:
         if self.few:
             self.step = ceil_div(step, s.panel) * s.panel
             self.row = min(self.step, ceil_div(s.filters, s.lanes) * s.lanes)
-        self.jobs = [
+        self.wanted = wanted
+
+    def _jobs(self) -> list[tuple[int, int, Range]]:
+        """(part, group, filters). Threads share the filters of a part: what is summed stays the same.
+
+        1024x14 -> 256 with 1x1 taps has one part, and took as long with two threads as with one.
+        """
+        s = self.sweep
+        shares = ceil_div(min(self.wanted, get_num_threads()), len(self.parts))
+        step = min(self.step, ceil_div(ceil_div(s.filters, shares), s.panel) * s.panel)
+        return [
             (part, group, some)
             for part in range(len(self.parts))
             for group in range(s.groups)
-            for some in blocks(s.filters, self.step)
+            for some in blocks(s.filters, step)
         ]
-        self.job_work = self.weights * s.batch * s.cells // len(self.jobs)
 
     def _panels(self) -> tuple[Array, Array]:
         """The pieces and the panels that `sum_bands` reads: every panel is full but the last of a depth.
@@ -138,7 +147,8 @@ class WeightSums:
     def run(self, dy: Images, x: Images, dw: Array) -> None:
         """Write the weights' gradient, flat, in the order of the layout."""
         s, t = self.sweep, self.sweep.taps
-        several = len(self.parts) > 1
+        several, jobs = len(self.parts) > 1, self._jobs()
+        job_work = self.weights * s.batch * s.cells // len(jobs)
         partial = new_result((len(self.parts), self.weights), s.dtype) if several else dw[np.newaxis]
 
         def start_worker() -> Job:
@@ -146,11 +156,11 @@ class WeightSums:
             panel[...] = 0  # lanes that no element fills are multiplied too, and denormals are slow
 
             def job(i: int) -> None:
-                part, group, (first, stop) = self.jobs[i]
+                part, group, (first, stop) = jobs[i]
                 if self.few:
                     elements = sums.reshape(-1, self.row)
                     elements[...] = 0
-                    for chunks in pieces(self.parts[part], self.job_work):
+                    for chunks in pieces(self.parts[part], job_work):
                         kernels.sum_few(
                             dy.flat, dy.steps(0), x.flat, x.steps(0), elements, s.batch, s.channels,
                             (first, stop - first), t.start, t.stride, t.span, chunks, self.chunk, s.pitch,
@@ -162,7 +172,7 @@ class WeightSums:
                 rows = (partial[part] if self.in_place else sums).reshape(-1, self.row)
                 some = rows[begin : begin + stop - first]
                 some[...] = 0
-                for chunks in pieces(self.parts[part], self.job_work):
+                for chunks in pieces(self.parts[part], job_work):
                     kernels.sum_bands(
                         dy.flat, dy.steps(group * s.filters), x.flat, x.steps(group * s.channels), some,
                         s.batch, s.channels, (first, stop - first), t.start, t.stride, t.span, chunks,
@@ -173,7 +183,7 @@ class WeightSums:
 
             return job
 
-        run_jobs(len(self.jobs), start_worker)
+        run_jobs(len(jobs), start_worker)
         if several:
             add_parts(partial, dw)
 

@@ -1,6 +1,10 @@
 """Arithmetic at its edges, in every algorithm: what is not finite, signs of zero, denormals, long sums."""
 
+import ctypes
 import dataclasses
+import functools
+import platform
+import sys
 
 import numpy as np
 import pytest
@@ -10,6 +14,9 @@ from hypothesis import strategies as st
 from oracles import ref_conv, ref_conv_backward_input, ref_conv_backward_weight
 from strategies import ConvProblem, conv_problems, examples, wide_problems
 from test_algorithms import NAMES, SERVED, plan_of, run
+
+import fastconv
+from fastconv import buffers
 
 STRANGE = (np.inf, -np.inf, np.nan)
 
@@ -136,6 +143,69 @@ def test_a_sum_of_zeros_of_any_sign_is_zero(name, signs, layout, dtype):
         got = computed(p, plan, which)
         assert not got.any()
         assert not np.signbit(got).any(), which
+
+
+@pytest.fixture
+def denormal_memory(monkeypatch):
+    """Scratch and results that begin with denormal numbers, as memory may."""
+
+    def filled(make):
+        def made(*arguments):
+            array = make(*arguments)
+            array.reshape(-1).view(f"u{array.itemsize}")[...] = 77777
+            return array
+
+        return made
+
+    for name in ("aligned", "new_result"):
+        original = getattr(buffers, name)
+        for module in list(sys.modules.values()):
+            if module.__name__.startswith("fastconv.") and getattr(module, name, None) is original:
+                monkeypatch.setattr(module, name, filled(original))
+
+
+def denormals_met(call):
+    """Whether a call has computed with a denormal number: the processor's sticky flag, in this thread."""
+    libm = ctypes.CDLL("libm.so.6")
+    environment = (ctypes.c_uint32 * 8)()  # the C library's fenv_t, MXCSR last
+    libm.fegetenv(environment)
+    environment[7] &= ~0x3F
+    libm.fesetenv(environment)
+    call()
+    libm.fegetenv(environment)
+    return bool(environment[7] & 2)
+
+
+@FLOATS
+@LAYOUTS
+@pytest.mark.parametrize("name", [*NAMES, "auto"])
+@pytest.mark.skipif(
+    (sys.platform, platform.machine(), platform.libc_ver()[0]) != ("linux", "x86_64", "glibc"),
+    reason="reads the flags of x86 processors",
+)
+def test_nothing_that_memory_held_before_is_multiplied(denormal_memory, name, layout, dtype):
+    """Not even in lanes that are thrown away: a denormal number there takes a hundred times as long."""
+    rng = np.random.default_rng(0)
+
+    def normal(*shape):
+        return rng.uniform(1, 2, shape).astype(dtype)
+
+    own = problem(name, layout, normal(2, 32, 5, 7), normal(40, 32))
+    strided = ConvProblem(2, layout, normal(3, 3, 9, 8), normal(20, 3, 3, 3), None, None, 2, 0, 1, 1, "copy")
+    grouped = ConvProblem(2, layout, normal(1, 32, 7, 9), normal(32, 8, 3, 3), None, None, 1, 1, 1, 4, "copy")
+    one = ConvProblem(2, layout, normal(3, 40, 7, 7), normal(72, 40, 1, 1), None, None, 1, 0, 1, 1, "copy")
+    assert denormals_met(lambda: normal(1) * np.finfo(dtype).smallest_subnormal)
+    with fastconv.num_threads(1):
+        for p in (own, strided, grouped, one):
+            try:
+                plan = plan_of(p, name)
+            except ValueError:
+                continue
+            p = dataclasses.replace(p, dy=normal(*from_layout(np.empty(plan.output_size), layout).shape))
+            for which in plan.algorithms:
+                call = functools.partial(computed, p, plan, which)
+                call()  # compiles, which may meet some
+                assert not denormals_met(call), which
 
 
 # Long sums: channels of a forward pass, filters of backward-input, pixels of backward-weight.

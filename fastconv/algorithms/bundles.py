@@ -24,7 +24,7 @@ import numpy as np
 
 from fastconv.algorithms.grouped import triples
 from fastconv.algorithms.im2col import Im2col
-from fastconv.algorithms.jobs import blocks, ceil_div, pieces, wanted_jobs
+from fastconv.algorithms.jobs import blocks, ceil_div, jobs_now, pieces, wanted_jobs
 from fastconv.algorithms.memory import Images, Three, add_parts, finite
 from fastconv.algorithms.virtual import Axis, backward_axes, forward_axis
 from fastconv.arguments import Array
@@ -190,7 +190,7 @@ class Sweep:
     def run(self, x: Images, packed: Array, bias: Array, y: Images, first: Three, stride: Three) -> None:
         """Write the cells of ``y`` from ``first`` on in strides."""
         work = packed.size * self.axes[0].output * self.axes[1].output * self.batch
-        jobs = list(blocks(self.units, ceil_div(self.units, wanted_jobs(work))))
+        jobs = list(blocks(self.units, ceil_div(self.units, jobs_now(wanted_jobs(work), work))))
 
         def start_worker() -> Job:
             band = aligned(self.band_elements, self.dtype)

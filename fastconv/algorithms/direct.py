@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fastconv.algorithms.im2col import Im2col
-from fastconv.algorithms.jobs import blocks, ceil_div
+from fastconv.algorithms.jobs import Range, blocks, ceil_div, jobs_now
 from fastconv.algorithms.memory import Images, Three, finite
 from fastconv.algorithms.narrow import FEW, Narrow
 from fastconv.algorithms.sweeps import FEW_CELLS, PART_PANELS, Axes, Sweep
@@ -73,17 +73,18 @@ class Correlation:
             self.part > PART_PANELS and self.chunk_count * s.groups * ceil_div(s.panels, self.part) < s.wanted
         ):
             self.part = ceil_div(self.part, 2)
-        step = max(1, self._owners() // s.wanted)
-        self.jobs = [
+
+    def _jobs(self) -> list[tuple[int, Range, Range]]:
+        """(group, chunks, panels of filters)."""
+        s = self.sweep
+        parts = s.groups * ceil_div(s.panels, self.part)
+        step = max(1, self.chunk_count * parts // jobs_now(s.wanted, s.work))
+        return [
             (group, chunks, panels)
             for group in range(s.groups)
             for panels in blocks(s.panels, self.part)
             for chunks in blocks(self.chunk_count, step)
         ]
-
-    def _owners(self) -> int:
-        """Jobs of one chunk each."""
-        return self.chunk_count * self.sweep.groups * ceil_div(self.sweep.panels, self.part)
 
     def _sizes(self) -> tuple[int, int]:
         """Elements of the band and of a chunk's cells."""
@@ -104,11 +105,8 @@ class Correlation:
         size = s.panels * s.taps.elements * s.panel
         packed = [aligned(size, s.dtype) for _ in range(s.groups)]
         vectors = ceil_div(s.filters, s.lanes)
-        jobs = [
-            (group, some)
-            for group in range(s.groups)
-            for some in blocks(vectors, max(1, ceil_div(vectors, ceil_div(s.wanted, s.groups))))
-        ]
+        step = ceil_div(vectors, ceil_div(jobs_now(s.wanted, s.work), s.groups))
+        jobs = [(group, some) for group in range(s.groups) for some in blocks(vectors, step)]
 
         def start_worker() -> Job:
             square = aligned(s.lanes * s.lanes, s.dtype)
@@ -132,13 +130,13 @@ class Correlation:
 
         ``bias`` is (groups, filters in whole panels).
         """
-        s, t = self.sweep, self.sweep.taps
+        s, t, jobs = self.sweep, self.sweep.taps, self._jobs()
 
         def start_worker() -> Job:
             band, cells = (aligned(size, s.dtype) for size in self._sizes())
 
             def job(i: int) -> None:
-                group, chunks, panels = self.jobs[i]
+                group, chunks, panels = jobs[i]
                 kernels.convolve_bands(
                     x.flat, x.steps(group * s.channels), packed[group], bias[group], y.flat,
                     y.phase(group * s.filters, first, stride), s.batch, s.channels, (*panels, s.filters),
@@ -148,7 +146,7 @@ class Correlation:
 
             return job
 
-        run_jobs(len(self.jobs), start_worker)
+        run_jobs(len(jobs), start_worker)
 
 
 class Direct:

@@ -79,6 +79,8 @@ class Narrow:
                 first, stop = self._lines_that_reach(lines)
                 cells = (stop - first) * g.output[2]
                 product = columns[: cells * self.pitch].reshape(cells, self.pitch)
+                # Read as lanes that nothing is made of.
+                columns[product.size : product.size + self.lanes] = 0
                 with np.errstate(all="ignore"):  # infinities and NaN travel without a warning
                     np.matmul(
                         gradients[image, first * g.output[2] : stop * g.output[2]], weights, out=product

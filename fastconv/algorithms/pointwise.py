@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fastconv.algorithms.im2col import Im2col
-from fastconv.algorithms.jobs import blocks, ceil_div, wanted_jobs
+from fastconv.algorithms.jobs import blocks, ceil_div, jobs_now, wanted_jobs
 from fastconv.arguments import Array
 from fastconv.buffers import aligned
 from fastconv.geometry import Geometry
@@ -164,7 +164,8 @@ class Pointwise:
         part = filters
         while part > PART_FILTERS and chunks * g.groups * ceil_div(filters, part) < self.wanted:
             part = ceil_div(part, 2)
-        step = max(1, chunks * g.groups * ceil_div(filters, part) // self.wanted) * chunk
+        wanted = jobs_now(self.wanted, g.multiplications)
+        step = max(1, chunks * g.groups * ceil_div(filters, part) // wanted) * chunk
         jobs = [
             (group, some, span)
             for group in range(g.groups)

@@ -182,8 +182,8 @@ class Sweep:
             axes[2].source if self.own else (self.width - 1) * self.taps.stride[2] + self.taps.span[2]
         )
         self.cells = self.depth * self.height * self.width
-        work = batch * groups * filters * self.taps.elements * self.cells
-        self.wanted = wanted_jobs(work)
+        self.work = batch * groups * filters * self.taps.elements * self.cells
+        self.wanted = wanted_jobs(self.work)
         reached = [self.taps.planes(depth) for depth in self.taps.depths]
         # Whether taps are passed over, and whether in some plane all of them are.
         self.cut = any(planes != (0, self.depth) for planes in reached)

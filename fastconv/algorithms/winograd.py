@@ -24,13 +24,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fastconv.algorithms.im2col import Im2col
-from fastconv.algorithms.jobs import JOBS, PARTS_BYTES, Range, blocks, ceil_div, pieces, wanted_jobs
+from fastconv.algorithms.jobs import JOBS, PARTS_BYTES, Range, blocks, ceil_div, jobs_now, pieces, wanted_jobs
 from fastconv.algorithms.memory import Images, Three, add_parts, finite, turn_back, turned
 from fastconv.algorithms.virtual import Axis, Virtual, backward_axes, forward_axis
 from fastconv.arguments import Array
@@ -128,8 +129,8 @@ class Patches:
         self.panels = ceil_div(filters, self.panel)
         self.pitch = ceil_div(channels, self.lanes) * self.lanes
         total = batch * self.depth * self.down * self.across
-        work = groups * channels * filters * total * self.deep * kernels.POINTS
-        self.wanted = wanted_jobs(work)
+        self.work = groups * channels * filters * total * self.deep * kernels.POINTS
+        self.wanted = wanted_jobs(self.work)
         # Filters are parted where the points of enough patches would have no room, or jobs would be too few.
         self.part = self.panels
         while self.part > PART_PANELS and self._most(self._chunk()[1]) < min(PATCHES, total):
@@ -176,6 +177,7 @@ class Patches:
         )
         return image, plane, line
 
+    @cached_property
     def reach(self) -> Array:
         """From and up to which tap along the depth those of each plane of the output lie in the image."""
         reach = np.zeros((self.depth, 2), np.int64)
@@ -193,7 +195,7 @@ class Patches:
     @property
     def blind(self) -> bool:
         """Whether all taps of some plane of the output lie in the padding of the depth."""
-        return bool((self.reach()[:, 1] == 0).any())
+        return bool((self.reach[:, 1] == 0).any())
 
     @property
     def patches(self) -> int:
@@ -246,7 +248,7 @@ class Patches:
     def jobs(self) -> list[tuple[int, Range, Range]]:
         """(group, chunks, panels of filters)."""
         parts = self.groups * ceil_div(self.panels, self.part)
-        step = ceil_div(self.chunks, ceil_div(self.wanted, parts))
+        step = ceil_div(self.chunks, ceil_div(jobs_now(self.wanted, self.work), parts))
         return [
             (group, chunks, panels)
             for group in range(self.groups)
@@ -527,7 +529,7 @@ class Winograd:
     ) -> bool:
         """Write one phase of the output; returns whether it is finite."""
         p = phase.patches
-        jobs, reach = p.jobs(), p.reach()
+        jobs, reach = p.jobs(), p.reach
         found = [True] * len(jobs)
 
         def start_worker() -> Job:
@@ -563,7 +565,8 @@ class Winograd:
         if self.last:
             row = 1
         lane_step, row_step = (row, lane) if rotated else (lane, row)
-        step = max(1, ceil_div(vectors, max(1, min(p.wanted // p.groups, vectors // 2))))
+        wanted = jobs_now(p.wanted, p.work) // p.groups
+        step = max(1, ceil_div(vectors, max(1, min(wanted, vectors // 2))))
         jobs = [(group, some) for group in range(p.groups) for some in blocks(vectors, step)]
 
         def start_worker() -> Job:

@@ -12,6 +12,7 @@ from hypothesis import given
 from strategies import conv_problems, examples
 
 import fastconv
+from fastconv.bench.cases import load_suite, suite_names
 from fastconv.kernels.vectors import VECTOR_BYTES
 
 MIB = 2**20
@@ -132,6 +133,26 @@ def test_scratch_is_bounded(case, layout, dtype):
         layout_shape(x_size, layout), layout_shape(w_size, layout), **arguments, layout=layout, dtype=dtype
     )
     assert plan.scratch_bytes <= 32 * MIB, plan.describe()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize("suite", suite_names())
+def test_scratch_of_usual_layers(suite, layout, dtype):
+    """8 MiB, 9 of doubles; dilated planes may also be copied, with their channels last or as lattices."""
+    for layer in load_suite(suite):
+        plan = fastconv.plan_conv2d(
+            layout_shape((layer.n, layer.c, layer.h, layer.w), layout),
+            layout_shape((layer.k, layer.c // layer.groups, layer.r, layer.s), layout),
+            layer.stride,
+            layer.pad,
+            layer.dilation,
+            layer.groups,
+            dtype=dtype,
+            layout=layout,
+        )
+        most = (8 if dtype == "float32" else 9) * MIB + (16 * MIB if layer.dilation > 1 else 0)
+        assert plan.scratch_bytes <= most, plan.describe()
 
 
 @pytest.mark.parametrize("layout", ["NCW", "NWC"])

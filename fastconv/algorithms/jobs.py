@@ -14,7 +14,7 @@ JOB_MULTIPLICATIONS = 2**21
 # (100 GF/s), so that an interrupt returns within a second.
 MOST_MULTIPLICATIONS = 2**33
 # All partial sums of a backward-weight pass together.
-PARTS_BYTES = 8 * 2**20
+PARTS_BYTES = 2 * 2**20
 
 Range = tuple[int, int]
 

@@ -73,7 +73,7 @@ class WeightSums:
         self.in_place = in_order and self.row == s.taps.elements
         self.weights = s.groups * s.filters * s.taps.elements
         wanted = ceil_div(min(JOBS, s.wanted), s.groups)
-        several = wanted * self.weights * s.dtype.itemsize <= 2 * PARTS_BYTES
+        several = wanted * self.weights * s.dtype.itemsize <= PARTS_BYTES
         worthwhile = s.batch * s.cells // PART_CELLS
         parts = max(1, min(wanted, chunks, worthwhile)) if several else 1
         self.parts = list(blocks(chunks, ceil_div(chunks, parts)))

@@ -48,10 +48,11 @@ if TYPE_CHECKING:
 # Patches of a chunk: enough rows for a panel of filters to be worth its way from L2, and that the points of
 # 64 channels and filters stay there (128 against 28, 84 and 160: 263, 184, 264 and 251 GF/s on 64x56).
 PATCHES = 128
-# The points of a chunk's patches and their products.
-POINT_BYTES = 6 * 2**20
-# The sums of one job of backward-weight, unless those of a single panel need more.
-SUMS_BYTES = 9 * 2**20
+# The points of a chunk's patches and their products; and of backward-weight the sums of one job with the
+# points of its gradients, unless those of a single panel need more. Twice as much of the latter is 5 to 10 %
+# faster with 512 channels (7x7, 14x14), not elsewhere.
+POINT_BYTES = 4 * 2**20
+SUMS_BYTES = 45 * 2**17
 # Of images with a depth: below these others are faster (see `Winograd.why_slow`). Products are channels times
 # filters of a group, and taps along the depth, in vectors.
 FEW_PRODUCTS, MANY_PRODUCTS = 48, 64
@@ -612,11 +613,12 @@ class WeightSums:
         self.phases, self.lattice, self.last = phases, lattice, last
         # The first phase has as many cells as any; its groups, channels and filters are those of all.
         p = self.patches = phases[0].patches
-        sums = kernels.POINTS * p.deep * p.channels * p.filters * p.dtype.itemsize
+        self.weights = p.groups * p.filters * p.channels * p.deep * 9
         self.wanted = max(1, min(JOBS, sum(phase.patches.wanted for phase in phases)) // p.groups)
         chunks = [phase.patches.chunks for phase in phases]
         cells = sum(q.batch * q.depth * q.down * q.across for q in (phase.patches for phase in phases))
-        parts = max(1, min(self.wanted, sum(chunks), 2 * PARTS_BYTES // sums, cells // PART_PATCHES))
+        room = PARTS_BYTES // (self.weights * p.dtype.itemsize)
+        parts = max(1, min(self.wanted, sum(chunks), room, cells // PART_PATCHES))
         parts = 2 ** (parts.bit_length() - 1)  # as even for any even number of threads
         # For each part the chunks of each phase: a share of those of all phases, one behind the other.
         begins = [0, *itertools.accumulate(chunks)]
@@ -628,11 +630,11 @@ class WeightSums:
             for first, stop in blocks(begins[-1], ceil_div(begins[-1], parts))
         ]
         # Panels whose sums, and whose gradients at their points, have room: the filters of a job at the most.
-        rows = max(p.deep * p.channels, *(phase.patches.patches for phase in phases))
+        rows = p.deep * p.channels + max(phase.patches.patches for phase in phases)
         most = max(1, SUMS_BYTES // (kernels.POINTS * rows * p.panel * p.dtype.itemsize))
-        self.most = min(p.panels, most)
+        self.most = ceil_div(p.panels, ceil_div(p.panels, most))
         self.filters = min(p.filters, self.most * p.panel)
-        self.work = p.groups * p.filters * p.channels * p.deep * 9 * cells * 4
+        self.work = self.weights * cells * 4
 
     def _jobs(self) -> list[tuple[int, int, Range]]:
         """(part, group, filters). Threads share the filters of a part: what is summed stays the same."""
@@ -663,8 +665,7 @@ class WeightSums:
     def scratch_bytes(self) -> int:
         """Points and lines of a chunk, their sums, and all partial gradients."""
         p = self.patches
-        weights = p.groups * p.filters * p.channels * p.deep * 9
-        partial = len(self.parts) * weights if len(self.parts) > 1 else 0
+        partial = len(self.parts) * self.weights if len(self.parts) > 1 else 0
         return (sum(self._sizes()) + partial) * p.dtype.itemsize
 
     def run(self, dy: Images, x: Images, result: Array) -> None:

@@ -8,6 +8,7 @@ call packs the weights, and the products go to the output straight from the regi
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from numba.extending import intrinsic
 
 from fastconv.kernels.jit import inner, jit
 from fastconv.kernels.vectors import (
+    SUM,
     VECTOR_BITS,
     VECTOR_BYTES,
     fma,
@@ -83,10 +85,12 @@ def _lane_sums(builder: Any, vectors: list[Any]) -> Any:
 
 @intrinsic(prefer_literal=True)
 def multiply_segments(
-    typingctx, weights, first_weight, x, first_x, offsets, segments, first_segment, bias, first_bias, out,
-    first_out, plane, some, filters,
+    typingctx, weights, first_weight, x, first_x, offsets, first_tap, taps, segments, first_segment, bias,
+    first_bias, out, first_out, plane, some, filters,
 ):  # fmt: skip
     """Some filters over some segments: ``out[m, s] = bias[m] + sum over q of weights[q, m] * x[q, s]``.
+
+    The sum over further taps than the first begins with zero and is added to what ``out`` holds.
 
     Parameters
     ----------
@@ -96,6 +100,8 @@ def multiply_segments(
         Read in whole vectors from ``first_x + offsets[q] + segments[s, 0]``.
     offsets : 1-D int64 array
         One for each tap.
+    first_tap, taps : int
+        From which one on, and how many.
     segments : 1-D int64 array
         Rows (where in the source, where in the output, lanes), of which `SEGMENTS_OF` are taken.
     bias : 1-D float array
@@ -108,8 +114,9 @@ def multiply_segments(
     """
     whole = types.int64
     signature = types.void(
-        weights, whole, x, whole, offsets, segments, whole, bias, whole, out, whole, whole, whole, filters
-    )
+        weights, whole, x, whole, offsets, whole, whole, segments, whole, bias, whole, out, whole, whole,
+        whole, filters,
+    )  # fmt: skip
     return signature, _multiply_segments_code(filters.literal_value, SEGMENTS_OF[filters.literal_value])
 
 
@@ -118,22 +125,22 @@ def _multiply_segments_code(filters: int, count: int) -> Any:
         def address(n: int, start: Any) -> Any:
             return pointer(context, builder, signature.args[n], arguments[n], start)
 
-        first_weight, first_x, first_segment, first_bias, first_out, plane, some = (
-            arguments[n] for n in (1, 3, 6, 8, 10, 11, 12)
+        first_weight, first_x, first_tap, taps, first_segment, first_bias, first_out, plane, some = (
+            arguments[n] for n in (1, 3, 5, 6, 8, 10, 12, 13, 14)
         )
+        adding = builder.icmp_signed(">", first_tap, _number(0))
         vector, size = _float_vector(signature.args[2])
-        weight, pixel, table = address(0, first_weight), address(2, first_x), address(4, _number(0))
-        rows = address(5, builder.mul(first_segment, _number(3)))
-        added, target = address(7, first_bias), address(9, first_out)
-        taps = cgutils.create_struct_proxy(signature.args[4])(context, builder, value=arguments[4]).nitems
+        weight, pixel, table = address(0, first_weight), address(2, first_x), address(4, first_tap)
+        rows = address(7, builder.mul(first_segment, _number(3)))
+        added, target = address(9, first_bias), address(11, first_out)
 
         def entry(s: int, column: int) -> Any:
             return builder.load(builder.gep(rows, [_number(3 * s + column)]))
 
         sources = [builder.gep(pixel, [entry(s, 0)]) for s in range(count)]
-        begin = [
-            splat(builder, builder.load(builder.gep(added, [_number(m)])), vector) for m in range(filters)
-        ]
+        zero = ir.Constant(vector.element, 0.0)
+        first_parts = [builder.load(builder.gep(added, [_number(m)])) for m in range(filters)]
+        begin = [splat(builder, builder.select(adding, zero, part), vector) for part in first_parts]
         before, loop = builder.block, builder.append_basic_block("taps")
         builder.branch(loop)
         builder.position_at_end(loop)
@@ -161,11 +168,19 @@ def _multiply_segments_code(filters: int, count: int) -> Any:
         builder.position_at_end(store)
         masks = [_lanes_before(builder, entry(s, 2), vector.count) for s in range(count)]
         targets = [builder.gep(target, [entry(s, 1)]) for s in range(count)]
+        places = [
+            [builder.gep(to, [builder.mul(plane, _number(m))]) for to in targets] for m in range(filters)
+        ]
+        results = [[cgutils.alloca_once_value(builder, product) for product in row] for row in products]
+        # By a jump: to read nothing, lane by lane, waits for what was just stored there.
+        with builder.if_then(adding, likely=False):
+            for m, s in itertools.product(range(filters), range(count)):
+                there = vector_load(builder, places[m][s], vector, size, masks[s])
+                builder.store(builder.fadd(there, products[m][s]), results[m][s])
         done = builder.append_basic_block("done")
         for m in range(filters):
             for s in range(count):
-                place = builder.gep(targets[s], [builder.mul(plane, _number(m))])
-                vector_store(builder, products[m][s], place, vector, size, masks[s])
+                vector_store(builder, builder.load(results[m][s]), places[m][s], vector, size, masks[s])
             if m + 1 < filters:
                 more = builder.append_basic_block("filter")
                 builder.cbranch(builder.icmp_signed(">", some, _number(m + 1)), more, done)
@@ -307,49 +322,49 @@ def _sum_segments_code(filters: int, taps: int) -> Any:
 
 @inner
 def multiply_some(
-    block, weights, first_weight, x, first_x, offsets, segments, first, bias, first_bias, out, first_out,
-    plane, some,
+    block, weights, first_weight, x, first_x, offsets, first_tap, taps, segments, first, bias, first_bias,
+    out, first_out, plane, some,
 ):  # fmt: skip
     """`multiply_segments` for ``block`` filters."""
     if block == 8:
         multiply_segments(
-            weights, first_weight, x, first_x, offsets, segments, first, bias, first_bias, out, first_out,
-            plane, some, 8,
+            weights, first_weight, x, first_x, offsets, first_tap, taps, segments, first, bias, first_bias,
+            out, first_out, plane, some, 8,
         )  # fmt: skip
     elif block == 7:
         multiply_segments(
-            weights, first_weight, x, first_x, offsets, segments, first, bias, first_bias, out, first_out,
-            plane, some, 7,
+            weights, first_weight, x, first_x, offsets, first_tap, taps, segments, first, bias, first_bias,
+            out, first_out, plane, some, 7,
         )  # fmt: skip
     elif block == 6:
         multiply_segments(
-            weights, first_weight, x, first_x, offsets, segments, first, bias, first_bias, out, first_out,
-            plane, some, 6,
+            weights, first_weight, x, first_x, offsets, first_tap, taps, segments, first, bias, first_bias,
+            out, first_out, plane, some, 6,
         )  # fmt: skip
     elif block == 5:
         multiply_segments(
-            weights, first_weight, x, first_x, offsets, segments, first, bias, first_bias, out, first_out,
-            plane, some, 5,
+            weights, first_weight, x, first_x, offsets, first_tap, taps, segments, first, bias, first_bias,
+            out, first_out, plane, some, 5,
         )  # fmt: skip
     elif block == 4:
         multiply_segments(
-            weights, first_weight, x, first_x, offsets, segments, first, bias, first_bias, out, first_out,
-            plane, some, 4,
+            weights, first_weight, x, first_x, offsets, first_tap, taps, segments, first, bias, first_bias,
+            out, first_out, plane, some, 4,
         )  # fmt: skip
     elif block == 3:
         multiply_segments(
-            weights, first_weight, x, first_x, offsets, segments, first, bias, first_bias, out, first_out,
-            plane, some, 3,
+            weights, first_weight, x, first_x, offsets, first_tap, taps, segments, first, bias, first_bias,
+            out, first_out, plane, some, 3,
         )  # fmt: skip
     elif block == 2:
         multiply_segments(
-            weights, first_weight, x, first_x, offsets, segments, first, bias, first_bias, out, first_out,
-            plane, some, 2,
+            weights, first_weight, x, first_x, offsets, first_tap, taps, segments, first, bias, first_bias,
+            out, first_out, plane, some, 2,
         )  # fmt: skip
     else:
         multiply_segments(
-            weights, first_weight, x, first_x, offsets, segments, first, bias, first_bias, out, first_out,
-            plane, some, 1,
+            weights, first_weight, x, first_x, offsets, first_tap, taps, segments, first, bias, first_bias,
+            out, first_out, plane, some, 1,
         )  # fmt: skip
 
 
@@ -554,16 +569,19 @@ def convolve_lines(
             for b in range(blocks):
                 row, k = (group * blocks + b) * len(offsets) * block, b * block
                 cell = (first_image * out.shape[1] + first_filter + k) * plane
-                for s in range(0, whole, step):
-                    multiply_some(
-                        block, rows, row, source, start, offsets, table, s, added, k, target, cell, plane,
-                        count - k,
-                    )  # fmt: skip
-                if whole < present:
-                    multiply_some(
-                        block, rows, row, source, start, offsets, tail, 0, added, k, target, cell, plane,
-                        count - k,
-                    )  # fmt: skip
+                for tap in range(0, len(offsets), SUM):
+                    taps = min(SUM, len(offsets) - tap)
+                    first = row + tap * block
+                    for s in range(0, whole, step):
+                        multiply_some(
+                            block, rows, first, source, start, offsets, tap, taps, table, s, added, k, target,
+                            cell, plane, count - k,
+                        )  # fmt: skip
+                    if whole < present:
+                        multiply_some(
+                            block, rows, first, source, start, offsets, tap, taps, tail, 0, added, k, target,
+                            cell, plane, count - k,
+                        )  # fmt: skip
     return all_finite(weights)
 
 

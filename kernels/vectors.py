@@ -131,9 +131,12 @@ def rolled(builder: Any, count: Any) -> Iterator[Any]:
 
 @intrinsic(prefer_literal=True)
 def multiply_tile(
-    typingctx, weights, first_weight, x, first_pixel, offsets, taps, pixels, tile, filters, vectors, masked
+    typingctx, weights, first_weight, x, first_pixel, offsets, first_tap, taps, pixels, tile, filters,
+    vectors, masked,
 ):  # fmt: skip
     """``tile[m, p] = sum over q of weights[q, m] * x[first_pixel + offsets[q] + p]``.
+
+    The sum over further taps than the first is added to what ``tile`` holds.
 
     Parameters
     ----------
@@ -142,7 +145,8 @@ def multiply_tile(
     x : 1-D float array
     offsets : 1-D int64 array
         In elements, one for each tap.
-    taps : int
+    first_tap, taps : int
+        From which one on, and how many.
     pixels : int
         How many pixels are read; only with ``masked``, else ``vectors`` whole vectors.
     tile : 1-D float array
@@ -152,7 +156,7 @@ def multiply_tile(
     """
     sizes = [argument.literal_value for argument in (filters, vectors, masked)]
     signature = types.void(
-        weights, types.int64, x, types.int64, offsets, types.int64, types.int64, tile,
+        weights, types.int64, x, types.int64, offsets, types.int64, types.int64, types.int64, tile,
         filters, vectors, masked,
     )  # fmt: skip
     return signature, _multiply_tile_code(*sizes)
@@ -160,15 +164,15 @@ def multiply_tile(
 
 def _multiply_tile_code(filters: int, vectors: int, masked: int) -> Any:
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        weights, first_weight, x, first_pixel, offsets, taps, pixels, tile = arguments[:8]
-        weights_type, x_type, offsets_type, tile_type = (signature.args[i] for i in (0, 2, 4, 7))
+        weights, first_weight, x, first_pixel, offsets, first_tap, taps, pixels, tile = arguments[:9]
+        weights_type, x_type, offsets_type, tile_type = (signature.args[i] for i in (0, 2, 4, 8))
         size = x_type.dtype.bitwidth // 8
         lanes = VECTOR_BITS // (8 * size)
         element = ir.FloatType() if size == 4 else ir.DoubleType()
         vector, index = ir.VectorType(element, lanes), ir.IntType(64)
         weight = pointer(context, builder, weights_type, weights, first_weight)
         pixel = pointer(context, builder, x_type, x, first_pixel)
-        table = pointer(context, builder, offsets_type, offsets, ir.Constant(index, 0))
+        table = pointer(context, builder, offsets_type, offsets, first_tap)
         output = pointer(context, builder, tile_type, tile, ir.Constant(index, 0))
         masks = masks_before(builder, pixels, lanes, vectors) if masked else [None] * vectors
 
@@ -204,11 +208,15 @@ def _multiply_tile_code(filters: int, vectors: int, masked: int) -> Any:
         builder.cbranch(builder.icmp_signed("<", following, taps), loop, after)
 
         builder.position_at_end(after)
-        for m in range(filters):
-            for v in range(vectors):
-                place = builder.gep(output, [ir.Constant(index, (m * vectors + v) * lanes)])
-                store = builder.store(products[m][v], builder.bitcast(place, vector.as_pointer()))
-                store.align = size
+        totals = [total for row in products for total in row]
+        places = [builder.gep(output, [ir.Constant(index, i * lanes)]) for i in range(filters * vectors)]
+        results = [cgutils.alloca_once_value(builder, total) for total in totals]
+        with builder.if_then(builder.icmp_signed(">", first_tap, ir.Constant(index, 0)), likely=False):
+            for total, place, result in zip(totals, places, results, strict=True):
+                there = vector_load(builder, place, vector, size, None)
+                builder.store(builder.fadd(there, total), result)
+        for place, result in zip(places, results, strict=True):
+            vector_store(builder, builder.load(result), place, vector, size, None)
         return context.get_dummy_value()
 
     return codegen
@@ -217,6 +225,10 @@ def _multiply_tile_code(filters: int, vectors: int, masked: int) -> Any:
 # Filters and taps of a full tile of a sum along pixels: a step loads their vectors and multiplies all pairs.
 SUM_FILTERS = 6 if VECTOR_BITS == 512 else 3
 SUM_TAPS = 4
+# Taps that one sum runs over before it is added to the others. Over 64 channels of 9 taps the largest error
+# is 3.4 times PyTorch's with one sum and 1.5 times with three; from 64 filters of 3x3 taps to 3 channels 2.6
+# and 1.4 times.
+SUM = 256
 
 
 @intrinsic(prefer_literal=True)

@@ -14,6 +14,7 @@ import numpy as np
 from fastconv.kernels.jit import inner, jit
 from fastconv.kernels.vectors import (
     FILTERS,
+    SUM,
     SUM_FILTERS,
     SUM_TAPS,
     VECTOR_BYTES,
@@ -108,52 +109,95 @@ def fill_grid(x, image, first_channel, corner, stride, phases, grid):
 
 
 @inner
-def compute_tile(weights, first_weight, x, first_cell, offsets, left, filters, tile):
+def compute_tile(weights, first_weight, x, first_cell, offsets, first_tap, taps, left, filters, tile):
     """The widest tile that is not wider than ``left`` pixels and ``filters`` filters; returns its pixels."""
     vector = VECTOR_BYTES // x.itemsize
-    taps = len(offsets)
     if left >= VECTORS * vector:
         if filters > HALF:
             multiply_tile(
-                weights, first_weight, x, first_cell, offsets, taps, left, tile, FILTERS, VECTORS, 0
-            )
+                weights, first_weight, x, first_cell, offsets, first_tap, taps, left, tile,
+                FILTERS, VECTORS, 0,
+            )  # fmt: skip
         elif filters > QUARTER:
-            multiply_tile(weights, first_weight, x, first_cell, offsets, taps, left, tile, HALF, VECTORS, 0)
+            multiply_tile(
+                weights, first_weight, x, first_cell, offsets, first_tap, taps, left, tile,
+                HALF, VECTORS, 0,
+            )  # fmt: skip
         elif filters > 1:
             multiply_tile(
-                weights, first_weight, x, first_cell, offsets, taps, left, tile, QUARTER, VECTORS, 0
-            )
+                weights, first_weight, x, first_cell, offsets, first_tap, taps, left, tile,
+                QUARTER, VECTORS, 0,
+            )  # fmt: skip
         else:
-            multiply_tile(weights, first_weight, x, first_cell, offsets, taps, left, tile, 1, VECTORS, 0)
+            multiply_tile(
+                weights, first_weight, x, first_cell, offsets, first_tap, taps, left, tile,
+                1, VECTORS, 0,
+            )  # fmt: skip
         return VECTORS * vector
     if left > 2 * vector:
         if filters > HALF:
-            multiply_tile(weights, first_weight, x, first_cell, offsets, taps, left, tile, FILTERS, 3, 1)
+            multiply_tile(
+                weights, first_weight, x, first_cell, offsets, first_tap, taps, left, tile,
+                FILTERS, 3, 1,
+            )  # fmt: skip
         elif filters > QUARTER:
-            multiply_tile(weights, first_weight, x, first_cell, offsets, taps, left, tile, HALF, 3, 1)
+            multiply_tile(
+                weights, first_weight, x, first_cell, offsets, first_tap, taps, left, tile,
+                HALF, 3, 1,
+            )  # fmt: skip
         elif filters > 1:
-            multiply_tile(weights, first_weight, x, first_cell, offsets, taps, left, tile, QUARTER, 3, 1)
+            multiply_tile(
+                weights, first_weight, x, first_cell, offsets, first_tap, taps, left, tile,
+                QUARTER, 3, 1,
+            )  # fmt: skip
         else:
-            multiply_tile(weights, first_weight, x, first_cell, offsets, taps, left, tile, 1, 3, 1)
+            multiply_tile(
+                weights, first_weight, x, first_cell, offsets, first_tap, taps, left, tile,
+                1, 3, 1,
+            )  # fmt: skip
         return 3 * vector
     if left > vector:
         if filters > HALF:
-            multiply_tile(weights, first_weight, x, first_cell, offsets, taps, left, tile, FILTERS, 2, 1)
+            multiply_tile(
+                weights, first_weight, x, first_cell, offsets, first_tap, taps, left, tile,
+                FILTERS, 2, 1,
+            )  # fmt: skip
         elif filters > QUARTER:
-            multiply_tile(weights, first_weight, x, first_cell, offsets, taps, left, tile, HALF, 2, 1)
+            multiply_tile(
+                weights, first_weight, x, first_cell, offsets, first_tap, taps, left, tile,
+                HALF, 2, 1,
+            )  # fmt: skip
         elif filters > 1:
-            multiply_tile(weights, first_weight, x, first_cell, offsets, taps, left, tile, QUARTER, 2, 1)
+            multiply_tile(
+                weights, first_weight, x, first_cell, offsets, first_tap, taps, left, tile,
+                QUARTER, 2, 1,
+            )  # fmt: skip
         else:
-            multiply_tile(weights, first_weight, x, first_cell, offsets, taps, left, tile, 1, 2, 1)
+            multiply_tile(
+                weights, first_weight, x, first_cell, offsets, first_tap, taps, left, tile,
+                1, 2, 1,
+            )  # fmt: skip
         return 2 * vector
     if filters > HALF:
-        multiply_tile(weights, first_weight, x, first_cell, offsets, taps, left, tile, FILTERS, 1, 1)
+        multiply_tile(
+            weights, first_weight, x, first_cell, offsets, first_tap, taps, left, tile,
+            FILTERS, 1, 1,
+        )  # fmt: skip
     elif filters > QUARTER:
-        multiply_tile(weights, first_weight, x, first_cell, offsets, taps, left, tile, HALF, 1, 1)
+        multiply_tile(
+            weights, first_weight, x, first_cell, offsets, first_tap, taps, left, tile,
+            HALF, 1, 1,
+        )  # fmt: skip
     elif filters > 1:
-        multiply_tile(weights, first_weight, x, first_cell, offsets, taps, left, tile, QUARTER, 1, 1)
+        multiply_tile(
+            weights, first_weight, x, first_cell, offsets, first_tap, taps, left, tile,
+            QUARTER, 1, 1,
+        )  # fmt: skip
     else:
-        multiply_tile(weights, first_weight, x, first_cell, offsets, taps, left, tile, 1, 1, 1)
+        multiply_tile(
+            weights, first_weight, x, first_cell, offsets, first_tap, taps, left, tile,
+            1, 1, 1,
+        )  # fmt: skip
     return vector
 
 
@@ -226,7 +270,12 @@ def correlate(
             p = first_pixel
             while p < stop:
                 left = stop - p
-                width = compute_tile(weights, first_weight, x, first_cell + p, offsets, left, some, tile)
+                width = 0
+                for tap in range(0, len(offsets), SUM):
+                    width = compute_tile(
+                        weights, first_weight + tap * FILTERS, x, first_cell + p, offsets, tap,
+                        min(SUM, len(offsets) - tap), left, some, tile,
+                    )  # fmt: skip
                 count = min(width, left)
                 store_tile(
                     tile, width, p, count, lines, columns, bias, out, image, first_filter + first, some,

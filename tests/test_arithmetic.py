@@ -214,8 +214,8 @@ LONG = {
     "filters": ((1, 32, 9, 9), (4096, 32), ("backward_input",)),
     "pixels": ((2, 8, 400, 410), (16, 8), ("backward_weight",)),
 }
-# Those that add all taps of a cell up in one chain; "auto" takes them where channels are few.
-IN_ONE_CHAIN = ("grouped", "virtual")
+# What adds all taps of a cell up in one chain; "auto" takes it where channels are few.
+IN_ONE_CHAIN = ("grouped",)
 
 
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])

@@ -15,7 +15,7 @@ from fastconv.arguments import Array
 from fastconv.buffers import aligned, new_result
 from fastconv.kernels import direct as kernels
 from fastconv.kernels.bands import turn_cells
-from fastconv.kernels.panels import ROWS
+from fastconv.kernels.panels import PANEL, ROWS
 from fastconv.threads import Job, get_num_threads, run_jobs
 
 # Cells that backward-weight sums at a time (128 and 512 are up to 5 % slower in the mean of six layers).
@@ -116,7 +116,7 @@ class WeightSums:
             planes = s.taps.planes(some[0][2]) if s.cut else (0, s.depth)
             elements = sum(length for _, length, _ in some)
             bounds = [0, *itertools.accumulate(length for _, length, _ in some)]
-            for first, stop in blocks(elements, s.panel):
+            for first, stop in blocks(elements, PANEL * s.lanes):
                 before = len(pieces)
                 for (begin, _, _), low, high in zip(some, bounds[:-1], bounds[1:], strict=True):
                     start, end = max(low, first), min(high, stop)
@@ -142,7 +142,7 @@ class WeightSums:
         if self.few:
             return band, self.at_once * s.width * s.panel, 0, s.taps.elements * self.row
         sums = 0 if self.in_place else self.step * self.row
-        return band, cells * s.panel, self.step * cells if last else 0, sums
+        return band, cells * PANEL * s.lanes, self.step * cells if last else 0, sums
 
     def run(self, dy: Images, x: Images, dw: Array) -> None:
         """Write the weights' gradient, flat, in the order of the layout."""
@@ -163,7 +163,7 @@ class WeightSums:
                     for chunks in pieces(self.parts[part], job_work):
                         kernels.sum_few(
                             dy.flat, dy.steps(0), x.flat, x.steps(0), elements, s.batch, s.channels,
-                            (first, stop - first), t.start, t.stride, t.span, chunks, self.chunk, s.pitch,
+                            (first, stop - first, s.panel), t.start, t.stride, t.span, chunks, self.chunk, s.pitch,
                             self.elements, self.at_once, s.own, band, panel,
                         )  # fmt: skip
                     self._write_few(elements, partial[part], first, stop)

@@ -494,7 +494,8 @@ def sum_few(
                 x, image, piece, across, channels, start, stride, span, chunk, pitch, own, band, cell_rows,
                 square,
             )  # fmt: skip
-            a_runs[:runs] = cell_rows[: runs * across : across]
+            for i in range(runs):
+                a_runs[i] = cell_rows[i * across]
         first = gradient[0] + filters[0] * gradient[2] + first_image * gradient[1]
         first += first_plane * gradient[8] + first_line * gradient[6]
         steps = gradient[8], gradient[1], gradient[6], gradient[3]

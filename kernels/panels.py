@@ -171,7 +171,7 @@ def _panel_tile(
             vector_store(builder, total, written[m][v], vector, size, None)
 
 
-@inner
+@part
 def find_vector(vector, vectors, panel, steps, lanes):
     """Where a vector of ``vectors`` begins in panels of ``steps``, and from one step to the next.
 

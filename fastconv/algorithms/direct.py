@@ -142,8 +142,8 @@ class Correlation:
                 kernels.convolve_bands(
                     x.flat, x.steps(group * s.channels), packed[group], bias[group], y.flat,
                     y.phase(group * s.filters, first, stride), s.batch, s.channels,
-                    (*panels, s.filters, s.panel), t.elements, t.start, t.stride, t.span, chunks, self.chunk, s.pitch, self.a_runs,
-                    self.b_runs, self.sums, self.reach, s.own, band, cells,
+                    (*panels, s.filters, s.panel), t.elements, t.start, t.stride, t.span, chunks,
+                    self.chunk, s.pitch, self.a_runs, self.b_runs, self.sums, self.reach, s.own, band, cells,
                 )  # fmt: skip
 
             return job

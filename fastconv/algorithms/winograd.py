@@ -541,8 +541,8 @@ class Winograd:
                     source.flat, source.phase(group * p.channels, phase.source, self._lattice),
                     weights[group], bias[group], target.flat,
                     target.phase(group * p.filters, phase.target, phase.step), p.batch, p.channels,
-                    (*panels, p.filters, p.panel), phase.start, p.axis.stride, p.places, p.beyond, reach, chunks,
-                    p.chunk, band, points, products, cells,
+                    (*panels, p.filters, p.panel), phase.start, p.axis.stride, p.places, p.beyond, reach,
+                    chunks, p.chunk, band, points, products, cells,
                 )  # fmt: skip
 
             return job
@@ -576,7 +576,8 @@ class Winograd:
                 if self.last:
                     kernels.transform_last_filters(
                         w, first, lane_step, row_step, p.filters if rotated else p.channels, p.channels,
-                        places.reshape(-1), (*some, p.filters), rotated, p.panel // p.lanes, weights[group], square,
+                        places.reshape(-1), (*some, p.filters), rotated, p.panel // p.lanes, weights[group],
+                        square,
                     )  # fmt: skip
                     return
                 kernels.transform_filters(

@@ -8,10 +8,10 @@ vectors run along channels, and the runs go along lines of the output.
 
 import numpy as np
 
-from fastconv.kernels.bands import chunk_of, empty_band, fill_band, turn_cells
+from fastconv.kernels.bands import chunk_of, clear, copy, empty_band, fill_band, turn_cells
 from fastconv.kernels.jit import inner, jit, part
 from fastconv.kernels.lanes import load, load_some, spread, store, store_some, transpose_square
-from fastconv.kernels.panels import PANEL, ROWS, multiply_panels, multiply_rows, place_rows
+from fastconv.kernels.panels import ROWS, find_vector, multiply_panels, multiply_rows, place_rows
 from fastconv.kernels.vectors import VECTOR_BYTES
 
 
@@ -24,8 +24,9 @@ def pack_panels(w, lane_step, vectors, sources, rows, taps, packed, square):
     w : 1-D float array
     lane_step : int
         In ``w`` from one lane to the next.
-    vectors : tuple of three int
-        From and up to which vector of lanes, and how many lanes there are in all.
+    vectors : tuple of four int
+        From and up to which vector of lanes, how many lanes there are in all, and how many vectors a panel
+        has; the last may have fewer.
     sources : int64 array (blocks, 2)
         Elements of the first lane that lie one behind the other, at most as many as a vector has lanes: the
         first one, and how many.
@@ -33,17 +34,16 @@ def pack_panels(w, lane_step, vectors, sources, rows, taps, packed, square):
         In which row of its panel each belongs; -1: nowhere.
     taps : int
         Rows of a panel.
-    packed : 1-D float array (panels, taps, `PANEL` vectors)
+    packed : 1-D float array (panels, taps, vectors of the panel)
         Written; what it holds behind the last lane is of no meaning.
     square : 1-D float array
         Scratch of lanes by lanes.
     """
     lanes = VECTOR_BYTES // w.itemsize
-    width = PANEL * lanes
     for vector in range(vectors[0], vectors[1]):
         there = min(lanes, vectors[2] - vector * lanes)
         first = vector * lanes * lane_step
-        target = vector // PANEL * taps * width + vector % PANEL * lanes
+        target, width = find_vector(vector, (vectors[2] + lanes - 1) // lanes, vectors[3], taps, lanes)
         element = 0
         for block in range(sources.shape[0]):
             source, count = first + sources[block, 0], sources[block, 1]
@@ -75,9 +75,9 @@ def sweep(
         Where each run of taps begins, counted from there, and in a panel.
     groups : int64 array (groups, 3)
         What one sum covers: the first run, how many, and their steps.
-    packed : 1-D float array (panels, taps, `PANEL` vectors)
-    panels : tuple of two int
-        From and up to which one.
+    packed : 1-D float array (panels, taps, vectors of the panel)
+    panels : tuple of three int
+        From and up to which one, and the elements of a row of all but the last.
     taps : int
         Rows of a panel.
     filters_left : int
@@ -92,11 +92,11 @@ def sweep(
         Zeros.
     """
     lanes = VECTOR_BYTES // band.itemsize
-    width = PANEL * lanes
+    width = panels[2]
     for panel in range(panels[0], panels[1]):
         b = panel * taps * width
         column = (panel - panels[0]) * width
-        vectors = min(PANEL, (filters_left - column) // lanes)
+        vectors = min(width, filters_left - column) // lanes
         for g in range(groups.shape[0]):
             first, runs, steps = groups[g, 0], groups[g, 1], groups[g, 2]
             a_some, b_some = a_runs[first:], b_runs[first:]
@@ -106,7 +106,7 @@ def sweep(
                 begun, begun_rows = out[column:], out_rows
             for t in range(0, cells, ROWS):
                 # The rows of the next sum's panel, while the first tiles run.
-                ahead = b + b_some[0] + runs * steps * (PANEL + t // ROWS) * lanes
+                ahead = b + ((b_some[0] + runs * steps) * vectors + runs * steps * (t // ROWS)) * lanes
                 multiply_panels(
                     band, cell_rows, t, a_some, packed, b, b_some, runs, steps, packed, ahead, lanes, begun,
                     begun_rows, out, column, out_rows, vectors, cells - t,
@@ -199,8 +199,8 @@ def convolve_bands(
     bias : 1-D float array
         Zero or more for each filter, in whole panels.
     batch, channels : int
-    filters : tuple of three int
-        From and up to which panel, and how many filters in all.
+    filters : tuple of four int
+        From and up to which panel, how many filters in all, and how many of a panel.
     taps : int
         Rows of a panel.
     start : tuple of three int
@@ -227,7 +227,7 @@ def convolve_bands(
     Filters that fill whole vectors of an output with the channels last are written in place.
     """
     lanes = VECTOR_BYTES // x.itemsize
-    width = PANEL * lanes
+    width = filters[3]
     height, across, depth = output[4], output[5], output[7]
     first_filter = filters[0] * width
     some = min(filters[2], filters[1] * width) - first_filter
@@ -269,7 +269,7 @@ def convolve_bands(
                 alike += 1
             sweep(
                 source, cell_rows[cell:], a_runs, b_runs, groups[first:stop], packed,
-                (filters[0], filters[1]), taps, out_pitch, alike * in_plane, bias, target,
+                (filters[0], filters[1], width), taps, out_pitch, alike * in_plane, bias, target,
                 out_rows[cell:], no_rows,
             )  # fmt: skip
             plane += alike
@@ -288,14 +288,13 @@ def convolve_bands(
 
 
 @inner
-def pack_cells(band, cell_rows, cells, pieces, first, stop, panel):
+def pack_cells(band, cell_rows, cells, pieces, first, stop, panel, width):
     """Some pieces of what the taps of every cell read, as a panel that a product can stream.
 
     A piece is where its elements begin, counted from a cell's first tap, where in a row of the panel they
     belong, and how many they are. Lanes behind the last one are zero: a denormal would be slow.
     """
     lanes = VECTOR_BYTES // band.itemsize
-    width = PANEL * lanes
     last = pieces[stop - 1, 1] + pieces[stop - 1, 2]
     if last % lanes > 0:
         zero = spread(band.dtype.type(0))
@@ -341,7 +340,6 @@ def sum_bands(
         Scratch (filters, cells of a chunk), where the channels of ``dy`` are last.
     """
     lanes = VECTOR_BYTES // x.itemsize
-    width = PANEL * lanes
     height, across, depth = gradient[4], gradient[5], gradient[7]
     flat, row = sums.reshape(sums.size), sums.shape[1]
     runs = chunk[0] * chunk[1]
@@ -374,7 +372,7 @@ def sum_bands(
                 first = gradient[0] + filters[0] * gradient[2] + (first_image + n) * gradient[1]
                 first += (first_plane + d) * gradient[8] + first_line * gradient[6]
                 run = d * images + n
-                a_runs[run], b_runs[run] = first, run * cells * width
+                a_runs[run], b_runs[run] = first, run * cells
                 if last:
                     turn_cells(dy, first, gradient[3], cells, filters[1], turned[run * cells :], most, square)
                     a_runs[run] = run * cells
@@ -382,6 +380,7 @@ def sum_bands(
             gradients = turned
         for p in range(panels.shape[0]):
             c, vectors = panels[p, 2], panels[p, 3]
+            width = vectors * lanes
             lowest = max(0, panels[p, 4] - first_plane)
             some = max(0, min(planes, panels[p, 5] - first_plane) - lowest) * images
             if some == 0:
@@ -398,7 +397,7 @@ def sum_bands(
                     )  # fmt: skip
             else:
                 here = cell_rows[lowest * images * cells :]
-                pack_cells(source, here, some * cells, pieces, panels[p, 0], panels[p, 1], panel)
+                pack_cells(source, here, some * cells, pieces, panels[p, 0], panels[p, 1], panel, width)
             for f in range(0, filters[1], ROWS):
                 # (filters, elements) += (filters, cells) @ (cells, elements)
                 multiply_panels(
@@ -408,14 +407,34 @@ def sum_bands(
 
 
 @inner
-def pack_filters(dy, cell_rows, cells, filters, panel):
-    """The first ``filters`` of every cell, at most `PANEL` vectors, as a panel that a product can stream."""
+def pack_filters(dy, cell_rows, cells, filters, panel, width):
+    """The first ``filters`` of every cell, at most ``width``, as a panel that a product can stream."""
     lanes = VECTOR_BYTES // dy.itemsize
     for k in range(cells):
         for v in range(0, filters, lanes):
             place = cell_rows[k] + v
             some = load(dy, place) if v + lanes <= filters else load_some(dy, place, filters - v)
-            store(panel, k * PANEL * lanes + v, some)
+            store(panel, k * width + v, some)
+
+
+@inner
+def fill_channels(x, image, images, channels, start, span, band, rows, columns, pitch):
+    """As `fill_chunk`, of images and a band that have their channels first.
+
+    In each of its channels, ``pitch`` elements, are the lines (images, planes, rows, columns).
+    """
+    top, bottom = max(0, -start[1]), min(span[1], image[4] - start[1])
+    left, right = max(0, -start[2]), min(columns, image[5] - start[2])
+    clear(band, 0, channels * pitch)
+    for n in range(images[1]):
+        for d in range(max(0, -start[0]), min(span[0], image[7] - start[0])):
+            begin = image[0] + (images[0] + n) * image[1] + (start[0] + d) * image[8]
+            begin += start[1] * image[6] + (start[2] + left) * image[3]
+            plane = (n * span[0] + d) * rows * columns + left
+            for r in range(top, bottom if left < right else top):
+                source, target = begin + r * image[6], plane + r * columns
+                for c in range(channels):
+                    copy(x, source + c * image[2], band, target + c * pitch, right - left)
 
 
 @jit
@@ -425,44 +444,58 @@ def sum_few(
 ):  # fmt: skip
     """As `sum_bands`, with vectors along filters; no tap is passed over.
 
-    Rows of the product are the elements of a filter, which go along the cells of the band: neither the
-    gradient nor what the taps read is transposed.
+    Rows of the product are the elements of a filter, which go along the cells of the band: what the taps read
+    is not transposed, and the band has its channels first where the images have (134 and 157 GF/s, 3x227 ->
+    96, 11x11, stride 4; 152 and 159, 3x224 -> 64, 7x7, stride 2; with channels that are last, a band that has
+    them first gives no more, 167 and 159, 3x224; 170 and 167, 64x28, 5x5).
 
     Parameters
     ----------
     sums : float array (elements, filters in whole vectors)
         Added to.
-    filters : tuple of two int
-        The first one, and how many.
+    filters : tuple of three int
+        The first one, how many, and how many of a panel.
     elements : int64 array
-        Where each element of a filter lies in a band, from a cell's first tap on.
+        Where each element of a filter lies in the band, from a cell's first tap on.
+    pitch : int
+        Elements of a cell of the band, or of a channel where ``x`` has its channels first.
     at_once : int
         Lines of a chunk that are summed at a time.
     panel : 1-D float array
-        Scratch (cells of so many lines, `PANEL` vectors).
+        Scratch (cells of so many lines, filters of a panel).
 
     The other parameters are those of `sum_bands`.
     """
     lanes = VECTOR_BYTES // x.itemsize
-    width = PANEL * lanes
     height, across, depth = gradient[4], gradient[5], gradient[7]
     flat = sums.reshape(sums.size)
     most = chunk[0] * chunk[1] * chunk[2]
     c_rows, cell_rows = np.empty(elements.size, np.int64), np.empty(most * across, np.int64)
     place_rows(c_rows, elements.size, sums.shape[1])
     a_runs, b_runs = np.empty(most, np.int64), np.empty(most, np.int64)
-    place_rows(b_runs, most, across * width)
+    place_rows(b_runs, most, across)
     square = np.empty(lanes * lanes, x.dtype)
-    source = x if own else band
+    # Images of one cell have their channels first and last.
+    source, last = x if own else band, image[2] == 1
+    a_step = stride[2] * pitch if last else stride[2]
+    rows, columns = (chunk[2] - 1) * stride[1] + span[1], (across - 1) * stride[2] + span[2]
     for k in range(chunks[0], chunks[1]):
         piece = chunk_of(k, batch, depth, height, chunk)
         first_image, images, first_plane, planes, first_line, lines = piece
-        read_chunk(
-            x, image, piece, across, channels, start, stride, span, chunk, pitch, own, band, cell_rows, square
-        )
         runs = planes * images * lines
-        for i in range(runs):
-            a_runs[i] = cell_rows[i * across]
+        if not last:
+            begin = start[0] + first_plane * stride[0], start[1] + first_line * stride[1], start[2]
+            read = (planes - 1) * stride[0] + span[0], (lines - 1) * stride[1] + span[1]
+            fill_channels(x, image, (first_image, images), channels, begin, read, band, rows, columns, pitch)
+            steps = stride[0] * rows * columns, read[0] * rows * columns, stride[1] * columns, 0
+            place_cells(a_runs, 0, (planes, images, lines, 1), steps)
+        else:
+            read_chunk(
+                x, image, piece, across, channels, start, stride, span, chunk, pitch, own, band, cell_rows,
+                square,
+            )  # fmt: skip
+            for i in range(runs):
+                a_runs[i] = cell_rows[i * across]
         first = gradient[0] + filters[0] * gradient[2] + first_image * gradient[1]
         first += first_plane * gradient[8] + first_line * gradient[6]
         steps = gradient[8], gradient[1], gradient[6], gradient[3]
@@ -474,11 +507,13 @@ def sum_few(
             dy_lines = some_runs * across * filters[1] // lanes
             all_lines = dy_lines + (some_runs * across * pitch // lanes if own else 0)
             asked = 0
-            for column in range(0, filters[1], width):
-                some = min(width, filters[1] - column)
+            for column in range(0, filters[1], filters[2]):
+                some = min(filters[2], filters[1] - column)
+                vectors = (some + lanes - 1) // lanes
+                width = vectors * lanes
                 if gradient[2] == 1:
                     here = cell_rows[run * across :]
-                    pack_filters(dy[first + column :], here, some_runs * across, some, panel)
+                    pack_filters(dy[first + column :], here, some_runs * across, some, panel, width)
                 else:
                     seen = (gradient[0] + (filters[0] + column) * gradient[2], *gradient[1:])
                     for i in range(some_runs):
@@ -498,9 +533,9 @@ def sum_few(
                     asked += some_runs * across
                     # (elements, filters) += (elements, cells) @ (cells, filters)
                     multiply_rows(
-                        source, elements, t, a_runs[run:], stride[2] * pitch, panel, 0, b_runs, some_runs,
+                        source, elements, t, a_runs[run:], a_step, panel, 0, b_runs, some_runs,
                         across, wanted, ahead, step, flat[column:], c_rows, flat, column, c_rows,
-                        (some + lanes - 1) // lanes, elements.size - t,
+                        vectors, elements.size - t,
                     )  # fmt: skip
 
 

@@ -55,10 +55,10 @@ def panel_tile(
         Where each row begins in ``a``, ``start`` and ``c`` (``c`` from ``first_c`` on); read from
         ``first_row`` on (``start_rows`` too).
     a_runs, b_runs : 1-D int64 array
-        Where each run begins, counted from the row's beginning and from ``first_b``.
+        Where each run begins: elements from the row's beginning, steps from ``first_b``.
     a_step : int
-        Literal 0: the steps of rows lie one behind the other. Those of ``b`` are packed in panels of `PANEL`
-        vectors.
+        Literal 0: the steps of rows lie one behind the other. Those of ``b`` always do: it is a panel of so
+        many ``vectors``.
     runs, steps : int
         How many runs, of how many steps each.
     wanted : 1-D float array
@@ -143,7 +143,7 @@ def _panel_tile(
                     total = fma(builder, vector, size, factor, values[v], builder.load(sums[m][v]))
                     builder.store(total, sums[m][v])
             here = builder.add(here, a_next)
-            columns_here = builder.gep(columns_here, [number(PANEL * lanes)])
+            columns_here = builder.gep(columns_here, [number(vectors * lanes)])
         builder.store(here, at)
         builder.store(columns_here, panel)
 
@@ -155,7 +155,7 @@ def _panel_tile(
     at_once = STEPS if packed and rows == ROWS else 1
     with cgutils.for_range(builder, runs) as loop:
         builder.store(entry(3, a_runs, loop.index), at)
-        first = builder.add(first_b, entry(7, b_runs, loop.index))
+        first = builder.add(first_b, builder.mul(entry(7, b_runs, loop.index), number(vectors * lanes)))
         builder.store(place(5, b, first), panel)
         if at_once > 1:
             with rolled(builder, builder.sdiv(steps, number(at_once))):
@@ -169,6 +169,17 @@ def _panel_tile(
             first_part = vector_load(builder, begun[v], vector, size, None)
             total = builder.fadd(first_part, builder.load(sums[m][v]))
             vector_store(builder, total, written[m][v], vector, size, None)
+
+
+@part
+def find_vector(vector, vectors, panel, steps, lanes):
+    """Where a vector of ``vectors`` begins in panels of ``steps``, and from one step to the next.
+
+    All panels have ``panel`` vectors, but the last may have fewer.
+    """
+    first = vector // panel * panel
+    width = min(panel, vectors - first)
+    return (first * steps + vector - first) * lanes, width * lanes
 
 
 @inner

@@ -38,7 +38,7 @@ from fastconv.kernels.lanes import (
     store_some,
     transpose_square,
 )
-from fastconv.kernels.panels import PANEL, ROWS, multiply_panels, multiply_rows, place_rows, whole_tiles
+from fastconv.kernels.panels import ROWS, find_vector, multiply_panels, multiply_rows, place_rows, whole_tiles
 from fastconv.kernels.vectors import VECTOR_BYTES
 
 POINTS = 16
@@ -149,35 +149,39 @@ def transform_image(band, row, lines, across, pitch, points, patch, step):
 
 
 @inner
-def transform_gradient(band, row, lines, across, pitch, points, patch, patches):
+def transform_gradient(band, row, lines, across, pitch, width, points, patch, patches):
     """A e A^T of every patch of some lines of patches, as panels that a product can stream.
 
     Parameters
     ----------
     band : 1-D float array (rows, 2*across, pitch)
     row, lines, across, pitch : int
-    points : 1-D float array (16, panels, patches, `PANEL` vectors)
+    width : int
+        Of a panel; the last may be narrower.
+    points : 1-D float array (16, panels, patches, width)
         Written from patch ``patch`` on.
     patch, patches : int
     """
     lanes = VECTOR_BYTES // band.itemsize
-    width = PANEL * lanes
-    step = point_step((pitch + width - 1) // width * patches * width, band.itemsize)
+    step = point_step(pitch * patches, band.itemsize)
     line = 2 * across * pitch
     zero = spread(band.dtype.type(0))
     for i in range(lines):
         for j in range(across):
             first = (row + 2 * i) * line + 2 * j * pitch
-            for c in range(0, pitch, lanes):
-                p = first + c
-                a0, a1, a2, a3 = gradient_points(load(band, p), load(band, p + line), zero)
-                p += pitch
-                b0, b1, b2, b3 = gradient_points(load(band, p), load(band, p + line), zero)
-                q = ((c // width) * patches + patch + i * across + j) * width + c % width
-                store_four(points, q, step, gradient_points(a0, b0, zero))
-                store_four(points, q + 4 * step, step, gradient_points(a1, b1, zero))
-                store_four(points, q + 8 * step, step, gradient_points(a2, b2, zero))
-                store_four(points, q + 12 * step, step, gradient_points(a3, b3, zero))
+            for panel in range(0, pitch, width):
+                some = min(width, pitch - panel)
+                target = panel * patches + (patch + i * across + j) * some
+                for c in range(0, some, lanes):
+                    p = first + panel + c
+                    a0, a1, a2, a3 = gradient_points(load(band, p), load(band, p + line), zero)
+                    p += pitch
+                    b0, b1, b2, b3 = gradient_points(load(band, p), load(band, p + line), zero)
+                    q = target + c
+                    store_four(points, q, step, gradient_points(a0, b0, zero))
+                    store_four(points, q + 4 * step, step, gradient_points(a1, b1, zero))
+                    store_four(points, q + 8 * step, step, gradient_points(a2, b2, zero))
+                    store_four(points, q + 12 * step, step, gradient_points(a3, b3, zero))
 
 
 @inner
@@ -256,7 +260,7 @@ def store_filter(g, h, k, half, weights, p, step):
 
 
 @jit
-def transform_filters(w, first, lane_step, row_step, rows, depths, vectors, rotated, panels, weights, taps):
+def transform_filters(w, first, lane_step, row_step, rows, depths, vectors, rotated, panel, weights, taps):
     """G g G^T of filters, as panels that a product can stream.
 
     Vectors run along filters and rows are channels; for backward-input it is the other way round, and the
@@ -277,25 +281,26 @@ def transform_filters(w, first, lane_step, row_step, rows, depths, vectors, rota
         From and up to which vector of lanes, and how many lanes there are in all.
     rotated : bool
         In the plane.
-    panels : int
-        ``vectors`` of all lanes in panels of `PANEL`.
-    weights : 1-D float array (16, panels, depths, rows, `PANEL` vectors)
+    panel : int
+        Vectors of a panel; the last may have fewer.
+    weights : 1-D float array (16, panels, depths, rows, vectors of the panel)
         Written; what it holds behind the last lane is not used.
     taps : 1-D float array
         Scratch of (9 lanes + 1) * lanes vectors' lanes.
     """
     lanes = VECTOR_BYTES // w.itemsize
     half = spread(w.dtype.type(0.5))
-    width = PANEL * lanes
+    all_vectors = (vectors[2] + lanes - 1) // lanes
     deep = depths.size
     height = rows
     for depth in depths:
         height = max(height, (depth + 1) * rows)
-    step = point_step(panels * height * width, w.itemsize)
+    step = point_step(all_vectors * height * lanes, w.itemsize)
     # Rows whose taps lie one behind the other are transposed several at a time.
     some = rows if row_step == 9 * deep else 1
     for vector in range(vectors[0], vectors[1]):
         there = min(lanes, vectors[2] - vector * lanes)
+        place, width = find_vector(vector, all_vectors, panel, height, lanes)
         for row in range(0, rows, some):
             for unit in range(0, some * deep, lanes):
                 source = first + vector * lanes * lane_step + row * row_step + 9 * unit
@@ -308,13 +313,13 @@ def transform_filters(w, first, lane_step, row_step, rows, depths, vectors, rota
                     if depth < 0:
                         continue
                     g, h, k = load_taps(taps, 9 * r * lanes, lanes, rotated)
-                    p = vector // PANEL * height + depth * rows + row + (unit + r) // deep
-                    store_filter(g, h, k, half, weights, p * width + vector % PANEL * lanes, step)
+                    p = depth * rows + row + (unit + r) // deep
+                    store_filter(g, h, k, half, weights, place + p * width, step)
 
 
 @jit
 def transform_last_filters(
-    w, first, lane_step, row_step, tap_step, rows, depths, vectors, rotated, panels, weights, taps
+    w, first, lane_step, row_step, tap_step, rows, depths, vectors, rotated, panel, weights, taps
 ):  # fmt: skip
     """As `transform_filters`, of filters that have their channels last, and the taps ``tap_step`` apart.
 
@@ -322,13 +327,14 @@ def transform_last_filters(
     """
     lanes = VECTOR_BYTES // w.itemsize
     half = spread(w.dtype.type(0.5))
-    width = PANEL * lanes
+    all_vectors = (vectors[2] + lanes - 1) // lanes
     height = rows
     for depth in depths:
         height = max(height, (depth + 1) * rows)
-    step = point_step(panels * height * width, w.itemsize)
+    step = point_step(all_vectors * height * lanes, w.itemsize)
     for vector in range(vectors[0], vectors[1]):
         there = min(lanes, vectors[2] - vector * lanes)
+        place, width = find_vector(vector, all_vectors, panel, height, lanes)
         for row in range(0, rows, lanes):
             some = min(lanes, rows - row)
             for d in range(depths.size):
@@ -345,8 +351,8 @@ def transform_last_filters(
                             store(taps, target + r * lanes, load_some(w, source + r * row_step, there))
                 for r in range(some):
                     g, h, k = load_taps(taps, r * lanes, lanes * lanes, rotated)
-                    p = vector // PANEL * height + depths[d] * rows + row + r
-                    store_filter(g, h, k, half, weights, p * width + vector % PANEL * lanes, step)
+                    p = depths[d] * rows + row + r
+                    store_filter(g, h, k, half, weights, place + p * width, step)
 
 
 @inner
@@ -369,14 +375,14 @@ def finish_filter(sums, p, step, half, taps, first, tap_step):
 
 
 @jit
-def finish_filters(sums, channels, filters, panels, deep, dw, taps, square):
+def finish_filters(sums, channels, filters, width, deep, dw, taps, square):
     """G^T Z G of summed points: the gradient of the filters.
 
     Parameters
     ----------
-    sums : 1-D float array (16, deep, panels, channels in whole tiles, `PANEL` vectors along filters)
-    channels, filters, panels, deep : int
-        ``deep`` are taps along the depth.
+    sums : 1-D float array (16, deep, panels, channels in whole tiles, width)
+    channels, filters, width, deep : int
+        ``width`` are the filters of a panel, ``deep`` taps along the depth.
     dw : 1-D float array (filters, channels, deep, 9)
         Written.
     taps : 1-D float array
@@ -386,7 +392,7 @@ def finish_filters(sums, channels, filters, panels, deep, dw, taps, square):
     """
     lanes = VECTOR_BYTES // dw.itemsize
     half = spread(dw.dtype.type(0.5))
-    width = PANEL * lanes
+    panels = (filters + width - 1) // width
     tall = whole_tiles(channels) * width
     step = point_step(deep * panels * tall, dw.itemsize)
     for filter_ in range(0, filters, lanes):
@@ -408,11 +414,11 @@ def finish_filters(sums, channels, filters, panels, deep, dw, taps, square):
 
 
 @jit
-def finish_last_filters(sums, channels, filters, panels, deep, dw, taps, square):
+def finish_last_filters(sums, channels, filters, width, deep, dw, taps, square):
     """As `finish_filters`, to ``dw`` (filters, deep, 9, channels)."""
     lanes = VECTOR_BYTES // dw.itemsize
     half = spread(dw.dtype.type(0.5))
-    width = PANEL * lanes
+    panels = (filters + width - 1) // width
     tall = whole_tiles(channels) * width
     step = point_step(deep * panels * tall, dw.itemsize)
     for filter_ in range(0, filters, lanes):
@@ -510,8 +516,8 @@ def convolve_patches(
     bias : 1-D float array
         Zero or more for each filter, in whole vectors.
     batch, channels : int
-    filters : tuple of three int
-        From and up to which panel, and how many filters in all.
+    filters : tuple of four int
+        From and up to which panel, how many filters in all, and how many of a panel.
     start : tuple of three int
         Plane, line and column of the image where the first patch begins.
     stride : int
@@ -537,9 +543,8 @@ def convolve_patches(
         spoilt the outputs that reach it.
     """
     lanes = VECTOR_BYTES // x.itemsize
-    width = PANEL * lanes
+    width = filters[3]
     pitch = (channels + lanes - 1) // lanes * lanes
-    panels = (filters[2] + width - 1) // width
     first_filter = filters[0] * width
     some = min(filters[2], filters[1] * width) - first_filter
     out_pitch = (some + lanes - 1) // lanes * lanes
@@ -554,7 +559,8 @@ def convolve_patches(
     square = np.empty(lanes * lanes, x.dtype)
     broken = np.zeros(lanes, x.dtype)
     added = bias[first_filter:]
-    weights_step = point_step(panels * deep * channels * width, x.itemsize)
+    all_filters = (filters[2] + lanes - 1) // lanes * lanes
+    weights_step = point_step(all_filters * deep * channels, x.itemsize)
     at_once = max(1, DEPTH_SUM // channels)
     for k in range(chunks[0], chunks[1]):
         first_image, images, first_plane, planes, first_line, lines = chunk_of(
@@ -586,20 +592,20 @@ def convolve_patches(
             for panel in range(filters[0], filters[1]):
                 b = point * weights_step + panel * deep * channels * width
                 c = point * out_step + (panel - filters[0]) * width
-                left = (out_pitch - (panel - filters[0]) * width) // lanes
+                vectors = min(width, out_pitch - (panel - filters[0]) * width) // lanes
                 for first in range(0, channels, SUM):
                     some_channels = min(SUM, channels - first)
                     for tap in range(deep):
                         a_runs[tap] = places[tap, 0] * images * read_lines + places[tap, 1]
                         a_runs[tap] = (a_runs[tap] * read_across + places[tap, 2]) * pitch + first
-                        b_runs[tap] = (tap * channels + first) * width
+                        b_runs[tap] = tap * channels + first
                     for tap in range(0, deep, at_once):
                         stop = min(deep, tap + at_once)
                         begun, begun_rows = zeros, no_rows
                         if first > 0 or tap > 0:
                             begun, begun_rows = products[c:], c_rows
                         steps = (stop - tap) * some_channels
-                        ahead = b + b_runs[tap] + steps * width
+                        ahead = b + (b_runs[tap] + steps) * vectors * lanes
                         for i in range(several):
                             lowest = max(tap, stretches[i, 2])
                             runs = max(0, min(stop, stretches[i, 3]) - lowest)
@@ -608,7 +614,7 @@ def convolve_patches(
                                 multiply_panels(
                                     here, a_rows, t, a_some, weights, b, b_some, runs, some_channels, weights,
                                     ahead + t // ROWS * lanes * steps, lanes, begun, begun_rows, products, c,
-                                    c_rows, min(PANEL, left), ROWS,
+                                    c_rows, vectors, ROWS,
                                 )  # fmt: skip
         rows = min(2 * lines, output[4] - 2 * first_line)
         # Lines that lie one behind the other leave together.
@@ -639,17 +645,17 @@ def sum_patches(
     ----------
     dy, gradient, x, image, batch, channels, start, stride, places, beyond, chunks, chunk, band, points
         As in `convolve_patches`; ``gradient`` is that of the output ``dy``.
-    sums : 1-D float array (16, kernels, panels, channels in whole tiles, `PANEL` vectors along filters)
+    sums : 1-D float array (16, kernels, panels, channels in whole tiles, filters of a panel)
         Added to.
-    filters : tuple of two int
-        The first one, and how many.
+    filters : tuple of three int
+        The first one, how many, and how many of a panel.
     reach : int64 array (kernels, 2)
         From and up to which plane of the output each kernel lies in the image.
     gradient_points_ : 1-D float array
         Scratch, as ``points``.
     """
     lanes = VECTOR_BYTES // x.itemsize
-    width = PANEL * lanes
+    width = filters[2]
     pitch = (channels + lanes - 1) // lanes * lanes
     gradient_pitch = (filters[1] + lanes - 1) // lanes * lanes
     panels = (filters[1] + width - 1) // width
@@ -677,7 +683,7 @@ def sum_patches(
         read_plane = images * read_lines * read_across
         step = point_step(read * read_plane * pitch, x.itemsize)
         steps, in_run = (across, images * lines) if by_line else (in_plane, 1)
-        gradient_step = point_step(panels * patches * width, x.itemsize)
+        gradient_step = point_step(gradient_pitch * patches, x.itemsize)
         begin = start[0] + first_plane * stride, start[1] + 2 * first_line, start[2]
         transform_chunk(
             x, image, (first_image, images), channels, begin, read, read_lines, read_across, pitch, band,
@@ -689,7 +695,7 @@ def sum_patches(
                 (2 * first_line, 0), band, 2 * lines, 2 * across, gradient_pitch, square,
             )  # fmt: skip
             transform_gradient(
-                band, 0, lines, across, gradient_pitch, gradient_points_, i * lines * across, patches
+                band, 0, lines, across, gradient_pitch, width, gradient_points_, i * lines * across, patches
             )
         for tap in range(deep):
             lowest = max(0, reach[tap, 0] - first_plane)
@@ -701,16 +707,16 @@ def sum_patches(
                 begin_of_run = ((lowest + plane) * stride + places[tap, 0]) * read_plane
                 begin_of_run += (number * read_lines + line) * read_across
                 a_runs[i] = begin_of_run * pitch + shift
-                b_runs[i] = (lowest * in_run + i) * steps * width
+                b_runs[i] = (lowest * in_run + i) * steps
             for point in range(POINTS if runs > 0 else 0):
                 # (channels, filters) += (channels, patches) @ (patches, filters)
                 here = points[point * step :]
                 for panel in range(panels):
                     b = point * gradient_step + panel * patches * width
                     c = point * sums_step + (tap * panels + panel) * most * width
-                    left = (gradient_pitch - panel * width) // lanes
+                    vectors = min(width, gradient_pitch - panel * width) // lanes
                     for r in range(0, channels, ROWS):
                         multiply_rows(
                             here, a_rows, r, a_runs, pitch, gradient_points_, b, b_runs, runs, steps,
-                            points, 0, 0, sums[c:], c_rows, sums, c, c_rows, min(PANEL, left), ROWS,
+                            points, 0, 0, sums[c:], c_rows, sums, c, c_rows, vectors, ROWS,
                         )  # fmt: skip

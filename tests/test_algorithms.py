@@ -288,7 +288,10 @@ def test_planes_that_no_tap_reads_are_zero(name, layout, monkeypatch):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
 def test_cells_that_lie_apart_and_taps_of_few_channels(layout, dtype):
-    """One tap in strides up to beyond a vector; rows of elements that end anywhere in a vector or a panel."""
+    """One tap in strides up to beyond a vector; rows of elements that end anywhere in a vector or a panel.
+
+    Filters and channels of several jobs, and panels of several widths.
+    """
     rng = np.random.default_rng(0)
     for size, filters, kernel, stride, padding in (
         ((2, 33, 29, 31), 40, 1, (2, 3), 0),
@@ -298,6 +301,8 @@ def test_cells_that_lie_apart_and_taps_of_few_channels(layout, dtype):
         ((2, 3, 40, 37), 20, 7, 2, 3),
         ((2, 3, 43, 47), 13, 11, 4, 0),
         ((1, 24, 14, 13), 9, 3, 2, 1),
+        ((2, 70, 12, 11), 90, 7, 1, 3),
+        ((2, 33, 1, 1), 70, 7, 1, 3),
     ):
         x = to_layout(rng.integers(-2, 3, size).astype(dtype), layout)
         w = to_layout(rng.integers(-2, 3, (filters, size[1], kernel, kernel)).astype(dtype), layout)

@@ -114,8 +114,8 @@ class Correlation:
             def job(i: int) -> None:
                 group, some = jobs[i]
                 kernels.pack_panels(
-                    w[group * group_step :], self.lane_step, (*some, s.filters), self.sources, self.rows,
-                    s.taps.elements, packed[group], square,
+                    w[group * group_step :], self.lane_step, (*some, s.filters, s.panel // s.lanes),
+                    self.sources, self.rows, s.taps.elements, packed[group], square,
                 )  # fmt: skip
 
             return job
@@ -139,9 +139,9 @@ class Correlation:
                 group, chunks, panels = jobs[i]
                 kernels.convolve_bands(
                     x.flat, x.steps(group * s.channels), packed[group], bias[group], y.flat,
-                    y.phase(group * s.filters, first, stride), s.batch, s.channels, (*panels, s.filters),
-                    t.elements, t.start, t.stride, t.span, chunks, self.chunk, s.pitch, self.a_runs,
-                    self.b_runs, self.sums, self.reach, s.own, band, cells,
+                    y.phase(group * s.filters, first, stride), s.batch, s.channels,
+                    (*panels, s.filters, s.panel), t.elements, t.start, t.stride, t.span, chunks,
+                    self.chunk, s.pitch, self.a_runs, self.b_runs, self.sums, self.reach, s.own, band, cells,
                 )  # fmt: skip
 
             return job

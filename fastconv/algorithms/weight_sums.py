@@ -15,7 +15,7 @@ from fastconv.arguments import Array
 from fastconv.buffers import aligned, new_result
 from fastconv.kernels import direct as kernels
 from fastconv.kernels.bands import turn_cells
-from fastconv.kernels.panels import ROWS
+from fastconv.kernels.panels import PANEL, ROWS
 from fastconv.threads import Job, get_num_threads, run_jobs
 
 # Cells that backward-weight sums at a time (128 and 512 are up to 5 % slower in the mean of six layers).
@@ -32,9 +32,14 @@ FEW_ROWS = 256
 # channels first gradients are turned as they are packed: 97 and 128 (3x224, 7x7, stride 2), but 117 and 82
 # (64x56, 1x1) and, once for each panel of filters, 150 and 131 (64x56 -> 128, 3x3, stride 2).
 FEW_CHANNELS = 64
+# So many taps read packed gradients that any number of channels gains, with the channels first: 178 and 190
+# GF/s (96x27, 7x7), 170 and 183 (256x14, 7x7); with the channels last 173 and 167 (96x27).
+MANY_TAPS = 49
 # Cells that these sum at a time: gradients stay in L1 (149 GF/s with 256 and 162 with 128, 64x28, 5x5; 153
 # and 171, 3x227 -> 96, 11x11, stride 4).
 FEW_SUM_CELLS = 128
+# The sums of some channels of images that have them first: they stay in L2.
+FEW_SUMS_BYTES = 2**19
 
 
 class WeightSums:
@@ -51,9 +56,12 @@ class WeightSums:
         # transposed (`fastconv.kernels.direct.sum_few`).
         taps = len(s.taps.taps)
         pays = s.last or taps > 9 or (taps > 1 and s.filters <= s.panel)
-        few = s.channels <= FEW_CHANNELS and not swapped and pays
+        many_taps = not s.last and taps >= MANY_TAPS
+        few = (s.channels <= FEW_CHANNELS or many_taps) and not swapped and pays
         one = s.unmoved and s.own and s.channels <= FEW_ROWS
-        self.few = s.groups == 1 and not s.cut and (few or one)
+        self.few = not s.cut and (few or one)
+        # Bands with the channels first; images of one cell have them first and last.
+        self.first = not s.last and prod(axis.source for axis in s.axes) > 1
         self.chunk = s.chunk(FEW_CELLS if self.few and s.channels < FEW else SUM_CELLS)
         chunks = s.chunks(self.chunk)
         # Taps of a depth that is passed over in some planes are summed for themselves.
@@ -62,17 +70,25 @@ class WeightSums:
         self.row = self.depths * self.depth
         self.pieces, self.panels = self._panels()
         if self.few:
-            at_once = max(1, (FEW_SUM_CELLS if few else SUM_CELLS) // s.width)
-            self.at_once = min(prod(self.chunk), at_once)
-            places = np.array(s.taps.places) @ s.steps(self.chunk)
-            by_tap = np.add.outer(places, np.arange(s.channels))
-            self.elements = (by_tap if s.last else by_tap.T).reshape(-1)
+            cells = FEW_SUM_CELLS if few else SUM_CELLS
+            if s.channels > FEW_CHANNELS and not one:
+                # As many as have room in L1: 180 and 190 GF/s (96x27, 7x7: two panels of 48 filters).
+                cells = min(SUM_CELLS, cells * PANEL * s.lanes // s.panel)
+            lines = prod(self.chunk)
+            self.at_once = ceil_div(lines, ceil_div(lines, max(1, cells // s.width)))
+            self.pitch, self.places = self._band()
         # Rows that lie as the weights do are summed in place where they are whole vectors: 112 GF/s with a
         # copy and 154 without (512x7 -> 2048, 1x1), 38 and 132 of one image.
         in_order = not (swapped or self.few) and (s.last or len(s.taps.taps) == 1)
         self.in_place = in_order and self.row == s.taps.elements
         self.weights = s.groups * s.filters * s.taps.elements
-        wanted = ceil_div(min(JOBS, s.wanted), s.groups)
+        # Channels of a job.
+        self.channels = s.channels
+        if self.few and self.first:
+            fitting = FEW_SUMS_BYTES // (taps * ceil_div(s.filters, s.lanes) * s.lanes * s.dtype.itemsize)
+            self.channels = ceil_div(s.channels, ceil_div(s.channels, max(ROWS, fitting)))
+        apart = s.groups * ceil_div(s.channels, self.channels)
+        wanted = ceil_div(min(JOBS, s.wanted), apart)
         several = wanted * self.weights * s.dtype.itemsize <= PARTS_BYTES
         worthwhile = s.batch * s.cells // PART_CELLS
         parts = max(1, min(wanted, chunks, worthwhile)) if several else 1
@@ -85,8 +101,25 @@ class WeightSums:
             self.row = min(self.step, ceil_div(s.filters, s.lanes) * s.lanes)
         self.wanted = wanted
 
-    def _jobs(self) -> list[tuple[int, int, Range]]:
-        """(part, group, filters). Threads share the filters of a part: what is summed stays the same.
+    def _band(self) -> tuple[int, Array]:
+        """Elements of a cell of the band, or of a channel where they are first, and where each tap lies."""
+        s, t, (images, planes, lines) = self.sweep, self.sweep.taps, self.chunk
+        places = np.array(t.places)
+        if not self.first:
+            return s.pitch, places @ s.steps(self.chunk)
+        (depth, height, width), (d, h, w) = t.span, t.stride
+        rows, columns = (lines - 1) * h + height, (s.width - 1) * w + width
+        pitch = images * ((planes - 1) * d + depth) * rows * columns
+        return pitch, places @ (rows * columns, columns, 1)
+
+    def _elements(self, channels: int) -> Array:
+        """Where each element of some channels lies in the band, in the order of the layout."""
+        s = self.sweep
+        by_tap = np.add.outer(self.places, np.arange(channels) * (self.pitch if self.first else 1))
+        return (by_tap if s.last else by_tap.T).reshape(-1)
+
+    def _jobs(self) -> list[tuple[int, int, Range, Range]]:
+        """(part, group, channels, filters). Threads share the filters: what is summed stays the same.
 
         1024x14 -> 256 with 1x1 taps has one part, and took as long with two threads as with one.
         """
@@ -94,9 +127,10 @@ class WeightSums:
         shares = ceil_div(min(self.wanted, get_num_threads()), len(self.parts))
         step = min(self.step, ceil_div(ceil_div(s.filters, shares), s.panel) * s.panel)
         return [
-            (part, group, some)
+            (part, group, channels, some)
             for part in range(len(self.parts))
             for group in range(s.groups)
+            for channels in blocks(s.channels, self.channels)
             for some in blocks(s.filters, step)
         ]
 
@@ -116,7 +150,7 @@ class WeightSums:
             planes = s.taps.planes(some[0][2]) if s.cut else (0, s.depth)
             elements = sum(length for _, length, _ in some)
             bounds = [0, *itertools.accumulate(length for _, length, _ in some)]
-            for first, stop in blocks(elements, s.panel):
+            for first, stop in blocks(elements, PANEL * s.lanes):
                 before = len(pieces)
                 for (begin, _, _), low, high in zip(some, bounds[:-1], bounds[1:], strict=True):
                     start, end = max(low, first), min(high, stop)
@@ -140,9 +174,12 @@ class WeightSums:
         # Images of one cell have their channels first and last.
         last = s.last or s.cells == 1
         if self.few:
-            return band, self.at_once * s.width * s.panel, 0, s.taps.elements * self.row
+            if self.first:
+                band = self.channels * self.pitch
+            sums = len(s.taps.taps) * self.channels * self.row
+            return band, self.at_once * s.width * s.panel, 0, sums
         sums = 0 if self.in_place else self.step * self.row
-        return band, cells * s.panel, self.step * cells if last else 0, sums
+        return band, cells * PANEL * s.lanes, self.step * cells if last else 0, sums
 
     def run(self, dy: Images, x: Images, dw: Array) -> None:
         """Write the weights' gradient, flat, in the order of the layout."""
@@ -156,17 +193,20 @@ class WeightSums:
             panel[...] = 0  # lanes that no element fills are multiplied too, and denormals are slow
 
             def job(i: int) -> None:
-                part, group, (first, stop) = jobs[i]
+                part, group, channels, (first, stop) = jobs[i]
                 if self.few:
-                    elements = sums.reshape(-1, self.row)
-                    elements[...] = 0
+                    elements = self._elements(channels[1] - channels[0])
+                    some = sums[: len(elements) * self.row].reshape(-1, self.row)
+                    some[...] = 0
                     for chunks in pieces(self.parts[part], job_work):
                         kernels.sum_few(
-                            dy.flat, dy.steps(0), x.flat, x.steps(0), elements, s.batch, s.channels,
-                            (first, stop - first), t.start, t.stride, t.span, chunks, self.chunk, s.pitch,
-                            self.elements, self.at_once, s.own, band, panel,
+                            dy.flat, dy.steps(group * s.filters), x.flat,
+                            x.steps(group * s.channels + channels[0]), some, s.batch,
+                            channels[1] - channels[0], (first, stop - first, s.panel), t.start, t.stride,
+                            t.span, chunks, self.chunk, self.pitch, elements, self.at_once, s.own, band,
+                            panel,
                         )  # fmt: skip
-                    self._write_few(elements, partial[part], first, stop)
+                    self._write_few(some, partial[part], group, channels[0], (first, stop))
                     return
                 begin = group * s.filters + first if self.in_place else 0
                 rows = (partial[part] if self.in_place else sums).reshape(-1, self.row)
@@ -187,15 +227,17 @@ class WeightSums:
         if several:
             add_parts(partial, dw)
 
-    def _write_few(self, sums: Array, dw: Array, first: int, stop: int) -> None:
+    def _write_few(self, sums: Array, dw: Array, group: int, channel: int, filters: Range) -> None:
         """Sums (elements, some filters) to where they belong: (filters, elements), unless swapped."""
-        s = self.sweep
+        s, (first, stop) = self.sweep, filters
         if self.swapped:
             dw.reshape(len(sums), s.filters)[:, first:stop] = sums[:, : stop - first]
             return
         square = aligned(s.lanes * s.lanes, s.dtype)
-        target = dw[first * len(sums) :]
-        turn_cells(sums.reshape(-1), 0, self.row, len(sums), stop - first, target, len(sums), square)
+        taps, elements = len(s.taps.taps), s.taps.elements
+        flat, place = sums.reshape(-1), (group * s.filters + first) * elements
+        target = dw[place + channel * taps :]
+        turn_cells(flat, 0, self.row, len(sums), stop - first, target, elements, square)
 
     def _write(self, sums: Array, dw: Array, group: int, first: int) -> None:
         """Sums of some filters to where they belong: there taps are last, or channels."""

@@ -33,12 +33,13 @@ import numpy as np
 from fastconv.algorithms.im2col import Im2col
 from fastconv.algorithms.jobs import JOBS, PARTS_BYTES, Range, blocks, ceil_div, jobs_now, pieces, wanted_jobs
 from fastconv.algorithms.memory import Images, Three, add_parts, finite, turn_back, turned
+from fastconv.algorithms.sweeps import panel_width
 from fastconv.algorithms.virtual import Axis, Virtual, backward_axes, forward_axis
 from fastconv.arguments import Array
 from fastconv.buffers import aligned, new_result
 from fastconv.geometry import Geometry
 from fastconv.kernels import winograd as kernels
-from fastconv.kernels.panels import PANEL, ROWS
+from fastconv.kernels.panels import ROWS
 from fastconv.kernels.vectors import VECTOR_BYTES
 from fastconv.threads import Job, get_num_threads, run_jobs
 
@@ -126,7 +127,7 @@ class Patches:
         self.depth, self.deep = axis.output, len(self.shifts)
         self.down, self.across, self.width = ceil_div(height, 2), ceil_div(width, 2), width
         self.lanes = VECTOR_BYTES // dtype.itemsize
-        self.panel = PANEL * self.lanes
+        self.panel = panel_width(filters, self.lanes)
         self.panels = ceil_div(filters, self.panel)
         self.pitch = ceil_div(channels, self.lanes) * self.lanes
         total = batch * self.depth * self.down * self.across
@@ -222,8 +223,8 @@ class Patches:
     @property
     def weights(self) -> int:
         """Elements of transformed filters."""
-        rows = self.panels * self.deep * self.channels
-        return kernels.POINTS * point_step(rows * self.panel, self.dtype.itemsize)
+        lanes = ceil_div(self.filters, self.lanes) * self.lanes
+        return kernels.POINTS * point_step(lanes * self.deep * self.channels, self.dtype.itemsize)
 
     def band(self, pitch: int) -> int:
         """Elements of the lines of one plane that a chunk reads."""
@@ -543,8 +544,8 @@ class Winograd:
                     source.flat, source.phase(group * p.channels, phase.source, self._lattice),
                     weights[group], bias[group], target.flat,
                     target.phase(group * p.filters, phase.target, phase.step), p.batch, p.channels,
-                    (*panels, p.filters), phase.start, p.axis.stride, p.places, p.beyond, reach, chunks,
-                    p.chunk, band, points, products, cells,
+                    (*panels, p.filters, p.panel), phase.start, p.axis.stride, p.places, p.beyond, reach,
+                    chunks, p.chunk, band, points, products, cells,
                 )  # fmt: skip
 
             return job
@@ -579,12 +580,13 @@ class Winograd:
                 if self.last:
                     kernels.transform_last_filters(
                         w, first, lane_step, row_step, p.filters if rotated else p.channels, p.channels,
-                        places.reshape(-1), (*some, p.filters), rotated, p.panels, weights[group], square,
+                        places.reshape(-1), (*some, p.filters), rotated, p.panel // p.lanes, weights[group],
+                        square,
                     )  # fmt: skip
                     return
                 kernels.transform_filters(
                     w, first, lane_step, row_step, p.channels, places.reshape(-1), (*some, p.filters),
-                    rotated, p.panels, weights[group], square,
+                    rotated, p.panel // p.lanes, weights[group], square,
                 )  # fmt: skip
 
             return job
@@ -655,8 +657,7 @@ class WeightSums:
         for p in (phase.patches for phase in self.phases):
             bands.append(p.band(max(p.pitch, pitch)))
             images.append(p.image_points)
-            step = point_step(panels * p.patches * p.panel, p.dtype.itemsize)
-            gradients.append(kernels.POINTS * step)
+            gradients.append(kernels.POINTS * point_step(pitch * p.patches, p.dtype.itemsize))
         rows = ceil_div(p.channels, ROWS) * ROWS
         sums = kernels.POINTS * point_step(panels * p.deep * rows * p.panel, p.dtype.itemsize)
         return max(bands), max(images), max(gradients), sums
@@ -692,11 +693,11 @@ class WeightSums:
                         kernels.sum_patches(
                             dy.flat, dy.phase(group * p.filters, phase.target, phase.step), x.flat,
                             x.phase(group * p.channels, phase.source, self.lattice), sums, p.batch,
-                            p.channels, (first, stop - first), phase.start, p.axis.stride, p.places, p.beyond,
-                            reach, some, phase.patches.chunk, band, points, gradients,
+                            p.channels, (first, stop - first, p.panel), phase.start, p.axis.stride, p.places,
+                            p.beyond, reach, some, phase.patches.chunk, band, points, gradients,
                         )  # fmt: skip
                 finish(
-                    sums, p.channels, stop - first, ceil_div(stop - first, p.panel), p.deep,
+                    sums, p.channels, stop - first, p.panel, p.deep,
                     partial[part, group, first:stop].reshape(-1), taps, square,
                 )  # fmt: skip
 

@@ -23,8 +23,14 @@ def piece_of(pixel, left, plane, across, whole):
 
 
 @inner
+def panel_width(left, lanes):
+    """Pixels of a panel, in whole vectors: the last one has no more than are ``left``."""
+    return min(PANEL, (left + lanes - 1) // lanes) * lanes
+
+
+@inner
 def pack_pixels(x, source, stride, pixels, plane, across, first_channel, channels, packed):
-    """Some channels of some pixels as panels (panel, channels, `PANEL` vectors).
+    """Some channels of some pixels as panels (panel, channels, `PANEL` vectors, or fewer in the last).
 
     Parameters
     ----------
@@ -53,9 +59,9 @@ def pack_pixels(x, source, stride, pixels, plane, across, first_channel, channel
         begin = (
             source[0] + image * source[1] + first_channel * source[2] + line * source[3] + cell * source[4]
         )
-        target = panel * channels * width + column
+        target, step = panel * channels * width + column, panel_width(total - panel * width, lanes)
         for c in range(channels):
-            read, written = begin + c * source[2], target + c * width
+            read, written = begin + c * source[2], target + c * step
             if stride:
                 for i in range(count):
                     packed[max(0, written + i)] = x[max(0, read + i * source[4])]
@@ -71,8 +77,9 @@ def pack_pixels(x, source, stride, pixels, plane, across, first_channel, channel
     # 4 GF/s on one image of 512x7 -> 2048.
     empty = -total % lanes
     panel, column = divmod(total, width)
+    target, step = panel * channels * width + column, panel_width(total - panel * width, lanes)
     for c in range(channels if empty > 0 else 0):
-        store_some(packed, (panel * channels + c) * width + column, spread(packed.dtype.type(0)), empty)
+        store_some(packed, target + c * step, spread(packed.dtype.type(0)), empty)
 
 
 @inner
@@ -193,8 +200,7 @@ def convolve_pixels(
                 image, cell = divmod(pixel, plane)
                 inside = not spread_out and cell + width <= plane and pixel + width <= stop
                 b = panel * some * width
-                # The last panel has no more vectors than pixels need.
-                vectors = min(PANEL, (stop - pixel + lanes - 1) // lanes)
+                vectors = panel_width(stop - pixel, lanes) // lanes
                 # (filters, pixels) += (filters, channels) @ (channels, pixels)
                 out, first_out, out_rows = cells, panel * waiting, cell_rows
                 if inside:

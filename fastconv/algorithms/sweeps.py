@@ -36,8 +36,8 @@ def panel_width(filters: int, lanes: int) -> int:
 
     96 filters as 64 and 32, and as 48 and 48, channels last, forward, float32, AVX-512 Xeon: 186 and 195 GF/s
     (96x27, 7x7 taps), 235 and 244 (96x28, 5x5, Winograd). Tried there and dropped, within what repeats differ
-    by: tiles of 9 and 8 rows by 3 vectors instead of 6 (from L1, 194 to 206 GF/s, all of them), `SUM` from 100
-    to 400, other chunks, no prefetch of weights, or one of the output to L1.
+    by: tiles of 9 and 8 rows by 3 vectors instead of 6 (all 194 to 206 GF/s from L1), `SUM` from 100 to 400,
+    other chunks, no prefetch of weights, or one of the output to L1.
     """
     vectors = ceil_div(filters, lanes)
     return ceil_div(vectors, ceil_div(vectors, PANEL)) * lanes

@@ -445,9 +445,9 @@ def sum_few(
     """As `sum_bands`, with vectors along filters; no tap is passed over.
 
     Rows of the product are the elements of a filter, which go along the cells of the band: what the taps read
-    is not transposed, and the band has its channels first where the images have (134 and 157 GF/s, 3x227 ->
-    96, 11x11, stride 4; 152 and 159, 3x224 -> 64, 7x7, stride 2; with channels that are last, a band that has
-    them first gives no more, 167 and 159, 3x224; 170 and 167, 64x28, 5x5).
+    is not transposed, and the band has its channels first where the images have (136 and 151 GF/s, 3x227 ->
+    96, 11x11, stride 4; 136 and 147, 3x224 -> 64, 7x7, stride 2). Turning images that have them last to
+    such a band gave less: 167 and 159 (3x224), 170 and 167 (64x28, 5x5).
 
     Parameters
     ----------

@@ -58,7 +58,7 @@ def panel_tile(
         Where each run begins: elements from the row's beginning, steps from ``first_b``.
     a_step : int
         Literal 0: the steps of rows lie one behind the other. Those of ``b`` always do: it is a panel of so
-        many ``vectors``.
+        many ``vectors`` (a number of the tile: as a variable, 4 % of 12 passes).
     runs, steps : int
         How many runs, of how many steps each.
     wanted : 1-D float array

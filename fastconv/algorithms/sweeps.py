@@ -34,9 +34,10 @@ Axes = tuple[Axis, Axis, Axis]
 def panel_width(filters: int, lanes: int) -> int:
     """Filters of a panel: as few panels as can be, of as equal width as can be.
 
-    96 filters, float32, AVX-512 Xeon: 171 and 179 GF/s as 48 and 48 instead of 64 and 32 (96x27, 7x7 taps,
-    forward), 213 and 227 (96x28, 5x5, channels last, Winograd). Their steps lie one behind the other, so that
-    192 of 48 filters stay in L1. A tile of 9 by 3 vectors, or 8 by 3, is no faster than 6 by 3 (199 to 204).
+    96 filters as 64 and 32, and as 48 and 48, channels last, forward, float32, AVX-512 Xeon: 186 and 195 GF/s
+    (96x27, 7x7 taps), 235 and 244 (96x28, 5x5, Winograd). Tried there and dropped, within what repeats differ
+    by: tiles of 9 and 8 rows by 3 vectors instead of 6 (all 194 to 206 GF/s from L1), `SUM` from 100 to 400,
+    other chunks, no prefetch of weights, or one of the output to L1.
     """
     vectors = ceil_div(filters, lanes)
     return ceil_div(vectors, ceil_div(vectors, PANEL)) * lanes

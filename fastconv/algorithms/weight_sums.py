@@ -32,8 +32,8 @@ FEW_ROWS = 256
 # channels first gradients are turned as they are packed: 97 and 128 (3x224, 7x7, stride 2), but 117 and 82
 # (64x56, 1x1) and, once for each panel of filters, 150 and 131 (64x56 -> 128, 3x3, stride 2).
 FEW_CHANNELS = 64
-# So many taps read packed gradients that any number of channels gains, with the channels first: 178 and 190
-# GF/s (96x27, 7x7), 170 and 183 (256x14, 7x7); with the channels last 173 and 167 (96x27).
+# So many taps read packed gradients that any number of channels is taken so, with the channels first: 157
+# and 169 GF/s (96x27, 7x7), 159 and 163 (256x14), 170 and 170 (128x14); last, 173 and 169 (96x27).
 MANY_TAPS = 49
 # Cells that these sum at a time: gradients stay in L1 (149 GF/s with 256 and 162 with 128, 64x28, 5x5; 153
 # and 171, 3x227 -> 96, 11x11, stride 4).

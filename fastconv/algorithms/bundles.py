@@ -13,7 +13,11 @@ Units, and parts of the sums, follow from the shape alone.
 With the channels last the cells of one bundle lie far apart in memory, where no prefetcher follows, so bands
 of neighbouring bundles are filled at once: 116 and 105 GF/s (256x28 in groups of 8), 72 and 58 (128x56 in
 groups of 4), backward-weight 67 and 37 (3x3 taps, float32, AVX-512 Xeon). Asking for what the next unit reads
-while the tiles run gains nothing more (109 and 110).
+while the tiles run gains nothing more (109 and 110). With the channels first it does (`ask_planes`).
+
+Tried and dropped: tiles of two stretches of 7 cells, of one line or of two, for lines of 7 (float32, AVX-512
+Xeon): 95 and 96 GF/s (512x7 in groups of 16), since 7 cells wait for nothing, and 150 and 143 (512x28), since
+more is spread and counted.
 """
 
 from __future__ import annotations
@@ -191,18 +195,20 @@ class Sweep:
         """Write the cells of ``y`` from ``first`` on in strides."""
         work = packed.size * self.axes[0].output * self.axes[1].output * self.batch
         jobs = list(blocks(self.units, ceil_div(self.units, jobs_now(wanted_jobs(work), work))))
+        image, output = x.steps(0), y.phase(0, first, stride)
 
         def start_worker() -> Job:
             band = aligned(self.band_elements, self.dtype)
-            cells = aligned(self.axes[1].output * self.lanes, self.dtype)
+            cells = aligned(self.cells // self.wide, self.dtype)
+            square = aligned(self.lanes * self.lanes, self.dtype)
 
             def job(i: int) -> None:
                 for units in pieces(jobs[i], work // len(jobs)):
                     kernels.convolve_bundles(
-                        x.flat, x.steps(0), packed, self.row_step, bias, y.flat, y.phase(0, first, stride),
-                        self.bundles, self.wide, self.group, self.lines, self.start, self.stride, self.span,
+                        x.flat, image, packed, self.row_step, bias, y.flat, output, self.bundles,
+                        self.wide, self.group, self.lines, self.start, self.stride, self.span,
                         self.phases, self.columns, self.triples, self.segments, self.bundled, units, band,
-                        cells,
+                        cells, square,
                     )  # fmt: skip
 
             return job
@@ -224,17 +230,20 @@ class Sweep:
         some = list(blocks(self.bundles, ceil_div(self.bundles, owners)))
         parts = list(blocks(batch, ceil_div(batch, min(batch, ceil_div(wanted, len(some))))))
         partial = np.zeros((len(parts), *shape), self.dtype)
+        gradient, image = dy.steps(0), x.steps(0)
 
         def start_worker() -> Job:
             band, cells = aligned(self.band_elements, self.dtype), aligned(self.cells, self.dtype)
+            square = aligned(self.lanes * self.lanes, self.dtype)
 
             def job(i: int) -> None:
                 part, bundles = divmod(i, len(some))
                 for images in pieces(parts[part], work // (len(some) * len(parts))):
                     kernels.sum_bundles(
-                        dy.flat, dy.steps(0), x.flat, x.steps(0), partial[part], self.wide, self.group,
+                        dy.flat, gradient, x.flat, image, partial[part], self.wide, self.group,
                         self.lines, self.start, self.stride, self.span, self.phases, self.columns,
                         self.offsets, self.summed_triples, self.bundled, images, some[bundles], band, cells,
+                        square,
                     )  # fmt: skip
 
             return job

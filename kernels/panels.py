@@ -30,7 +30,9 @@ from fastconv.kernels.vectors import (
     vector_store,
 )
 
-# 24 accumulators in 32 registers, or 12 in 16.
+# 24 accumulators in 32 registers, or 12 in 16. The same instructions in assembler reach 84 to 89 % of the FMA
+# peak on panels of 16 KiB and more and 92 to 95 on 8 KiB; 94 without the broadcasts, 99 without the vectors;
+# and twenty more that do nothing cost nothing. What is missing waits for the cache (AVX-512 Xeon).
 ROWS = 6
 PANEL = 4 if VECTOR_BITS == 512 else 2
 # Steps of packed panels that are written out in tiles of all rows: 215 GF/s, and 193 with one (256 steps,

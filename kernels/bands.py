@@ -97,8 +97,8 @@ def fill_band(x, image, number, depth, channels, start, band, rows, columns, pit
     if plane == 1:
         return
     # A vector of channels at a time: sixteen streams through memory, which the prefetchers can follow.
-    # Of cells that lie apart, a square takes as many as it reaches; lines one behind the other are one: 272 and
-    # 210 ns for a plane of 7x7 (16 channels, float32, AVX-512 Xeon).
+    # Of cells that lie apart, a square takes as many as it reaches. Lines one behind the other are one: 272
+    # and 210 ns for a plane of 7x7 (16 channels, float32, AVX-512 Xeon).
     at_once, there = max(1, lanes // cell), right - left
     joined = max(1, bottom - top) if cell == 1 and step == there else 1
     for c in range(0, channels, lanes):

@@ -110,9 +110,15 @@ def _pooling(dtype: str) -> None:
 
 def _pooling_of(dtype: str, layout: str) -> None:
     # Lines shorter than a vector, longer ones, and windows of a whole plane have kernels of their own; with
-    # vectors of 32 bytes, windows of 2 are no reason for lines.
-    for width, kernel, stride in ((4, 2, 2), (80, 2, 2), (80, 3, 2), (80, 3, 1), (4, 4, 4)):
-        x = np.ones((1, 2, 4, width), dtype)
+    # vectors of 16 bytes only large windows are a reason for lines.
+    for size, kernel, stride in (
+        ((4, 4), 2, 2),
+        ((4, 80), 2, 2),
+        ((8, 80), 6, 2),
+        ((4, 80), 3, 1),
+        ((4, 4), 4, 4),
+    ):
+        x = np.ones((1, 2, *size), dtype)
         x = np.ascontiguousarray(x.transpose(0, 2, 3, 1)) if layout == "NHWC" else x
         y, indices = max_pool2d(x, kernel, stride, return_indices=True, layout=layout)
         max_pool2d_backward(y, indices, x.shape, layout=layout)

@@ -14,12 +14,12 @@ import itertools
 import os
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
 
 from fastconv.arguments import whole_number
 from fastconv.cores import usable_cores
+from fastconv.helpers import pool
 
 Job = Callable[[int], None]
 
@@ -52,6 +52,11 @@ def get_num_threads() -> int:
         What the innermost `num_threads` block says, else what `set_num_threads` said, else the
         number of usable cores (the affinity mask, a container's limit, ``OMP_NUM_THREADS`` and
         ``NUMBA_NUM_THREADS`` are respected).
+
+    Notes
+    -----
+    Helper threads stay awake for 0.2 ms after a call, so that the next finds them at work at once; with
+    ``OMP_WAIT_POLICY=passive`` in the environment they sleep between calls.
 
     Examples
     --------
@@ -136,60 +141,6 @@ def checkpoint() -> None:
         raise _Stopped
 
 
-class _Pool:
-    """Helper threads shared by all calls, started when first needed."""
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.helpers = 0
-        self.executor: ThreadPoolExecutor | None = None
-
-    def submit(self, count: int, work: Callable[[], None]) -> list[Future[None]]:
-        """Ask ``count`` helpers to run ``work``."""
-        with self.lock:
-            if self.executor is None or self.helpers < count:
-                # The smaller pool finishes what it has and lets its threads go.
-                if self.executor is not None:
-                    self.executor.shutdown(wait=False)
-                self.executor = ThreadPoolExecutor(count, thread_name_prefix="fastconv")
-                self.helpers = count
-            # The executor also keeps the work of a thread that it could not start, and hands back no future:
-            # so that the caller can wait for whatever begins, each has a future of ours from the first.
-            futures: list[Future[None]] = []
-            try:
-                for _ in range(count):
-                    futures.append(Future())
-                    self.executor.submit(_run_for, futures[-1], work)
-            except RuntimeError:  # no memory for a thread, or the interpreter is shutting down
-                pass
-            return futures
-
-
-def _run_for(future: Future[None], work: Callable[[], None]) -> None:
-    """Run the work, unless it was cancelled, and tell the future how it ended."""
-    if not future.set_running_or_notify_cancel():
-        return
-    try:
-        work()
-    except BaseException as error:
-        future.set_exception(error)
-        del future  # or the error's traceback would keep itself alive, and the arrays of its frames
-    else:
-        future.set_result(None)
-
-
-_pool = _Pool()
-
-
-def _forget_pool() -> None:
-    global _pool
-    _pool = _Pool()
-
-
-if hasattr(os, "register_at_fork"):  # a forked child has none of its parent's threads
-    os.register_at_fork(after_in_child=_forget_pool)
-
-
 def run_ranges(units: int, cells: int, run: Callable[[int, int], int | None]) -> int:
     """Run ``run(first, stop)`` over ranges of ``units`` that visit ``cells`` cells in all.
 
@@ -249,16 +200,25 @@ def run_jobs(count: int, start_worker: Callable[[], Job]) -> None:
         finally:
             _running.stopped = before
 
-    futures = _pool.submit(helpers, work)
+    team = pool()
+    errands = team.hand_out(helpers, work)
     try:
         work()
     finally:
         # Helpers that never got a thread (a full pool, a call inside a job) are not waited for:
         # this thread has done their jobs.
-        running = [future for future in futures if not future.cancel()]
-        for future in running:
-            future.exception()
-        # Cancelled work stays in the queue, and would keep its scratch, until a helper is free.
+        running = [errand for errand in errands if not errand.take_back()]
+        try:
+            for errand in running:
+                errand.wait(team.looks(helpers))
+        except BaseException:  # an interrupt: helpers give up their jobs at the next checkpoint
+            stopped.set()
+            raise
+        # Work that was taken back stays in the queue, and would keep its scratch, until a helper is free.
         workers.clear()
-    for future in running:
-        future.result()
+    errors = [error for error in [errand.take_error() for errand in running] if error is not None]
+    if errors:
+        try:
+            raise errors[0]
+        finally:
+            del errors  # or the error's traceback would keep itself alive, and the arrays of its frames

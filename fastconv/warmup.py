@@ -31,6 +31,7 @@ from fastconv.pool import (
     max_pool2d_backward,
     max_unpool2d,
 )
+from fastconv.threads import num_threads, run_jobs
 
 Step = Callable[[], None]
 DTYPES = ("float32", "float64")
@@ -95,6 +96,12 @@ def _training(dtype: str) -> None:
     nn.SGD(network, momentum=0.5).step()
 
 
+def _waiting(dtype: str) -> None:
+    """What threads wait with: a helper of any call, whatever the dtype."""
+    with num_threads(2):
+        run_jobs(2, lambda: lambda i: None)
+
+
 def _columns(dtype: str) -> None:
     """The explicit algorithm, the functions that share its kernels, and the bias's gradient."""
     _algorithm("im2col", dtype)
@@ -130,7 +137,7 @@ def _pooling_of(dtype: str, layout: str) -> None:
 
 
 # The long ones first, so that processes end together. No two steps compile the same kernel, but for
-# `turn_cells` (0.1 s), which three algorithms share.
+# `turn_cells` (0.1 s), which three algorithms share, and the loops that wait (0.1 s), which have no dtype.
 _KINDS: dict[str, Callable[[str], None]] = {
     **{
         algorithm.name: partial(_algorithm, algorithm.name)
@@ -142,6 +149,7 @@ _KINDS: dict[str, Callable[[str], None]] = {
     "depthwise": _depthwise,
     "columns": _columns,
     "training": _training,
+    "waiting": _waiting,
 }
 
 

@@ -1,11 +1,14 @@
 """Threads: how many, calls from several Python threads, processes that fork."""
 
+import contextlib
+import gc
 import multiprocessing
 import os
 import sys
 import threading
 import time
 import warnings
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -13,7 +16,9 @@ import pytest
 from helpers import integers
 
 import fastconv
+from fastconv import helpers as helper_threads
 from fastconv import threads
+from fastconv.helpers import Pool
 
 
 @pytest.fixture(autouse=True)
@@ -173,7 +178,7 @@ def test_a_thread_that_can_not_be_started(monkeypatch):
             started.append(thread)
         start(thread)
 
-    monkeypatch.setattr(threads, "_pool", threads._Pool())
+    monkeypatch.setattr(helper_threads, "_pool", Pool())
     monkeypatch.setattr(threading.Thread, "start", start_one)
     caller, done = threading.current_thread(), []
 
@@ -189,3 +194,139 @@ def test_a_thread_that_can_not_be_started(monkeypatch):
     with fastconv.num_threads(3):
         threads.run_jobs(4, lambda: job)
     assert sorted(done) == [0, 1, 2, 3]
+
+
+@pytest.fixture
+def new_pool(monkeypatch):
+    """Helpers of this test alone, which stay awake for so many seconds where there are two cores."""
+
+    def start(awake):
+        monkeypatch.setattr(helper_threads, "_cores", 2)
+        monkeypatch.setattr(helper_threads, "AWAKE", awake)
+        monkeypatch.setattr(helper_threads, "_pool", pool := Pool())
+        return pool
+
+    return start
+
+
+def shared_jobs(work=lambda i: None):
+    """Two jobs, which two threads do: each waits for the other to have begun. Returns who did them."""
+    both, names = threading.Barrier(2), {}
+
+    def job(i):
+        both.wait(30)
+        names[i] = threading.current_thread().name
+        work(i)
+
+    with fastconv.num_threads(2):
+        threads.run_jobs(2, lambda: job)
+    return set(names.values()) - {threading.current_thread().name}
+
+
+def test_a_helper_that_is_awake_helps_with_the_next_call(new_pool, monkeypatch):
+    new_pool(5)
+    woken, submit = [], ThreadPoolExecutor.submit
+
+    def counted(executor, *arguments):
+        woken.append(arguments)
+        return submit(executor, *arguments)
+
+    monkeypatch.setattr(ThreadPoolExecutor, "submit", counted)
+    assert len({name for _ in range(3) for name in shared_jobs()}) == 1
+    assert len(woken) == 1
+
+
+def test_a_helper_sleeps_after_a_while(new_pool):
+    pool = new_pool(1e-3)
+    shared_jobs()
+    deadline = time.monotonic() + 30
+    while pool._awake and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not pool._awake
+    assert shared_jobs()
+
+
+def test_helpers_sleep_at_once_where_the_environment_says_so(new_pool, monkeypatch):
+    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
+    pool = new_pool(1)
+    for _ in range(3):
+        assert shared_jobs()
+        assert pool.looks(1) == 0
+        assert not pool._awake
+
+
+def test_nobody_looks_out_without_a_core(new_pool):
+    pool = new_pool(1)
+    shared_jobs()
+    assert pool.looks(1) > 0
+    assert pool.looks(2) == 0
+
+
+@pytest.mark.parametrize("awake", [1e-7, 1e-6, 1e-5])
+def test_calls_while_helpers_fall_asleep(new_pool, awake):
+    """Whenever a call finds a helper that is giving up, its jobs are done once each."""
+    new_pool(awake)
+    done = []
+
+    def job(i):
+        done.append(i)
+
+    with fastconv.num_threads(2):
+        for calls in range(1, 3000):
+            threads.run_jobs(3, lambda: job)
+            assert len(done) == 3 * calls
+    assert sorted(done) == sorted([0, 1, 2] * 2999)
+
+
+def test_callers_that_share_an_awake_helper(new_pool):
+    new_pool(1e-4)
+
+    def call(_):
+        done = []
+        with fastconv.num_threads(2):
+            for _ in range(300):
+                threads.run_jobs(4, lambda: done.append)
+        return sorted(done) == sorted([0, 1, 2, 3] * 300)
+
+    with ThreadPoolExecutor(4) as callers:
+        assert all(callers.map(call, range(8)))
+
+
+@pytest.mark.parametrize("fails", ["caller", "helper"])
+def test_an_error_in_a_job_is_raised_and_the_next_call_works(new_pool, fails):
+    new_pool(5)
+    caller = threading.current_thread()
+
+    def work(_):
+        if (threading.current_thread() is caller) == (fails == "caller"):
+            raise ArithmeticError(fails)
+
+    for _ in range(2):
+        with pytest.raises(ArithmeticError, match=fails):
+            shared_jobs(work)
+        assert shared_jobs()
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_helper_that_is_awake_holds_no_arrays(new_pool, fails):
+    new_pool(5)
+    caller = threading.current_thread()
+
+    def call():
+        array = np.zeros(1)
+
+        def work(_):
+            array[0] += 1
+            if fails and threading.current_thread() is not caller:
+                raise ArithmeticError
+
+        with contextlib.suppress(ArithmeticError):
+            shared_jobs(work)
+        return weakref.ref(array)
+
+    gc.disable()
+    try:
+        left = call()
+        assert left() is None
+    finally:
+        gc.enable()

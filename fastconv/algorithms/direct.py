@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 CELLS = 384
 # Cells of a chunk at the least, where there are small planes of several images.
 FEWEST_CELLS = 48
+# Weights that one job packs at the least, in a few microseconds.
+PACKED_ELEMENTS = 2**16
 # Backward-input to images with a depth: gradients that are few beside so many filters times channels.
 FEW_PIXELS, MANY_WEIGHTS = 128, 2**17
 # What a chunk of one line may read.
@@ -78,7 +80,7 @@ class Correlation:
         """(group, chunks, panels of filters)."""
         s = self.sweep
         parts = s.groups * ceil_div(s.panels, self.part)
-        step = max(1, self.chunk_count * parts // jobs_now(s.wanted, s.work))
+        step = ceil_div(self.chunk_count * parts, jobs_now(s.wanted, s.work))
         return [
             (group, chunks, panels)
             for group in range(s.groups)
@@ -105,7 +107,8 @@ class Correlation:
         size = s.panels * s.taps.elements * s.panel
         packed = [aligned(size, s.dtype) for _ in range(s.groups)]
         vectors = ceil_div(s.filters, s.lanes)
-        step = ceil_div(vectors, ceil_div(jobs_now(s.wanted, s.work), s.groups))
+        wanted = min(jobs_now(s.wanted, s.work), max(1, s.groups * size // PACKED_ELEMENTS))
+        step = ceil_div(vectors, ceil_div(wanted, s.groups))
         jobs = [(group, some) for group in range(s.groups) for some in blocks(vectors, step)]
 
         def start_worker() -> Job:

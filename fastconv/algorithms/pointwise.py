@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fastconv.algorithms.im2col import Im2col
-from fastconv.algorithms.jobs import blocks, ceil_div, jobs_now, wanted_jobs
+from fastconv.algorithms.jobs import blocks, ceil_div, jobs_now, shares, wanted_jobs
 from fastconv.arguments import Array
 from fastconv.buffers import aligned
 from fastconv.geometry import Geometry
@@ -165,12 +165,12 @@ class Pointwise:
         while part > PART_FILTERS and chunks * g.groups * ceil_div(filters, part) < self.wanted:
             part = ceil_div(part, 2)
         wanted = jobs_now(self.wanted, g.multiplications)
-        step = max(1, chunks * g.groups * ceil_div(filters, part) // wanted) * chunk
+        spans = ceil_div(wanted, g.groups * ceil_div(filters, part))
         jobs = [
-            (group, some, span)
+            (group, some, (first * self.panel, min(pixels, stop * self.panel)))
             for group in range(g.groups)
             for some in blocks(filters, part)
-            for span in blocks(pixels, step)
+            for first, stop in shares(ceil_div(pixels, self.panel), spans)
         ]
         added = np.zeros(self.panel, dtype)
         if bias is not None:

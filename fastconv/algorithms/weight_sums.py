@@ -7,7 +7,7 @@ from math import prod
 
 import numpy as np
 
-from fastconv.algorithms.jobs import JOBS, PARTS_BYTES, Range, blocks, ceil_div, pieces
+from fastconv.algorithms.jobs import JOBS, PARTS_BYTES, Range, blocks, ceil_div, even_parts, pieces, shares
 from fastconv.algorithms.memory import Images, add_parts
 from fastconv.algorithms.narrow import FEW
 from fastconv.algorithms.sweeps import FEW_CELLS, PART_PANELS, Sweep
@@ -87,12 +87,15 @@ class WeightSums:
         if self.few and self.first:
             fitting = FEW_SUMS_BYTES // (taps * ceil_div(s.filters, s.lanes) * s.lanes * s.dtype.itemsize)
             self.channels = ceil_div(s.channels, ceil_div(s.channels, max(ROWS, fitting)))
+        if self.few:
+            last = s.channels % self.channels or self.channels
+            self.elements = {channels: self._elements(channels) for channels in {self.channels, last}}
         apart = s.groups * ceil_div(s.channels, self.channels)
         wanted = ceil_div(min(JOBS, s.wanted), apart)
         several = wanted * self.weights * s.dtype.itemsize <= PARTS_BYTES
         worthwhile = s.batch * s.cells // PART_CELLS
-        parts = max(1, min(wanted, chunks, worthwhile)) if several else 1
-        self.parts = list(blocks(chunks, ceil_div(chunks, parts)))
+        parts = even_parts(min(wanted, chunks, worthwhile)) if several else 1
+        self.parts = shares(chunks, parts)
         # Filters of a job: not too few to fill a band for, nor more than there is room for sums.
         step = max(4 * PART_PANELS * s.panel, ceil_div(s.filters, ceil_div(wanted, parts)))
         self.step = min(s.filters, step, max(ROWS, SUMS_BYTES // (self.row * s.dtype.itemsize)))
@@ -195,7 +198,7 @@ class WeightSums:
             def job(i: int) -> None:
                 part, group, channels, (first, stop) = jobs[i]
                 if self.few:
-                    elements = self._elements(channels[1] - channels[0])
+                    elements = self.elements[channels[1] - channels[0]]
                     some = sums[: len(elements) * self.row].reshape(-1, self.row)
                     some[...] = 0
                     for chunks in pieces(self.parts[part], job_work):

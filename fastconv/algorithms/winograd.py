@@ -31,7 +31,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastconv.algorithms.im2col import Im2col
-from fastconv.algorithms.jobs import JOBS, PARTS_BYTES, Range, blocks, ceil_div, jobs_now, pieces, wanted_jobs
+from fastconv.algorithms.jobs import (
+    JOBS,
+    PARTS_BYTES,
+    Range,
+    blocks,
+    ceil_div,
+    even_parts,
+    jobs_now,
+    pieces,
+    shares,
+    wanted_jobs,
+)
 from fastconv.algorithms.memory import Images, Three, add_parts, finite, turn_back, turned
 from fastconv.algorithms.sweeps import panel_width
 from fastconv.algorithms.virtual import Axis, Virtual, backward_axes, forward_axis
@@ -625,8 +636,7 @@ class WeightSums:
         chunks = [phase.patches.chunks for phase in phases]
         cells = sum(q.batch * q.depth * q.down * q.across for q in (phase.patches for phase in phases))
         room = PARTS_BYTES // (self.weights * p.dtype.itemsize)
-        parts = max(1, min(self.wanted, sum(chunks), room, cells // PART_PATCHES))
-        parts = 2 ** (parts.bit_length() - 1)  # as even for any even number of threads
+        parts = even_parts(min(self.wanted, sum(chunks), room, cells // PART_PATCHES))
         # For each part the chunks of each phase: a share of those of all phases, one behind the other.
         begins = [0, *itertools.accumulate(chunks)]
         self.parts = [
@@ -634,7 +644,7 @@ class WeightSums:
                 (i, (max(first, begin) - begin, min(stop, end) - begin))
                 for i, (begin, end) in enumerate(itertools.pairwise(begins))
             ]
-            for first, stop in blocks(begins[-1], ceil_div(begins[-1], parts))
+            for first, stop in shares(begins[-1], parts)
         ]
         # Panels whose sums, and whose gradients at their points, have room: the filters of a job at the most.
         rows = p.deep * p.channels + max(phase.patches.patches for phase in phases)

@@ -69,7 +69,10 @@ SUMS_BYTES = 45 * 2**17
 # filters of a group, and taps along the depth, in vectors.
 FEW_PRODUCTS, MANY_PRODUCTS = 48, 64
 FEW_PIXELS, FEW_MULTIPLICATIONS = 256, 2**24
-# Of images without one: multiply-adds below which others are faster.
+# Of images without one: pixels of the batch below which transformed filters do not pay, forward and for the
+# sums of backward-weight, with the channels first and last.
+FILTERED, SUMMED, SUMMED_LAST = 64, 196, 256
+# Multiply-adds below which others are faster.
 SHORT = 2**22
 # Images of both sides that are turned, at the most.
 MOST_TURNED_BYTES = 2**24
@@ -385,6 +388,10 @@ class Winograd:
         dilation 3), with the channels last 148 and 137, 189 and 150, 198 and 149; but 53 and 122 (256x28 in 8
         groups), 90 and 107 (32x14, batch 32), and doubles 58 and 67 (32x56).
 
+        Few pixels do not pay for the transformed filters either: forward 84 and 90 (one image of 512x7), with
+        the channels last 72 and 86, but 127 and 118 (two); backward-weight 60 and 85, last 51 and 114, 109
+        and 123 (three), last 129 and 149 (four), but 145 and 125 (256x14).
+
         5x5 taps are four kernels: 238 and 201 (64x28), 205 and 184 (128x14), but 109 and 166 (256x7) and 156
         and 169 (64x28, one image); backward-weight 168 and 147 (64x28), but 125 and 152 (128x14) and, of 7x7
         taps, 128 and 140 (96x27), and of doubles 68 and 69 (48x27 -> 128).
@@ -411,6 +418,11 @@ class Winograd:
                 return "the transforms of the filters or of the images are much of so little work"
         if few:
             return "few channels or filters leave vectors empty"
+        least_seen = FILTERED if which == "forward" else 0
+        if sums:
+            least_seen = SUMMED_LAST if g.channels_last else SUMMED
+        if g.one_plane and seen < least_seen:
+            return "the transforms of the filters are much of the work on so few pixels"
         if g.kernel[1] * g.kernel[2] > 9:
             summed = seen >= MANY_SUMMED and max(g.kernel) == 5 and g.compute_dtype.itemsize == 4
             if sums and not summed:

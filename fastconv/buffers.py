@@ -97,6 +97,8 @@ KEPT = Kept()
 def aligned(elements: int, dtype: np.dtype[Any]) -> Array:
     """Memory that begins with a vector: a load that splits a cache line takes twice as long."""
     nbytes = elements * dtype.itemsize
+    if nbytes == 0:
+        return np.empty(0, dtype)
     if nbytes < LEAST_KEPT:
         memory = Memory(nbytes)
         return memory.array[memory.first : memory.first + nbytes].view(dtype)

@@ -21,7 +21,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import replace
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -47,10 +47,29 @@ CELLS = 384
 FEWEST_CELLS = 48
 # Weights that one job packs at the least, in a few microseconds.
 PACKED_ELEMENTS = 2**16
+# Weights that are packed at a time where each panel meets one chunk only, to stay in L2: forward over one
+# image of 512x7 -> 2048 in 1.03 ms when all are packed first, in 0.88 with 512 KiB at a time and in 0.82 with
+# these. Not so weights whose lanes lie side by side, which are copied in whole rows: 0.98 ms and 1.08
+# (backward-input).
+FRESH_BYTES = 2**18
+# Weights for each pixel of the batch, up to which gradients of exchanged operands are worth turning back: 70
+# and 118 GF/s (one image of 512x7 -> 2048, channels last), 78 and 113 (2048x7 -> 512, first), 141 and 154 (8
+# images), but 143 and 133 (two of 256x14 -> 1024).
+TURNED_WEIGHTS = 1024
 # Backward-input to images with a depth: gradients that are few beside so many filters times channels.
 FEW_PIXELS, MANY_WEIGHTS = 128, 2**17
 # What a chunk of one line may read.
 MOST_BAND_BYTES = 6 * 2**20
+
+
+class Cut(NamedTuple):
+    """How a correlation is shared."""
+
+    jobs: list[tuple[int, Range, Range]]  # (group, chunks, panels of filters)
+    packers: list[tuple[int, Range]]  # (group, vectors of filters) of the weights that are packed
+    # Elements of the band and of a chunk's cells.
+    band: int
+    cells: int
 
 
 class Correlation:
@@ -70,46 +89,87 @@ class Correlation:
         self.chunk_count = s.chunks(self.chunk)
         self.a_runs, self.b_runs, self.sums, firsts = s.taps.runs(*s.steps(self.chunk))
         self.reach = s.taps.reach(firsts, len(self.sums))
-        self.part = s.panels
-        while (
-            self.part > PART_PANELS and self.chunk_count * s.groups * ceil_div(s.panels, self.part) < s.wanted
-        ):
-            self.part = ceil_div(self.part, 2)
+        # Panels that meet one chunk only are packed just before, so many at a time.
+        self.fresh = self.chunk_count == 1 and s.depth == 1 and self.lane_step != 1
+        panel_bytes = s.taps.elements * s.panel * s.dtype.itemsize
+        self.room = min(s.panels, max(1, FRESH_BYTES // panel_bytes))
+        self.in_place = s.last and s.filters % s.lanes == 0
+        # By how many jobs there are; threads may add to it at the same time.
+        self._cuts: dict[int, Cut] = {}
 
-    def _jobs(self) -> list[tuple[int, Range, Range]]:
-        """(group, chunks, panels of filters)."""
-        s = self.sweep
-        parts = s.groups * ceil_div(s.panels, self.part)
-        step = ceil_div(self.chunk_count * parts, jobs_now(s.wanted, s.work))
-        return [
+    def cut(self, wanted: int) -> Cut:
+        """The work and the weights in so many jobs, or as many as there can be."""
+        made = self._cuts.get(wanted)
+        if made is None:
+            made = self._cuts[wanted] = self._cut(wanted)
+        return made
+
+    def _cut(self, wanted: int) -> Cut:
+        s, part = self.sweep, self.sweep.panels
+        # Cells that wait for their place in the image are scratch, however many jobs there are.
+        least = wanted if self.in_place else s.wanted
+        while part > PART_PANELS and self.chunk_count * s.groups * ceil_div(s.panels, part) < least:
+            part = ceil_div(part, 2)
+        step = ceil_div(self.chunk_count * s.groups * ceil_div(s.panels, part), wanted)
+        jobs = [
             (group, chunks, panels)
             for group in range(s.groups)
-            for panels in blocks(s.panels, self.part)
+            for panels in blocks(s.panels, part)
             for chunks in blocks(self.chunk_count, step)
         ]
-
-    def _sizes(self) -> tuple[int, int]:
-        """Elements of the band and of a chunk's cells."""
-        s = self.sweep
-        pitch = min(self.part * s.panel, ceil_div(s.filters, s.lanes) * s.lanes)
-        in_place = s.last and s.filters % s.lanes == 0
-        band = 0 if s.own else s.band_bytes(self.chunk) // s.dtype.itemsize
-        return band, 0 if in_place else prod(self.chunk) * s.width * pitch
+        elements = s.panels * s.taps.elements * s.panel * s.groups
+        vectors = ceil_div(s.filters, s.lanes)
+        packers = ceil_div(min(wanted, max(1, elements // PACKED_ELEMENTS)), s.groups)
+        some = list(blocks(vectors, ceil_div(vectors, packers)))
+        pitch = min(part * s.panel, vectors * s.lanes)
+        return Cut(
+            jobs,
+            list(itertools.product(range(s.groups), some)),
+            0 if s.own else s.band_bytes(self.chunk) // s.dtype.itemsize,
+            0 if self.in_place else prod(self.chunk) * s.width * pitch,
+        )
 
     @property
     def scratch_bytes(self) -> int:
         """What a thread needs; packed weights are not counted."""
-        return sum(self._sizes()) * self.sweep.dtype.itemsize
+        cut = self.cut(self.sweep.wanted)
+        return (cut.band + cut.cells) * self.sweep.dtype.itemsize
 
-    def pack(self, w: Array, group_step: int) -> list[Array]:
-        """The weights of every group as panels; ``w`` is flat."""
+    def run(
+        self, x: Images, w: Array, group_step: int, bias: Array, y: Images, first: Three, stride: Three
+    ) -> None:
+        """Write the cells of ``y`` from ``first`` on in strides.
+
+        ``w`` is flat, with ``group_step`` from one group to the next; ``bias`` is (groups, filters in whole
+        panels).
+        """
+        s, t = self.sweep, self.sweep.taps
+        cut = self.cut(jobs_now(s.wanted, s.work))
+        packed = [] if self.fresh else self._pack(w, group_step, cut.packers)
+
+        def start_worker() -> Job:
+            band, cells = aligned(cut.band, s.dtype), aligned(cut.cells, s.dtype)
+            panel = aligned(self.room * t.elements * s.panel if self.fresh else 0, s.dtype)
+
+            def job(i: int) -> None:
+                group, chunks, panels = cut.jobs[i]
+                weights = w[group * group_step :], self.lane_step, self.sources, self.rows, self.fresh
+                kernels.convolve_bands(
+                    x.flat, x.steps(group * s.channels), panel if self.fresh else packed[group], weights,
+                    bias[group], y.flat, y.phase(group * s.filters, first, stride), s.batch, s.channels,
+                    (*panels, s.filters, s.panel), t.elements, t.start, t.stride, t.span, chunks,
+                    self.chunk, s.pitch, self.a_runs, self.b_runs, self.sums, self.reach, s.own, band, cells,
+                )  # fmt: skip
+
+            return job
+
+        run_jobs(len(cut.jobs), start_worker)
+
+    def _pack(self, w: Array, group_step: int, jobs: list[tuple[int, Range]]) -> list[Array]:
+        """The weights of every group as panels."""
         s = self.sweep
         size = s.panels * s.taps.elements * s.panel
         packed = [aligned(size, s.dtype) for _ in range(s.groups)]
-        vectors = ceil_div(s.filters, s.lanes)
-        wanted = min(jobs_now(s.wanted, s.work), max(1, s.groups * size // PACKED_ELEMENTS))
-        step = ceil_div(vectors, ceil_div(wanted, s.groups))
-        jobs = [(group, some) for group in range(s.groups) for some in blocks(vectors, step)]
 
         def start_worker() -> Job:
             square = aligned(s.lanes * s.lanes, s.dtype)
@@ -125,31 +185,6 @@ class Correlation:
 
         run_jobs(len(jobs), start_worker)
         return packed
-
-    def run(
-        self, x: Images, packed: list[Array], bias: Array, y: Images, first: Three, stride: Three
-    ) -> None:
-        """Write the cells of ``y`` from ``first`` on in strides.
-
-        ``bias`` is (groups, filters in whole panels).
-        """
-        s, t, jobs = self.sweep, self.sweep.taps, self._jobs()
-
-        def start_worker() -> Job:
-            band, cells = (aligned(size, s.dtype) for size in self._sizes())
-
-            def job(i: int) -> None:
-                group, chunks, panels = jobs[i]
-                kernels.convolve_bands(
-                    x.flat, x.steps(group * s.channels), packed[group], bias[group], y.flat,
-                    y.phase(group * s.filters, first, stride), s.batch, s.channels,
-                    (*panels, s.filters, s.panel), t.elements, t.start, t.stride, t.span, chunks,
-                    self.chunk, s.pitch, self.a_runs, self.b_runs, self.sums, self.reach, s.own, band, cells,
-                )  # fmt: skip
-
-            return job
-
-        run_jobs(len(jobs), start_worker)
 
 
 class Direct:
@@ -179,7 +214,9 @@ class Direct:
         self.forward_correlation = Correlation(self.sweep, self.steps)
         # What is broadcast is turned where channels are last, what is in panels where they are first.
         narrower = c < self.group_filters if g.channels_last else c > self.group_filters
-        self.swapped = taps == 1 and self.sweep.unmoved and self.apart == (1, 1, 1) and narrower
+        pays = g.batch * g.pixels * TURNED_WEIGHTS >= c * self.group_filters
+        here = taps == 1 and self.sweep.unmoved and self.apart == (1, 1, 1)
+        self.swapped = here and narrower and pays
         weight_sweep = self._sweep(axes, self.group_filters, c) if self.swapped else self.sweep
         self.weight_sums = WeightSums(weight_sweep, self.swapped)
         filter_step, channel_step, tap_step = self.steps
@@ -260,7 +297,7 @@ class Direct:
         if bias is not None:
             added[:, : s.filters] = bias.reshape(g.groups, s.filters)
         made = self.forward_correlation
-        made.run(image, made.pack(self._flat(w), self._group_step), added, output, (0, 0, 0), (1, 1, 1))
+        made.run(image, self._flat(w), self._group_step, added, output, (0, 0, 0), (1, 1, 1))
 
     def backward_input(self, dy: Array, w: Array, dx: Array) -> None:
         """A correlation for each phase of the stride."""
@@ -276,8 +313,7 @@ class Direct:
             if made is not None:
                 s = made.sweep
                 none = np.zeros((g.groups, s.panels * s.panel), dx.dtype)
-                packed = made.pack(weights, self._group_step)
-                made.run(gradient, packed, none, result, first, g.stride)
+                made.run(gradient, weights, self._group_step, none, result, first, g.stride)
 
     def backward_weight(self, dy: Array, x: Array, dw: Array) -> None:
         """Sums along lines."""

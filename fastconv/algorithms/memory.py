@@ -27,7 +27,7 @@ Three = tuple[int, int, int]
 Image = tuple[int, int, int, int, int, int, int, int, int]
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Images:
     """An array (N, C, D, H, W) as the kernels see it: flat, and the steps through it.
 

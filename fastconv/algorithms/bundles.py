@@ -325,7 +325,8 @@ class Bundles:
     def why_slow(geometry: Geometry, which: Pass) -> str | None:
         """Where others are faster: GF/s of this and of those, 3x3 taps, float32, AVX-512 Xeon.
 
-        Groups of more than one vector share what is broadcast: 117 and 146 (32x14), but 16x14 146 and 91. One
+        Groups of more than one vector share what is broadcast: 117 and 146 (32x14), but 16x14 146 and 91;
+        from one vector to two, channels last, 168 and 146 (16x28 -> 32), 130 and 98 (16x14 -> 32). One
         group of one vector, channels last: 145 and 101 (16x28), 160 and 146 (64x28 -> 16), doubles 63 and 44
         (8x28), but 49 and 57 of a small pass (16x8); channels first 135 and 125, but 80 and 127 of one image,
         and backward-weight 124 and 113.
@@ -341,7 +342,12 @@ class Bundles:
         g = geometry
         lanes = VECTOR_BYTES // g.compute_dtype.itemsize
         filled = (g.channels if which == "backward_input" else g.filters) // g.groups
-        if filled >= 2 * lanes or max(g.channels, g.filters) >= 2 * lanes * g.groups > 2 * lanes:
+        summed = (g.filters if which == "backward_input" else g.channels) // g.groups
+        single = g.groups == 1 and g.channels_last and g.compute_dtype.itemsize == 4
+        two = single and which != "backward_weight" and max(g.stride) == 1
+        two = two and (summed, filled) == (lanes, 2 * lanes)
+        many = filled >= 2 * lanes and not two
+        if many or max(g.channels, g.filters) >= 2 * lanes * g.groups > 2 * lanes:
             return "several vectors of filters share what is broadcast"
         if g.kernel[1] * g.kernel[2] == 1:
             return "one tap does not pay for the band"

@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
+import numba
 import numpy as np
 
 from fastconv.cores import usable_cores
@@ -73,7 +74,7 @@ class Errand:
 
     def wait(self, looks: int) -> None:
         """Until a helper has done what it has begun: so many looks awake, and then asleep."""
-        if not look_out(self.done, looks):
+        if looks == 0 or not look_out(self.done, looks):
             self._ended.acquire()
 
 
@@ -127,12 +128,16 @@ class Pool:
         return self._looks if helpers < _cores else 0
 
     def _time_looks(self) -> None:
-        """Count the looks of `AWAKE` and `PAUSE`; also compiles what waits, or reads it from the cache."""
+        """Count the looks of `AWAKE` and `PAUSE`; also compiles what waits, or reads it from the cache.
+
+        None where the environment says so, nor where kernels run as plain Python, which keeps the GIL.
+        """
+        passive = os.environ.get("OMP_WAIT_POLICY", "").strip().lower() == "passive"
+        if passive or numba.config.DISABLE_JIT:
+            return
         down, other = np.zeros(1, np.int64), np.zeros(1, np.int64)
         look_out(down, 1)
         answer_and_look_out(other, down, 1, 1)
-        if os.environ.get("OMP_WAIT_POLICY", "").strip().lower() == "passive":
-            return
         began = time.perf_counter()
         look_out(down, _TIMED)
         one = (time.perf_counter() - began) / _TIMED

@@ -4,6 +4,7 @@ import contextlib
 import gc
 import multiprocessing
 import os
+import subprocess
 import sys
 import threading
 import time
@@ -330,3 +331,24 @@ def test_a_helper_that_is_awake_holds_no_arrays(new_pool, fails):
         assert left() is None
     finally:
         gc.enable()
+
+
+def test_threads_of_kernels_that_run_as_plain_python():
+    program = """
+import fastconv
+from fastconv import threads
+done = []
+with fastconv.num_threads(2):
+    for _ in range(20):
+        threads.run_jobs(3, lambda: done.append)
+assert sorted(done) == sorted([0, 1, 2] * 20), done
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "NUMBA_DISABLE_JIT": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert ended.returncode == 0, ended.stderr

@@ -33,14 +33,17 @@ def copy(x, first, y, target, count):
 
 
 @inner
-def chunk_of(k, batch, depth, height, chunk):
-    """What the k-th chunk is: the first image and how many, and so for planes along the depth and lines."""
-    images, planes, lines = chunk
+def chunk_of(k, batch, depth, height, width, chunk):
+    """What the k-th chunk is: the first image and how many, and so for planes, lines and cells of a line."""
+    images, planes, lines, cells = chunk
+    k, piece = divmod(k, (width + cells - 1) // cells)
     in_plane = (height + lines - 1) // lines
     in_image = (depth + planes - 1) // planes * in_plane
     image, plane, line = k // in_image * images, k % in_image // in_plane * planes, k % in_plane * lines
+    cell = piece * cells
     return (
-        image, min(images, batch - image), plane, min(planes, depth - plane), line, min(lines, height - line)
+        image, min(images, batch - image), plane, min(planes, depth - plane), line, min(lines, height - line),
+        cell, min(cells, width - cell),
     )  # fmt: skip
 
 

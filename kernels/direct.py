@@ -179,22 +179,23 @@ def fill_chunk(x, image, images, channels, start, span, band, rows, columns, pit
 
 
 @part
-def read_chunk(
-    x, image, piece, across, channels, start, stride, span, chunk, pitch, own, band, cell_rows, square
-):
+def read_chunk(x, image, piece, channels, start, stride, span, chunk, pitch, own, band, cell_rows, square):
     """Bring what a chunk reads to the band, unless images are their own; place the first tap of each cell.
 
     ``piece`` is the chunk, as `fastconv.kernels.bands.chunk_of` says it; the others as in `convolve_bands`.
     """
-    first_image, images, first_plane, planes, first_line, lines = piece
-    begin = start[0] + first_plane * stride[0], start[1] + first_line * stride[1], start[2]
+    first_image, images, first_plane, planes, first_line, lines, first_cell, across = piece
+    begin = (
+        start[0] + first_plane * stride[0], start[1] + first_line * stride[1],
+        start[2] + first_cell * stride[2],
+    )  # fmt: skip
     if own:
         first = image[0] + first_image * image[1]
         first += begin[0] * image[8] + begin[1] * image[6] + begin[2] * image[3]
         steps = stride[0] * image[8], image[1], stride[1] * image[6], stride[2] * image[3]
     else:
         first = 0
-        rows, columns = (chunk[2] - 1) * stride[1] + span[1], (across - 1) * stride[2] + span[2]
+        rows, columns = (chunk[2] - 1) * stride[1] + span[1], (chunk[3] - 1) * stride[2] + span[2]
         read = (planes - 1) * stride[0] + span[0], (lines - 1) * stride[1] + span[1]
         fill_chunk(x, image, (first_image, images), channels, begin, read, band, rows, columns, pitch, square)
         line = columns * pitch
@@ -236,9 +237,9 @@ def convolve_bands(
         Planes, lines and columns of the image from a cell's first tap to its last.
     chunks : tuple of two int
         From and up to which chunk.
-    chunk : tuple of three int
-        So many images, planes and lines are a chunk: all planes where there are several images, and all lines
-        where there are several planes.
+    chunk : tuple of four int
+        So many images, planes, lines and cells of a line are a chunk: all planes where there are several
+        images, all lines where there are several planes, and whole lines where there are several.
     pitch : int
         Elements of a cell of the band.
     a_runs, b_runs, groups
@@ -254,12 +255,12 @@ def convolve_bands(
     """
     lanes = VECTOR_BYTES // x.itemsize
     width = filters[3]
-    height, across, depth = output[4], output[5], output[7]
+    height, depth = output[4], output[7]
     first_filter = filters[0] * width
     some = min(filters[2], filters[1] * width) - first_filter
     out_pitch = (some + lanes - 1) // lanes * lanes
     in_place = output[2] == 1 and some == out_pitch
-    most = chunk[0] * chunk[1] * chunk[2] * across
+    most = chunk[0] * chunk[1] * chunk[2] * chunk[3]
     cell_rows, out_rows, no_rows = (
         np.empty(most, np.int64),
         np.empty(most, np.int64),
@@ -272,13 +273,11 @@ def convolve_bands(
     w, lane_step, sources, rows, fresh = weights
     room = max(1, packed.size // (taps * width)) if fresh else filters[1] - filters[0]
     for k in range(chunks[0], chunks[1]):
-        piece = chunk_of(k, batch, depth, height, chunk)
-        first_image, images, first_plane, planes, first_line, lines = piece
-        read_chunk(
-            x, image, piece, across, channels, start, stride, span, chunk, pitch, own, band, cell_rows, square
-        )
+        piece = chunk_of(k, batch, depth, height, output[5], chunk)
+        first_image, images, first_plane, planes, first_line, lines, first_cell, across = piece
+        read_chunk(x, image, piece, channels, start, stride, span, chunk, pitch, own, band, cell_rows, square)
         first_out = output[0] + first_image * output[1] + first_filter * output[2]
-        first_out += first_plane * output[8] + first_line * output[6]
+        first_out += first_plane * output[8] + first_line * output[6] + first_cell * output[3]
         target = cells
         if in_place:
             steps = output[8], output[1], output[6], output[3]
@@ -378,10 +377,10 @@ def sum_bands(
         Scratch (filters, cells of a chunk), where the channels of ``dy`` are last.
     """
     lanes = VECTOR_BYTES // x.itemsize
-    height, across, depth = gradient[4], gradient[5], gradient[7]
+    height, depth = gradient[4], gradient[7]
     flat, row = sums.reshape(sums.size), sums.shape[1]
     runs = chunk[0] * chunk[1]
-    most = runs * chunk[2] * across
+    most = runs * chunk[2] * chunk[3]
     a_rows, c_rows, cell_rows = (
         np.empty(filters[1], np.int64), np.empty(filters[1], np.int64), np.empty(most, np.int64),
     )  # fmt: skip
@@ -395,20 +394,19 @@ def sum_bands(
     # 120 without: 64x56 -> 64, float32, AVX-512 Xeon).
     straight = not own and span == (1, 1, 1) and stride == (1, 1, 1)
     for k in range(chunks[0], chunks[1]):
-        piece = chunk_of(k, batch, depth, height, chunk)
-        first_image, images, first_plane, planes, first_line, lines = piece
+        piece = chunk_of(k, batch, depth, height, gradient[5], chunk)
+        first_image, images, first_plane, planes, first_line, lines, first_cell, across = piece
         if not straight:
             read_chunk(
-                x, image, piece, across, channels, start, stride, span, chunk, pitch, own, band, cell_rows,
-                square,
-            )  # fmt: skip
+                x, image, piece, channels, start, stride, span, chunk, pitch, own, band, cell_rows, square
+            )
         cells = lines * across
         # Rows of gradients, one cell behind the other within a plane.
         gradients = dy
         for d in range(planes):
             for n in range(images):
                 first = gradient[0] + filters[0] * gradient[2] + (first_image + n) * gradient[1]
-                first += (first_plane + d) * gradient[8] + first_line * gradient[6]
+                first += (first_plane + d) * gradient[8] + first_line * gradient[6] + first_cell * gradient[3]
                 run = d * images + n
                 a_runs[run], b_runs[run] = first, run * cells
                 if last:
@@ -430,7 +428,7 @@ def sum_bands(
                 for i in range(some):
                     fill_band(
                         x, some_channels, first_image + i % images, first + i // images,
-                        min(width, channels - c), (start[1] + first_line, start[2]),
+                        min(width, channels - c), (start[1] + first_line, start[2] + first_cell),
                         panel[i * cells * width :], lines, across, width, square,
                     )  # fmt: skip
             else:
@@ -505,39 +503,42 @@ def sum_few(
     The other parameters are those of `sum_bands`.
     """
     lanes = VECTOR_BYTES // x.itemsize
-    height, across, depth = gradient[4], gradient[5], gradient[7]
+    height, depth = gradient[4], gradient[7]
     flat = sums.reshape(sums.size)
     most = chunk[0] * chunk[1] * chunk[2]
-    c_rows, cell_rows = np.empty(elements.size, np.int64), np.empty(most * across, np.int64)
+    c_rows, cell_rows = np.empty(elements.size, np.int64), np.empty(most * chunk[3], np.int64)
     place_rows(c_rows, elements.size, sums.shape[1])
     a_runs, b_runs = np.empty(most, np.int64), np.empty(most, np.int64)
-    place_rows(b_runs, most, across)
     square = np.empty(lanes * lanes, x.dtype)
     # Images of one cell have their channels first and last.
     source, last = x if own else band, image[2] == 1
     a_step = stride[2] * pitch if last else stride[2]
-    rows, columns = (chunk[2] - 1) * stride[1] + span[1], (across - 1) * stride[2] + span[2]
-    # Cells of a line that one sum runs over.
-    piece = (across - 1) // ((across + SUM - 1) // SUM) + 1
+    rows, columns = (chunk[2] - 1) * stride[1] + span[1], (chunk[3] - 1) * stride[2] + span[2]
     for k in range(chunks[0], chunks[1]):
-        some_lines = chunk_of(k, batch, depth, height, chunk)
-        first_image, images, first_plane, planes, first_line, lines = some_lines
+        some_lines = chunk_of(k, batch, depth, height, gradient[5], chunk)
+        first_image, images, first_plane, planes, first_line, lines, first_cell, across = some_lines
+        # Cells of a line that one sum runs over.
+        piece = (across - 1) // ((across + SUM - 1) // SUM) + 1
+        place_rows(b_runs, most, across)
         runs = planes * images * lines
         if not last:
-            begin = start[0] + first_plane * stride[0], start[1] + first_line * stride[1], start[2]
+            begin = (
+                start[0] + first_plane * stride[0], start[1] + first_line * stride[1],
+                start[2] + first_cell * stride[2],
+            )  # fmt: skip
             read = (planes - 1) * stride[0] + span[0], (lines - 1) * stride[1] + span[1]
             fill_channels(x, image, (first_image, images), channels, begin, read, band, rows, columns, pitch)
             steps = stride[0] * rows * columns, read[0] * rows * columns, stride[1] * columns, 0
             place_cells(a_runs, 0, (planes, images, lines, 1), steps)
         else:
             read_chunk(
-                x, image, some_lines, across, channels, start, stride, span, chunk, pitch, own, band,
-                cell_rows, square,
+                x, image, some_lines, channels, start, stride, span, chunk, pitch, own, band, cell_rows,
+                square,
             )  # fmt: skip
             for i in range(runs):
                 a_runs[i] = cell_rows[i * across]
         first = gradient[0] + filters[0] * gradient[2] + first_image * gradient[1]
-        first += first_plane * gradient[8] + first_line * gradient[6]
+        first += first_plane * gradient[8] + first_line * gradient[6] + first_cell * gradient[3]
         steps = gradient[8], gradient[1], gradient[6], gradient[3]
         place_cells(cell_rows, 0, (planes, images, lines, across), steps)
         for run in range(0, runs, at_once):
@@ -560,7 +561,8 @@ def sum_few(
                         plane, line = divmod(run + i, lines)
                         fill_band(
                             dy, seen, first_image + plane % images, first_plane + plane // images, some,
-                            (first_line + line, 0), panel[i * across * width :], 1, across, width, square,
+                            (first_line + line, first_cell), panel[i * across * width :], 1, across, width,
+                            square,
                         )  # fmt: skip
                 for cell in range(0, across, piece):
                     part_of_line = min(piece, across - cell)

@@ -64,7 +64,10 @@ SERVED = {
         "steps": ((2, 2), (2, 2), (3, 3), (2, 6), (4, 1)),
         "dilations": ((2, 2), (2, 2), (3, 3), (4, 3)),
     },
-    "winograd": {"kernels": ((3, 3), (3, 3), (5, 5), (3, 7), (7, 5)), "steps": ((1, 1),)},
+    "winograd": {
+        "kernels": ((3, 3), (3, 3), (5, 5), (3, 7), (7, 5), (1, 3), (1, 3), (1, 5)),
+        "steps": ((1, 1),),
+    },
     "pointwise": {"kernels": ((1, 1),)},
 }
 
@@ -177,6 +180,39 @@ def test_several_bands_and_parted_filters(name):
         padding = kernel[0] // 2
         plan = fastconv.plan_conv2d(x.shape, w.shape, stride, padding, algorithm=name)
         reference = fastconv.plan_conv2d(x.shape, w.shape, stride, padding, algorithm="im2col")
+        dy = rng.integers(-2, 3, plan.output_size).astype(np.float32)
+        for which in plan.algorithms:
+            expected = run(reference, which, x, w, dy)
+            for threads in (1, 2, 3):
+                with fastconv.num_threads(threads):
+                    np.testing.assert_array_equal(run(plan, which, x, w, dy), expected)
+
+
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("name", NAMES)
+def test_long_lines_in_pieces(name, last):
+    """Pieces of equal length but the last, whose taps reach into the next; and lines of several planes."""
+    rng = np.random.default_rng(0)
+    for size, filters, kernel, stride, padding, dilation in (
+        ((2, 24, 2999), 33, (3,), 1, 1, 1),
+        ((3, 40, 1203), 70, (5,), 1, 2, 1),
+        ((1, 17, 1700), 20, (3,), 1, 40, 40),
+        ((2, 4, 2600), 8, (9,), 2, 3, 1),
+        ((1, 7, 3001), 6, (1,), 1, 0, 1),
+        ((2, 20, 3, 1100), 36, (3, 3), 1, 1, 1),
+        ((1, 33, 4, 905), 17, (1, 3), 1, (0, 1), 1),
+        ((2, 3, 4, 2301), 16, (3, 5), (1, 3), 2, 1),
+        ((1, 18, 6, 1000), 16, (3, 3), 2, 2, 2),
+    ):
+        ndim = len(kernel)
+        layout = ("NCW", "NWC", "NCHW", "NHWC")[2 * ndim - 2 + last]
+        x, w = (
+            to_layout(rng.integers(-2, 3, shape).astype(np.float32) * 2, layout)
+            for shape in (size, (filters, size[1], *kernel))
+        )
+        make = function("plan_conv{}", ndim)
+        arguments = {"stride": stride, "padding": padding, "dilation": dilation, "layout": layout}
+        plan, reference = (make(x.shape, w.shape, **arguments, algorithm=a) for a in (name, "im2col"))
         dy = rng.integers(-2, 3, plan.output_size).astype(np.float32)
         for which in plan.algorithms:
             expected = run(reference, which, x, w, dy)
@@ -378,7 +414,7 @@ def test_what_virtual_columns_do_not_serve_says_why():
         last(x, w)
     long = fastconv.plan_conv1d((1, 64, 10**6), (64, 64, 9), algorithm="virtual")
     assert "forward" not in long.algorithms
-    assert fastconv.plan_conv1d((1, 64, 10**6), (64, 64, 9)).algorithms["forward"] == "im2col"
+    assert fastconv.plan_conv1d((1, 64, 10**6), (64, 64, 9)).algorithms["forward"] == "direct"
 
 
 def test_auto_takes_the_fast_one_where_it_is_faster():

@@ -126,7 +126,7 @@ class Correlation:
             jobs,
             list(itertools.product(range(s.groups), some)),
             0 if s.own else s.band_bytes(self.chunk) // s.dtype.itemsize,
-            0 if self.in_place else prod(self.chunk) * s.width * pitch,
+            0 if self.in_place else prod(self.chunk) * pitch,
         )
 
     @property
@@ -357,8 +357,10 @@ class Direct:
 
 
 def _largest_band(geometry: Geometry) -> int:
-    """Bytes of the band for one line of output of any pass, by arithmetic alone."""
+    """Bytes of the smallest band of any pass, by arithmetic alone."""
     g = geometry
     reach = [d * (k - 1) + 1 for d, k in zip(g.dilation, g.kernel, strict=True)]
-    width = max(g.input[2], g.output[2] * g.stride[2]) + 2 * reach[2]
+    width = max(g.input[2], g.output[2] * g.stride[2])
+    # A piece of a line, as `Sweep.chunk` cuts it.
+    width = min(width, max(FEW_CELLS, reach[2]) * g.stride[2]) + 2 * reach[2]
     return max(g.channels, g.filters) // g.groups * reach[0] * reach[1] * width * g.compute_dtype.itemsize

@@ -43,6 +43,8 @@ MOST_WEIGHT_BYTES = 4 * 2**20
 MOST_SEGMENTS = 1024
 # Multiply-adds from which on a pass in several kernel calls is worth its time.
 LARGE = 2**21
+# Below so many images of long lines others are faster; with the channels last from so many elements on.
+FEW_IMAGES, LONG = 4, 2**14
 # Images that backward-weight sums at a time, with their gradients: about what L1 holds.
 SUM_BYTES = 48 * 2**10
 
@@ -50,6 +52,17 @@ SUM_BYTES = 48 * 2**10
 def _block(filters: int) -> int:
     """Filters of a tile: blocks as equal as can be."""
     return ceil_div(filters, ceil_div(filters, kernels.MOST_FILTERS))
+
+
+def _long(geometry: Geometry, sums: bool) -> bool:
+    """Whether images of one line have more than stays near: see `Lines.why_slow`."""
+    g = geometry
+    least, lanes = min(g.channels, g.filters) // g.groups, VECTOR_BYTES // g.compute_dtype.itemsize
+    if g.channels_last:
+        return least >= 32 and g.batch * g.pixels * least >= LONG
+    if sums:
+        return least >= (3 if prod(g.kernel) < 9 else 2) * lanes
+    return least >= (96 if g.batch >= FEW_IMAGES else 64)
 
 
 class _Tables:
@@ -264,6 +277,12 @@ class Lines:
         tap: 88 and 78 (16x56), but 68 and 31 (8x32). With a depth: 32 and 75 (16x8x28, stride 2), 74 and 95
         (32x8x28 -> 64, 3x1x1 taps), 150 and 167 (16x8x28 -> 32, 5x5x5), but 142 and 104 (12x8x28 -> 16,
         3x3x3); with the channels last, which are copied, 46 and 95 (3x8x28 -> 64).
+
+        A line of an image without a height is long, and all of it waits in the cache: 108 and 145 (96x4096, 3
+        taps), 104 and 135 (two images of 64x4096), but 143 and 138 (8 of 64x2048), 139 and 125 (48x2048);
+        backward-weight 110 and 134 (64x2048), 107 and 125 (48x2048), 124 and 133 (32x1024, 9 taps), but 95
+        and 91 (the same, 3 taps); with the channels last 77 and 151 (64x512), 55 and 64 (one
+        image of 32x512).
         """
         g = geometry
         channels = (g.filters if which == "backward_input" else g.channels) // g.groups
@@ -278,6 +297,8 @@ class Lines:
         wide = prod(g.kernel) > 9 or max(g.dilation) > 1
         if g.one_plane:
             sums = which == "backward_weight"
+            if g.input[1] == 1 and _long(g, sums):
+                return "long lines of many channels are better read in chunks of pixels"
             many = least >= (32 if sums and min(g.kernel[1:]) > 1 else 48) and wide
             if g.channels_last and sums:
                 many = many or (g.filters // g.groups >= 32 and g.multiplications >= LARGE)

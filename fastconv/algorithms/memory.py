@@ -22,6 +22,7 @@ TURNED = 2**18
 LARGE_WEIGHTS = 2**15
 
 Three = tuple[int, int, int]
+Four = tuple[int, int, int, int]
 # Where the first image's first channel begins; the next image, channel and cell; height and width; the next
 # line; the depth; the next plane along it.
 Image = tuple[int, int, int, int, int, int, int, int, int]

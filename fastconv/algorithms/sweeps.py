@@ -7,12 +7,13 @@ Of `fastconv.algorithms.direct`: a *sweep* goes over the lines of some images, w
 from __future__ import annotations
 
 import itertools
+from math import prod
 from typing import Any
 
 import numpy as np
 
 from fastconv.algorithms.jobs import blocks, ceil_div, wanted_jobs
-from fastconv.algorithms.memory import Three
+from fastconv.algorithms.memory import Four, Three
 from fastconv.algorithms.virtual import Axis
 from fastconv.arguments import Array
 from fastconv.kernels.panels import PANEL
@@ -190,9 +191,6 @@ class Sweep:
         # Images that are their own band: no line or column of padding, and cells of one group only.
         self.own = last and inside and groups == 1
         self.pitch = channels
-        self.columns = (
-            axes[2].source if self.own else (self.width - 1) * self.taps.stride[2] + self.taps.span[2]
-        )
         self.cells = self.depth * self.height * self.width
         self.work = batch * groups * filters * self.taps.elements * self.cells
         self.wanted = wanted_jobs(self.work)
@@ -201,42 +199,51 @@ class Sweep:
         self.cut = any(planes != (0, self.depth) for planes in reached)
         self.blind = len({d for planes in reached for d in range(*planes)}) < self.depth
 
-    def chunk(self, cells: int) -> Three:
-        """Images, planes and lines of a chunk of about so many cells, in chunks of equal size."""
+    def chunk(self, cells: int) -> Four:
+        """Images, planes, lines and cells of a line of a chunk of about so many, in chunks of equal size."""
         plane = self.height * self.width
         if plane > cells:
-            lines = max(1, cells // self.width)
-            while lines > 1 and self.band_bytes((1, 1, lines)) > BAND_BYTES:
+            lines, across = max(1, cells // self.width), self.width
+            while lines > 1 and self.band_bytes((1, 1, lines, across)) > BAND_BYTES:
                 lines = ceil_div(lines, 2)
-            return 1, 1, ceil_div(self.height, ceil_div(self.height, lines))
+            if lines == 1:
+                # What two pieces of a line both read is copied twice.
+                across = ceil_div(across, ceil_div(across, max(cells, self.taps.span[2] - 1)))
+            return 1, 1, ceil_div(self.height, ceil_div(self.height, lines)), across
         planes = min(self.depth, cells // plane)
-        while planes > 1 and self.band_bytes((1, planes, self.height)) > BAND_BYTES:
+        while planes > 1 and self.band_bytes((1, planes, self.height, self.width)) > BAND_BYTES:
             planes -= 1
         images = 1
         if planes == self.depth:
-            room = BAND_BYTES // self.band_bytes((1, planes, self.height))
+            room = BAND_BYTES // self.band_bytes((1, planes, self.height, self.width))
             images = max(1, min(self.batch, cells // (planes * plane), room))
         return (
             ceil_div(self.batch, ceil_div(self.batch, images)),
             ceil_div(self.depth, ceil_div(self.depth, planes)),
             self.height,
+            self.width,
         )
 
-    def steps(self, chunk: Three) -> Three:
+    def steps(self, chunk: Four) -> Three:
         """Elements of the band of a chunk, or of the image that is its own: to the next plane, line, cell."""
-        line = self.columns * self.pitch
         if self.own:
+            line = self.axes[2].source * self.pitch
             return self.axes[1].source * line, line, self.pitch
+        line = self._columns(chunk) * self.pitch
         return ((chunk[2] - 1) * self.taps.stride[1] + self.taps.span[1]) * line, line, self.pitch
 
-    def band_bytes(self, chunk: Three) -> int:
+    def _columns(self, chunk: Four) -> int:
+        """Of the band of a chunk."""
+        return (chunk[3] - 1) * self.taps.stride[2] + self.taps.span[2]
+
+    def band_bytes(self, chunk: Four) -> int:
         """What a chunk reads, and a vector more."""
-        images, planes, lines = chunk
+        images, planes, lines, _ = chunk
         rows = (lines - 1) * self.taps.stride[1] + self.taps.span[1]
         rows *= images * ((planes - 1) * self.taps.stride[0] + self.taps.span[0])
-        return (rows * self.columns * self.pitch + self.lanes) * self.dtype.itemsize
+        return (rows * self._columns(chunk) * self.pitch + self.lanes) * self.dtype.itemsize
 
-    def chunks(self, chunk: Three) -> int:
+    def chunks(self, chunk: Four) -> int:
         """How many chunks there are."""
-        images, planes, lines = chunk
-        return ceil_div(self.batch, images) * ceil_div(self.depth, planes) * ceil_div(self.height, lines)
+        extent = self.batch, self.depth, self.height, self.width
+        return prod(ceil_div(n, step) for n, step in zip(extent, chunk, strict=True))

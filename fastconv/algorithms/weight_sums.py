@@ -74,8 +74,8 @@ class WeightSums:
             if s.channels > FEW_CHANNELS and not one:
                 # As many as have room in L1: 180 and 190 GF/s (96x27, 7x7: two panels of 48 filters).
                 cells = min(SUM_CELLS, cells * PANEL * s.lanes // s.panel)
-            lines = prod(self.chunk)
-            self.at_once = ceil_div(lines, ceil_div(lines, max(1, cells // s.width)))
+            lines = prod(self.chunk[:3])
+            self.at_once = ceil_div(lines, ceil_div(lines, max(1, cells // self.chunk[3])))
             self.pitch, self.places = self._band()
         # Rows that lie as the weights do are summed in place where they are whole vectors: 112 GF/s with a
         # copy and 154 without (512x7 -> 2048, 1x1), 38 and 132 of one image.
@@ -106,12 +106,12 @@ class WeightSums:
 
     def _band(self) -> tuple[int, Array]:
         """Elements of a cell of the band, or of a channel where they are first, and where each tap lies."""
-        s, t, (images, planes, lines) = self.sweep, self.sweep.taps, self.chunk
+        s, t, (images, planes, lines, across) = self.sweep, self.sweep.taps, self.chunk
         places = np.array(t.places)
         if not self.first:
             return s.pitch, places @ s.steps(self.chunk)
         (depth, height, width), (d, h, w) = t.span, t.stride
-        rows, columns = (lines - 1) * h + height, (s.width - 1) * w + width
+        rows, columns = (lines - 1) * h + height, (across - 1) * w + width
         pitch = images * ((planes - 1) * d + depth) * rows * columns
         return pitch, places @ (rows * columns, columns, 1)
 
@@ -172,7 +172,7 @@ class WeightSums:
     def _sizes(self) -> tuple[int, int, int, int]:
         """Elements of a chunk's band, panel and gradients, and of sums."""
         s = self.sweep
-        cells = prod(self.chunk) * s.width
+        cells = prod(self.chunk)
         band = 0 if s.own else s.band_bytes(self.chunk) // s.dtype.itemsize
         # Images of one cell have their channels first and last.
         last = s.last or s.cells == 1
@@ -180,7 +180,7 @@ class WeightSums:
             if self.first:
                 band = self.channels * self.pitch
             sums = len(s.taps.taps) * self.channels * self.row
-            return band, self.at_once * s.width * s.panel, 0, sums
+            return band, self.at_once * self.chunk[3] * s.panel, 0, sums
         sums = 0 if self.in_place else self.step * self.row
         return band, cells * PANEL * s.lanes, self.step * cells if last else 0, sums
 

@@ -1,5 +1,7 @@
 """Winograd's minimal filtering for kernels at stride 1: 16 multiplications where the others make 36.
 
+Along lines alone, of 1x3 taps and those of 1-D arrays, it is 4 instead of 6.
+
 The columns of patches, transformed to 16 points, meet the filters at the same points in 16 matrix products
 (`fastconv.kernels.winograd`). The vectors run along channels and filters, so both layouts are served, and
 planes of any size.
@@ -43,12 +45,13 @@ from fastconv.algorithms.jobs import (
     shares,
     wanted_jobs,
 )
-from fastconv.algorithms.memory import Images, Three, add_parts, finite, turn_back, turned
+from fastconv.algorithms.memory import Four, Images, Three, add_parts, finite, turn_back, turned
 from fastconv.algorithms.sweeps import panel_width
 from fastconv.algorithms.virtual import Axis, Virtual, backward_axes, forward_axis
 from fastconv.arguments import Array
 from fastconv.buffers import aligned, new_result
 from fastconv.geometry import Geometry
+from fastconv.kernels import filters as filter_kernels
 from fastconv.kernels import winograd as kernels
 from fastconv.kernels.panels import ROWS
 from fastconv.kernels.vectors import VECTOR_BYTES
@@ -76,6 +79,8 @@ FILTERED, SUMMED, SUMMED_LAST = 64, 196, 256
 SHORT = 2**22
 # Images of both sides that are turned, at the most.
 MOST_TURNED_BYTES = 2**24
+# Of kernels of one line: multiply-adds below which others are faster, and channels or pixels.
+LINE_WORK, LINE_CHANNELS, LINE_PIXELS = 2**25, 96, 2**14
 # Cells of a dilation's lattices from which on they pay.
 MANY_CELLS = 49
 # Pixels of a batch from which on several kernels of 3x3 taps pay, and the gradients of lattices; and from
@@ -111,6 +116,8 @@ class Patches:
     dtype : numpy.dtype
     kernels_ : tuple of two int
         Along the height and width, how many kernels of three taps the taps are.
+    tall : int
+        Lines of a patch: 2, or 1 where the kernel has one line.
     """
 
     def __init__(
@@ -123,7 +130,8 @@ class Patches:
         channels: int,
         filters: int,
         dtype: np.dtype[Any],
-        kernels_: Two = (1, 1),
+        kernels_: Two,
+        tall: int,
     ) -> None:
         self.axis, self.batch, self.groups, self.channels, self.filters, self.dtype = (
             axis, batch, groups, channels, filters, dtype,
@@ -138,23 +146,25 @@ class Patches:
             ]
         )
         self.beyond = kernels_[0] - 1, kernels_[1] - 1
+        self.tall = tall
+        # Points of a patch, and taps of a kernel.
+        self.each, self.taps = (16, 9) if tall == 2 else (4, 3)
         self.depth, self.deep = axis.output, len(self.shifts)
-        self.down, self.across, self.width = ceil_div(height, 2), ceil_div(width, 2), width
+        self.down, self.across, self.width = ceil_div(height, tall), ceil_div(width, 2), width
         self.lanes = VECTOR_BYTES // dtype.itemsize
         self.panel = panel_width(filters, self.lanes)
         self.panels = ceil_div(filters, self.panel)
         self.pitch = ceil_div(channels, self.lanes) * self.lanes
         total = batch * self.depth * self.down * self.across
-        self.work = groups * channels * filters * total * self.deep * kernels.POINTS
+        self.work = groups * channels * filters * total * self.deep * self.each
         self.wanted = wanted_jobs(self.work)
         # Filters are parted where the points of enough patches would have no room, or jobs would be too few.
         self.part = self.panels
         while self.part > PART_PANELS and self._most(self._chunk()[1]) < min(PATCHES, total):
             self.part = ceil_div(self.part, 2)
         self.chunk = self._chunk()
-        self.chunks = prod(
-            ceil_div(n, step) for n, step in zip((batch, self.depth, self.down), self.chunk, strict=True)
-        )
+        extent = batch, self.depth, self.down, self.across
+        self.chunks = prod(ceil_div(n, step) for n, step in zip(extent, self.chunk, strict=True))
         while (
             self.part > PART_PANELS
             and self.chunks * self.groups * ceil_div(self.panels, self.part) < self.wanted
@@ -169,10 +179,11 @@ class Patches:
         """Patches of a chunk of so many planes whose points and products have room."""
         beyond = (1 + self.beyond[1] / self.across) * self.read(planes) / planes
         per_patch = self.pitch * beyond + self.part * self.panel
-        return min(PATCHES, int(POINT_BYTES / (kernels.POINTS * per_patch * self.dtype.itemsize)))
+        most = int(POINT_BYTES / (self.each * per_patch * self.dtype.itemsize))
+        return max(1, min(PATCHES, most))
 
-    def _chunk(self) -> Three:
-        """Images, planes and lines of patches of a chunk, in chunks of equal size."""
+    def _chunk(self) -> Four:
+        """Images, planes, lines of patches and patches of a line of a chunk, in chunks of equal size."""
 
         def lines(planes: int) -> int:
             return max(1, min(self.down, self._most(planes) // (planes * self.across)))
@@ -186,12 +197,12 @@ class Patches:
         images = 1
         if (planes, lines(planes)) == (self.depth, self.down):
             images = max(1, min(self.batch, self._most(planes) // (planes * self.down * self.across)))
-        wanted = (images, planes, lines(planes))
-        image, plane, line = (
-            ceil_div(n, ceil_div(n, step))
-            for n, step in zip((self.batch, self.depth, self.down), wanted, strict=True)
+        wanted = (images, planes, lines(planes), min(self.across, self._most(planes)))
+        extent = self.batch, self.depth, self.down, self.across
+        image, plane, line, patch = (
+            ceil_div(n, ceil_div(n, step)) for n, step in zip(extent, wanted, strict=True)
         )
-        return image, plane, line
+        return image, plane, line, patch
 
     @cached_property
     def reach(self) -> Array:
@@ -216,17 +227,17 @@ class Patches:
     @property
     def patches(self) -> int:
         """Of a whole chunk."""
-        return prod(self.chunk) * self.across
+        return prod(self.chunk)
 
     def points(self, patches: int, pitch: int) -> int:
         """Elements of the points of so many patches."""
-        return kernels.POINTS * point_step(ceil_div(patches, ROWS) * ROWS * pitch, self.dtype.itemsize)
+        return self.each * point_step(ceil_div(patches, ROWS) * ROWS * pitch, self.dtype.itemsize)
 
     @property
     def image_points(self) -> int:
         """Elements of the points of the patches that a chunk reads."""
-        images, planes, lines = self.chunk
-        read = (lines + self.beyond[0]) * (self.across + self.beyond[1])
+        images, planes, lines, across = self.chunk
+        read = (lines + self.beyond[0]) * (across + self.beyond[1])
         return self.points(self.read(planes) * images * read, self.pitch)
 
     @property
@@ -238,12 +249,12 @@ class Patches:
     def weights(self) -> int:
         """Elements of transformed filters."""
         lanes = ceil_div(self.filters, self.lanes) * self.lanes
-        return kernels.POINTS * point_step(lanes * self.deep * self.channels, self.dtype.itemsize)
+        return self.each * point_step(lanes * self.deep * self.channels, self.dtype.itemsize)
 
     def band(self, pitch: int) -> int:
         """Elements of the lines of one plane that a chunk reads."""
-        lines, across = self.chunk[2] + self.beyond[0], self.across + self.beyond[1]
-        return (2 * lines + 2) * (2 * across + 2) * pitch
+        lines, across = self.chunk[2] + self.beyond[0], self.chunk[3] + self.beyond[1]
+        return (self.tall * lines + 2 * (self.tall - 1)) * (2 * across + 2) * pitch
 
     @property
     def part_pitch(self) -> int:
@@ -253,7 +264,7 @@ class Patches:
     @property
     def cells(self) -> int:
         """Elements of the lines that one plane of a chunk writes."""
-        return 2 * self.chunk[2] * self.width * self.part_pitch
+        return self.tall * self.chunk[2] * min(self.width, 2 * self.chunk[3]) * self.part_pitch
 
     @property
     def scratch_bytes(self) -> int:
@@ -296,7 +307,8 @@ class Winograd:
         c, k = self.group_channels, self.group_filters
         # The cells of a dilation's lattices lie apart: with the channels last, their channels do not.
         self.turns = _turned_bytes(g) > 0
-        self.kernels: Two = (g.kernel[1] // 2, g.kernel[2] // 2)
+        self.tall = 1 if g.kernel[1] == 1 else 2
+        self.kernels: Two = (max(1, g.kernel[1] // 2), g.kernel[2] // 2)
         # Whether filters are transformed with their channels last: those of parted kernels lie in a copy.
         self.last = g.channels_last and self.kernels == (1, 1)
         first = -g.padding[1], -g.padding[2]
@@ -319,7 +331,7 @@ class Winograd:
     @property
     def _lattice(self) -> Three:
         """From one cell of a lattice to the next."""
-        return 1, self.geometry.dilation[1], self.geometry.dilation[2]
+        return 1, *_dilation(self.geometry)
 
     def _phases(
         self, along: tuple[int, Axis], stride: int, extent: Two, shift: Two, channels: int, filters: int
@@ -340,7 +352,7 @@ class Winograd:
             )
             patches = Patches(
                 axis, g.batch, height, width, g.groups, channels, filters, np.dtype(g.compute_dtype),
-                self.kernels,
+                self.kernels, self.tall,
             )  # fmt: skip
             phases.append(
                 Phase(
@@ -355,20 +367,19 @@ class Winograd:
 
     @staticmethod
     def why_not(geometry: Geometry, which: Pass) -> str | None:
-        """All but 3, 5 or 7 taps each way at stride 1 in the plane; along a depth only 3x3 of them."""
+        """All but 3, 5 or 7 taps each way, or along the width alone, at stride 1; along a depth only 3x3."""
         g = geometry
-        if g.kernel[1:] != (3, 3) and not (g.one_plane and all(taps in (3, 5, 7) for taps in g.kernel[1:])):
-            return "the kernel is not 3x3 in the plane, nor of 5 or 7 taps where there is no depth"
+        served = g.kernel[1] in (1, 3, 5, 7) and g.kernel[2] in (3, 5, 7)
+        if g.kernel[1:] != (3, 3) and not (g.one_plane and served):
+            return "the kernel is not 3x3 in the plane, nor of 1, 5 or 7 taps where there is no depth"
         if g.stride[1:] != (1, 1):
             return "the stride is not 1 in the plane"
         if min(g.batch, g.channels, g.filters, g.pixels) == 0:
             return "there is nothing to compute"
-        width = max(g.input[2], g.output[2])
         planes = 1 + g.dilation[0] * (g.kernel[0] - 1) + g.kernel[1] // 2 - 1
-        line = width // 2 * kernels.POINTS * (planes * g.channels + g.filters) // g.groups
-        line *= g.compute_dtype.itemsize
-        if line > POINT_BYTES:
-            return f"one line of patches needs {line} bytes of scratch, more than {POINT_BYTES}"
+        tile = ROWS * 16 * (planes * g.channels + g.filters) // g.groups * g.compute_dtype.itemsize
+        if tile > POINT_BYTES:
+            return f"{ROWS} patches need {tile} bytes of scratch, more than {POINT_BYTES}"
         return None
 
     @staticmethod
@@ -396,6 +407,12 @@ class Winograd:
         and 169 (64x28, one image); backward-weight 168 and 147 (64x28), but 125 and 152 (128x14) and, of 7x7
         taps, 128 and 140 (96x27), and of doubles 68 and 69 (48x27 -> 128).
 
+        Three taps along the width alone make patches of two cells, two thirds of the multiplications: 162 and
+        196 (128x1024 -> 128, 1-D), 160 and 205 (192x17, 1x3 taps), 148 and 168 (512x32); of 64 channels 131
+        and 140 (64x4096), with the channels last 161 and 160, backward-weight 137 and 150, but 160 and 137
+        (one image); 125 and 122 (48x4096), backward-weight 120 and 133. Not so 5 or 7 taps, 175 and 171
+        (256x512, 5), 182 and 168 (128x1024, 7), and with a dilation, 162 and 151 (128x1024, 4).
+
         Taps along a depth share the transforms, so fewer channels are enough: 122 and 134 (16x8x28, 3x3x3),
         but 178 and 134 (16x8x28 -> 32) and 139 and 107 (16x8x56); with the channels last 126 and 107
         (16x8x28). Few pixels do not pay for the transformed filters: 47 and 82 (512x2x7). Short passes pay
@@ -404,6 +421,16 @@ class Winograd:
         g = geometry
         least, sums = min(g.channels, g.filters) // g.groups, which == "backward_weight"
         lanes, seen = VECTOR_BYTES // g.compute_dtype.itemsize, g.batch * g.pixels
+        if g.kernel[1] == 1:
+            most = max(g.channels, g.filters) // g.groups
+            if g.kernel[2] > 3 or g.dilation[2] > 1:
+                return "several kernels of three taps, or small lattices, save too little along lines alone"
+            if g.multiplications < LINE_WORK or seen < most:
+                return "the transforms of the filters are much of so little work"
+            many = most >= LINE_CHANNELS or (seen >= LINE_PIXELS and (sums or not g.channels_last))
+            if least < (48 if sums else 64) or not many:
+                return "the transforms of the lines are much of the work of few channels"
+            return None
         if g.one_plane:
             narrow = g.channels_last or (sums and g.kernel[1] * g.kernel[2] == 9)
             few = least < (lanes if narrow else 2 * lanes) or (g.groups > 1 and least == lanes)
@@ -470,7 +497,7 @@ class Winograd:
         """Sums of products of patches."""
         g = self.geometry
         deep = g.kernel[0] * prod(self.kernels)
-        shape = (g.groups, self.group_filters, self.group_channels * deep * 9)
+        shape = (g.groups, self.group_filters, self.group_channels * deep * 3 * self._kernel_lines)
         gradient, image = self._images(dy), self._images(x)
         seen = not self.forward_phases[0].patches.blind or finite(dy)
         if gradient is not None and image is not None and seen:
@@ -483,6 +510,10 @@ class Winograd:
                     self._join(result, dw)
                 return
         self._other("backward_weight").backward_weight(dy, x, dw)
+
+    @property
+    def _kernel_lines(self) -> int:
+        return 1 if self.tall == 1 else 3
 
     def _ordered(self, w: Array) -> Array:
         """Weights (K, C/G, T, R, S) as they are transformed: those of 3x3 taps as they lie."""
@@ -503,7 +534,7 @@ class Winograd:
         """
         if self.kernels == (1, 1):
             return np.ascontiguousarray(self._ordered(w))
-        parted = np.zeros((*w.shape[:3], *self.kernels, 3, 3), w.dtype)
+        parted = np.zeros((*w.shape[:3], *self.kernels, self._kernel_lines, 3), w.dtype)
         seen = w[..., ::-1, ::-1] if rotated else w
         target = parted[..., ::-1, ::-1] if rotated else parted
         for whole, own in self._places():
@@ -516,7 +547,7 @@ class Winograd:
             ordered = self._ordered(dw)
             ordered[...] = parts.reshape(ordered.shape)
             return
-        parted = parts.reshape(*dw.shape[:3], *self.kernels, 3, 3)
+        parted = parts.reshape(*dw.shape[:3], *self.kernels, self._kernel_lines, 3)
         for whole, own in self._places():
             dw[whole] = parted[own]
 
@@ -572,8 +603,8 @@ class Winograd:
                     source.flat, source.phase(group * p.channels, phase.source, self._lattice),
                     weights[group], bias[group], target.flat,
                     target.phase(group * p.filters, phase.target, phase.step), p.batch, p.channels,
-                    (*panels, p.filters, p.panel), phase.start, p.axis.stride, p.places, p.beyond, reach,
-                    chunks, p.chunk, band, points, products, cells,
+                    (*panels, p.filters, p.panel), phase.start, p.axis.stride, p.tall, p.places, p.beyond,
+                    reach, chunks, p.chunk, band, points, products, cells,
                 )  # fmt: skip
 
             return job
@@ -586,7 +617,7 @@ class Winograd:
         vectors = ceil_div(p.filters, p.lanes)
         weights = [aligned(p.weights, p.dtype) for _ in range(p.groups)]
         each = prod(self.kernels)
-        taps = 9 * self.geometry.kernel[0] * each
+        taps = p.taps * self.geometry.kernel[0] * each
         places = np.full((self.geometry.kernel[0], each), -1)
         for place, (_, tap) in enumerate(sorted(zip(axis.shifts, axis.taps, strict=True))):
             places[tap] = place * each + np.arange(each)
@@ -600,21 +631,21 @@ class Winograd:
         jobs = [(group, some) for group in range(p.groups) for some in blocks(vectors, step)]
 
         def start_worker() -> Job:
-            square = aligned((9 * p.lanes + p.lanes) * p.lanes, p.dtype)
+            square = aligned((p.taps + 1) * p.lanes * p.lanes, p.dtype)
 
             def job(i: int) -> None:
                 group, some = jobs[i]
                 first = group * p.channels * p.filters * taps
                 if self.last:
-                    kernels.transform_last_filters(
+                    filter_kernels.transform_last_filters(
                         w, first, lane_step, row_step, p.filters if rotated else p.channels, p.channels,
-                        places.reshape(-1), (*some, p.filters), rotated, p.panel // p.lanes, weights[group],
-                        square,
+                        places.reshape(-1), (*some, p.filters), p.tall, rotated, p.panel // p.lanes,
+                        weights[group], square,
                     )  # fmt: skip
                     return
-                kernels.transform_filters(
+                filter_kernels.transform_filters(
                     w, first, lane_step, row_step, p.channels, places.reshape(-1), (*some, p.filters),
-                    rotated, p.panel // p.lanes, weights[group], square,
+                    p.tall, rotated, p.panel // p.lanes, weights[group], square,
                 )  # fmt: skip
 
             return job
@@ -623,10 +654,16 @@ class Winograd:
         return weights
 
 
+def _dilation(geometry: Geometry) -> Two:
+    """In the plane; one line of taps has none."""
+    g = geometry
+    return g.dilation[1] if g.kernel[1] > 1 else 1, g.dilation[2]
+
+
 def _turned_bytes(geometry: Geometry) -> int:
     """Bytes of both images where they are turned to have their channels last: none where that is too much."""
     g = geometry
-    if g.channels_last or max(g.dilation[1:]) == 1:
+    if g.channels_last or max(_dilation(g)) == 1:
         return 0
     cells = g.batch * (g.channels * prod(g.input) + g.filters * prod(g.output))
     bytes_ = cells * g.compute_dtype.itemsize
@@ -643,7 +680,7 @@ class WeightSums:
         self.phases, self.lattice, self.last = phases, lattice, last
         # The first phase has as many cells as any; its groups, channels and filters are those of all.
         p = self.patches = phases[0].patches
-        self.weights = p.groups * p.filters * p.channels * p.deep * 9
+        self.weights = p.groups * p.filters * p.channels * p.deep * p.taps
         self.wanted = max(1, min(JOBS, sum(phase.patches.wanted for phase in phases)) // p.groups)
         chunks = [phase.patches.chunks for phase in phases]
         cells = sum(q.batch * q.depth * q.down * q.across for q in (phase.patches for phase in phases))
@@ -660,10 +697,10 @@ class WeightSums:
         ]
         # Panels whose sums, and whose gradients at their points, have room: the filters of a job at the most.
         rows = p.deep * p.channels + max(phase.patches.patches for phase in phases)
-        most = max(1, SUMS_BYTES // (kernels.POINTS * rows * p.panel * p.dtype.itemsize))
+        most = max(1, SUMS_BYTES // (p.each * rows * p.panel * p.dtype.itemsize))
         self.most = ceil_div(p.panels, ceil_div(p.panels, most))
         self.filters = min(p.filters, self.most * p.panel)
-        self.work = self.weights * cells * 4
+        self.work = self.weights * cells * 2 * p.tall
 
     def _jobs(self) -> list[tuple[int, int, Range]]:
         """(part, group, filters). Threads share the filters of a part: what is summed stays the same."""
@@ -684,9 +721,9 @@ class WeightSums:
         for p in (phase.patches for phase in self.phases):
             bands.append(p.band(max(p.pitch, pitch)))
             images.append(p.image_points)
-            gradients.append(kernels.POINTS * point_step(pitch * p.patches, p.dtype.itemsize))
+            gradients.append(p.each * point_step(pitch * p.patches, p.dtype.itemsize))
         rows = ceil_div(p.channels, ROWS) * ROWS
-        sums = kernels.POINTS * point_step(panels * p.deep * rows * p.panel, p.dtype.itemsize)
+        sums = p.each * point_step(panels * p.deep * rows * p.panel, p.dtype.itemsize)
         return max(bands), max(images), max(gradients), sums
 
     @property
@@ -704,11 +741,11 @@ class WeightSums:
         partial = result[np.newaxis]
         if several:
             partial = new_result((len(self.parts), *result.shape), x.flat.dtype)
-        finish = kernels.finish_last_filters if self.last else kernels.finish_filters
+        finish = filter_kernels.finish_last_filters if self.last else filter_kernels.finish_filters
 
         def start_worker() -> Job:
             band, points, gradients, sums = (aligned(size, p.dtype) for size in self._sizes())
-            taps = aligned((9 * max(p.lanes, p.deep) + p.lanes) * p.lanes, p.dtype)
+            taps = aligned((p.taps * max(p.lanes, p.deep) + p.lanes) * p.lanes, p.dtype)
             square = aligned(p.lanes * p.lanes, p.dtype)
 
             def job(i: int) -> None:
@@ -720,11 +757,11 @@ class WeightSums:
                         kernels.sum_patches(
                             dy.flat, dy.phase(group * p.filters, phase.target, phase.step), x.flat,
                             x.phase(group * p.channels, phase.source, self.lattice), sums, p.batch,
-                            p.channels, (first, stop - first, p.panel), phase.start, p.axis.stride, p.places,
-                            p.beyond, reach, some, phase.patches.chunk, band, points, gradients,
+                            p.channels, (first, stop - first, p.panel), phase.start, p.axis.stride, p.tall,
+                            p.places, p.beyond, reach, some, phase.patches.chunk, band, points, gradients,
                         )  # fmt: skip
                 finish(
-                    sums, p.channels, stop - first, p.panel, p.deep,
+                    sums, p.channels, stop - first, p.panel, p.deep, p.tall,
                     partial[part, group, first:stop].reshape(-1), taps, square,
                 )  # fmt: skip
 

@@ -58,6 +58,8 @@ FRESH_BYTES = 2**18
 TURNED_WEIGHTS = 1024
 # Backward-input to images with a depth: gradients that are few beside so many filters times channels.
 FEW_PIXELS, MANY_WEIGHTS = 128, 2**17
+# Channels of images of one line, as `FEW`.
+FEW_OF_A_LINE = 5
 # What a chunk of one line may read.
 MOST_BAND_BYTES = 6 * 2**20
 
@@ -256,14 +258,17 @@ class Direct:
     def why_slow(geometry: Geometry, which: Pass) -> str | None:
         """Ways back to few channels that BLAS is faster at, float32, AVX-512 Xeon, GF/s of this and of that.
 
-        With a stride, 21 and 72 (3x224, 7x7 taps); with the channels last, 18 and 49 (3x224, 3x3 taps); with
-        a depth 20 and 33 (3x16x56 -> 64). One channel of a depth makes runs too short: 16 and 26,
+        With a stride, 21 and 72 (3x224, 7x7 taps); along lines, 13 and 37 (2x16000 -> 32, 9 taps), 26 and 35
+        (4x16000 -> 64), but 52 and 36 (8x16000 -> 64); with the channels last, 18 and 49 (3x224, 3x3 taps);
+        with a depth 20 and 33 (3x16x56 -> 64). One channel of a depth makes runs too short: 16 and 26,
         backward-weight 8 and 19 (1x8x56 -> 8, channels last). Where gradients are few, packing large weights
         is most of the work: 72 and 84 (512x2x7, channels first), but 112 and 84 with batch 2, and 100 and 92
         (256x2x7).
         """
         g = geometry
         few = FEW if Narrow.serves(g) or max(g.stride) > 1 else 1 if g.one_plane else FEW // 2
+        if g.input[1] == 1 and not g.channels_last:
+            few = max(few, FEW_OF_A_LINE)
         if which == "backward_input" and g.channels // g.groups < few:
             return "few channels leave vectors empty"
         weights = g.filters * g.channels // g.groups

@@ -43,8 +43,9 @@ MOST_WEIGHT_BYTES = 4 * 2**20
 MOST_SEGMENTS = 1024
 # Multiply-adds from which on a pass in several kernel calls is worth its time.
 LARGE = 2**21
-# Below so many images of long lines others are faster; with the channels last from so many elements on.
-FEW_IMAGES, LONG = 4, 2**14
+# Below so many images of long lines others are faster, from so many pixels on sooner; with the channels last
+# from so many elements on.
+FEW_IMAGES, LONG_LINE, LONG = 4, 2**12, 2**14
 # Images that backward-weight sums at a time, with their gradients: about what L1 holds.
 SUM_BYTES = 48 * 2**10
 
@@ -60,9 +61,12 @@ def _long(geometry: Geometry, sums: bool) -> bool:
     least, lanes = min(g.channels, g.filters) // g.groups, VECTOR_BYTES // g.compute_dtype.itemsize
     if g.channels_last:
         return least >= 32 and g.batch * g.pixels * least >= LONG
+    few = g.batch < FEW_IMAGES
     if sums:
-        return least >= (3 if prod(g.kernel) < 9 else 2) * lanes
-    return least >= (96 if g.batch >= FEW_IMAGES else 64)
+        return least >= (2 if prod(g.kernel) >= 9 or (few and g.pixels >= LONG_LINE) else 3) * lanes
+    if few:
+        return least >= (64 if g.pixels < LONG_LINE else 32)
+    return least >= 96
 
 
 class _Tables:
@@ -279,7 +283,8 @@ class Lines:
         3x3x3); with the channels last, which are copied, 46 and 95 (3x8x28 -> 64).
 
         A line of an image without a height is long, and all of it waits in the cache: 108 and 145 (96x4096, 3
-        taps), 104 and 135 (two images of 64x4096), but 143 and 138 (8 of 64x2048), 139 and 125 (48x2048);
+        taps), 104 and 135 (two images of 64x4096), 70 and 101 (one of 32x16000), but 143 and 138 (8 of
+        64x2048), 139 and 125 (48x2048);
         backward-weight 110 and 134 (64x2048), 107 and 125 (48x2048), 124 and 133 (32x1024, 9 taps), but 95
         and 91 (the same, 3 taps); with the channels last 77 and 151 (64x512), 55 and 64 (one
         image of 32x512).

@@ -489,9 +489,14 @@ class Virtual:
 
     @property
     def scratch_bytes(self) -> int:
-        """The largest grid; packed weights are not counted."""
-        made = [self.forward_correlation, *(made for _, made in self.phases if made is not None)]
-        return max(self.weight_sums.scratch_bytes, *(correlation.grid_bytes for correlation in made))
+        """The largest grid of a pass that is served; packed weights are not counted."""
+        grids = {
+            "forward": [self.forward_correlation.grid_bytes],
+            "backward_input": [made.grid_bytes for _, made in self.phases if made is not None],
+            "backward_weight": [self.weight_sums.scratch_bytes],
+        }
+        served = [grids[which] for which in grids if self.why_not(self.geometry, which) is None]
+        return max(Im2col(self.geometry).scratch_bytes, *itertools.chain(*served))
 
     def forward(self, x: Array, w: Array, bias: Array | None, y: Array) -> None:
         """One correlation."""

@@ -25,7 +25,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -65,9 +66,11 @@ if TYPE_CHECKING:
 PATCHES = 128
 # The points of a chunk's patches and their products; and of backward-weight the sums of one job with the
 # points of its gradients, unless those of a single panel need more. Twice as much of the latter is 5 to 10 %
-# faster with 512 channels (7x7, 14x14), not elsewhere.
+# faster with 512 channels (7x7, 14x14), not elsewhere. A job that would need more than the last of these sums
+# smaller chunks: doubles of 512x14 at 101 GF/s and at 108, and at 90 where it sums fewer filters instead.
 POINT_BYTES = 4 * 2**20
 SUMS_BYTES = 45 * 2**17
+MOST_JOB_BYTES = 2**23
 # Of images with a depth: below these others are faster (see `Winograd.why_slow`). Products are channels times
 # filters of a group, and taps along the depth, in vectors.
 FEW_PRODUCTS, MANY_PRODUCTS = 48, 64
@@ -163,13 +166,30 @@ class Patches:
         while self.part > PART_PANELS and self._most(self._chunk()[1]) < min(PATCHES, total):
             self.part = ceil_div(self.part, 2)
         self.chunk = self._chunk()
-        extent = batch, self.depth, self.down, self.across
-        self.chunks = prod(ceil_div(n, step) for n, step in zip(extent, self.chunk, strict=True))
         while (
             self.part > PART_PANELS
             and self.chunks * self.groups * ceil_div(self.panels, self.part) < self.wanted
         ):
             self.part = ceil_div(self.part, 2)
+
+    @property
+    def chunks(self) -> int:
+        """How many there are."""
+        extent = self.batch, self.depth, self.down, self.across
+        return prod(ceil_div(n, step) for n, step in zip(extent, self.chunk, strict=True))
+
+    def halved(self) -> Patches:
+        """The same in smaller chunks, as long as they are more than a tile."""
+        made, (images, planes, lines, across) = copy(self), self.chunk
+        if images > 1:
+            made.chunk = ceil_div(images, 2), planes, lines, across
+        elif planes > 1:
+            made.chunk = 1, ceil_div(planes, 2), lines, across
+        elif lines > 1:
+            made.chunk = 1, 1, ceil_div(lines, 2), across
+        else:
+            made.chunk = 1, 1, 1, ceil_div(across, 2)
+        return made
 
     def read(self, planes: int) -> int:
         """Planes of the image that so many of the output read."""
@@ -680,9 +700,17 @@ class WeightSums:
         self.phases, self.lattice, self.last = phases, lattice, last
         # The first phase has as many cells as any; its groups, channels and filters are those of all.
         p = self.patches = phases[0].patches
+        # Panels whose sums, and whose gradients at their points, have room: the filters of a job at the most.
+        rows = p.deep * p.channels + max(phase.patches.patches for phase in phases)
+        most = max(1, SUMS_BYTES // (p.each * rows * p.panel * p.dtype.itemsize))
+        self.most = ceil_div(p.panels, ceil_div(p.panels, most))
+        self.filters = min(p.filters, self.most * p.panel)
+        while sum(self._sizes()) * p.dtype.itemsize > MOST_JOB_BYTES and p.patches > ROWS:
+            self.phases = [replace(phase, patches=phase.patches.halved()) for phase in self.phases]
+            p = self.patches = self.phases[0].patches
         self.weights = p.groups * p.filters * p.channels * p.deep * p.taps
         self.wanted = max(1, min(JOBS, sum(phase.patches.wanted for phase in phases)) // p.groups)
-        chunks = [phase.patches.chunks for phase in phases]
+        chunks = [phase.patches.chunks for phase in self.phases]
         cells = sum(q.batch * q.depth * q.down * q.across for q in (phase.patches for phase in phases))
         room = PARTS_BYTES // (self.weights * p.dtype.itemsize)
         parts = even_parts(min(self.wanted, sum(chunks), room, cells // PART_PATCHES))
@@ -695,11 +723,6 @@ class WeightSums:
             ]
             for first, stop in shares(begins[-1], parts)
         ]
-        # Panels whose sums, and whose gradients at their points, have room: the filters of a job at the most.
-        rows = p.deep * p.channels + max(phase.patches.patches for phase in phases)
-        most = max(1, SUMS_BYTES // (p.each * rows * p.panel * p.dtype.itemsize))
-        self.most = ceil_div(p.panels, ceil_div(p.panels, most))
-        self.filters = min(p.filters, self.most * p.panel)
         self.work = self.weights * cells * 2 * p.tall
 
     def _jobs(self) -> list[tuple[int, int, Range]]:

@@ -16,12 +16,6 @@ def points_of(tall):
 
 
 @inner
-def taps_of(tall):
-    """How many taps the kernels have whose outputs are patches of so many lines."""
-    return 3 if tall == 1 else 9
-
-
-@inner
 def point_step(elements, itemsize):
     """From one point's elements to the next one's: an odd number of cache lines.
 

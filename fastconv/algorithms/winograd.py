@@ -24,7 +24,6 @@ A job owns chunks of patches and some of the filters; jobs follow from the shape
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -52,7 +51,7 @@ from fastconv.algorithms.virtual import Axis, Virtual, backward_axes, forward_ax
 from fastconv.arguments import Array
 from fastconv.buffers import aligned, new_result
 from fastconv.geometry import Geometry
-from fastconv.kernels import filters as filter_kernels
+from fastconv.kernels import filters as transforms
 from fastconv.kernels import winograd as kernels
 from fastconv.kernels.panels import ROWS
 from fastconv.kernels.vectors import VECTOR_BYTES
@@ -150,8 +149,8 @@ class Patches:
         )
         self.beyond = kernels_[0] - 1, kernels_[1] - 1
         self.tall = tall
-        # Points of a patch, and taps of a kernel.
-        self.each, self.taps = (16, 9) if tall == 2 else (4, 3)
+        # Points of a patch.
+        self.each = 16 if tall == 2 else 4
         self.depth, self.deep = axis.output, len(self.shifts)
         self.down, self.across, self.width = ceil_div(height, tall), ceil_div(width, 2), width
         self.lanes = VECTOR_BYTES // dtype.itemsize
@@ -313,6 +312,7 @@ class Phase:
     source: Three  # the first cell of the image's lattice
     start: Three  # the cell of that lattice which the first output's first tap reads; may lie outside
     patches: Patches
+    table: Array  # which elements of a filter are the taps of each kernel (`fastconv.kernels.filters`)
 
 
 class Winograd:
@@ -329,24 +329,22 @@ class Winograd:
         self.turns = _turned_bytes(g) > 0
         self.tall = 1 if g.kernel[1] == 1 else 2
         self.kernels: Two = (max(1, g.kernel[1] // 2), g.kernel[2] // 2)
-        # Whether filters are transformed with their channels last: those of parted kernels lie in a copy.
-        self.last = g.channels_last and self.kernels == (1, 1)
         first = -g.padding[1], -g.padding[2]
         reach_back = [g.padding[a] - (g.kernel[a] - 1) * g.dilation[a] for a in (1, 2)]
         last = reach_back[0], reach_back[1]
         self.forward_phases = self._phases(
-            (0, forward_axis(g, 0)), 1, (g.output[1], g.output[2]), first, c, k
+            (0, forward_axis(g, 0)), 1, (g.output[1], g.output[2]), first, c, k, False
         )
         axes = backward_axes(g, 0)
         self.input_phases = [
             phase
             for depth, axis in axes
             if axis is not None
-            for phase in self._phases((depth, axis), g.stride[0], (g.input[1], g.input[2]), last, k, c)
+            for phase in self._phases((depth, axis), g.stride[0], (g.input[1], g.input[2]), last, k, c, True)
         ]
         # Planes of the image that no tap reads.
         self.unread = [depth for depth, axis in axes if axis is None]
-        self.weight_sums = WeightSums(self.forward_phases, self._lattice, self.last)
+        self.weight_sums = WeightSums(self.forward_phases, self._lattice, g.channels_last)
 
     @property
     def _lattice(self) -> Three:
@@ -354,13 +352,15 @@ class Winograd:
         return 1, *_dilation(self.geometry)
 
     def _phases(
-        self, along: tuple[int, Axis], stride: int, extent: Two, shift: Two, channels: int, filters: int
-    ) -> list[Phase]:
+        self, along: tuple[int, Axis], stride: int, extent: Two, shift: Two, channels: int, filters: int,
+        rotated: bool,
+    ) -> list[Phase]:  # fmt: skip
         """The sub-lattices that a dilation makes of an output whose first tap reads at ``shift``.
 
-        Along the depth the output begins where ``along`` says, and goes on by ``stride``.
+        Along the depth the output begins where ``along`` says, and goes on by ``stride``. ``rotated`` are the
+        filters in the plane.
         """
-        g = self.geometry
+        g, table = self.geometry, self._table(along[1], rotated)
         dilation, axis = self._lattice[1:], along[1]
         phases = []
         for row, column in itertools.product(
@@ -381,6 +381,7 @@ class Winograd:
                     source=(0, from_row, from_column),
                     start=(axis.lowest, y, x),
                     patches=patches,
+                    table=table,
                 )
             )
         return phases
@@ -516,60 +517,40 @@ class Winograd:
     def backward_weight(self, dy: Array, x: Array, dw: Array) -> None:
         """Sums of products of patches."""
         g = self.geometry
-        deep = g.kernel[0] * prod(self.kernels)
-        shape = (g.groups, self.group_filters, self.group_channels * deep * 3 * self._kernel_lines)
         gradient, image = self._images(dy), self._images(x)
         seen = not self.forward_phases[0].patches.blind or finite(dy)
         if gradient is not None and image is not None and seen:
             ordered = self._ordered(dw)
-            in_place = ordered.flags.c_contiguous and self.kernels == (1, 1)
-            result = ordered.reshape(shape) if in_place else np.empty(shape, dw.dtype)
-            self.weight_sums.run(gradient, image, result)
+            result = ordered if ordered.flags.c_contiguous else np.empty(ordered.shape, dw.dtype)
+            self.weight_sums.run(gradient, image, result.reshape(g.groups, self.group_filters, -1))
             if finite(result):
-                if not in_place:
-                    self._join(result, dw)
+                if result is not ordered:
+                    ordered[...] = result
                 return
         self._other("backward_weight").backward_weight(dy, x, dw)
 
-    @property
-    def _kernel_lines(self) -> int:
-        return 1 if self.tall == 1 else 3
-
     def _ordered(self, w: Array) -> Array:
-        """Weights (K, C/G, T, R, S) as they are transformed: those of 3x3 taps as they lie."""
-        return w.transpose(0, 2, 3, 4, 1) if self.last else w
+        """Weights (K, C/G, T, R, S) with their axes in the order of the layout."""
+        return w.transpose(0, 2, 3, 4, 1) if self.geometry.channels_last else w
 
-    def _places(self) -> Iterator[tuple[tuple[Any, ...], tuple[Any, ...]]]:
-        """For each kernel of 3x3 taps where in the weights its taps are, and where among the parted ones."""
-        for row, column in itertools.product(*map(range, self.kernels)):
-            # The first tap of the further ones belongs to the one before.
-            top, left = int(row > 0), int(column > 0)
-            whole = slice(2 * row + top, 2 * row + 3), slice(2 * column + left, 2 * column + 3)
-            yield (..., *whole), (..., row, column, slice(top, 3), slice(left, 3))
+    def _table(self, axis: Axis, rotated: bool) -> Array:
+        """Which of a filter's elements are the taps of each kernel (kernels, 9 or 3); -1: none.
 
-    def _part(self, w: Array, rotated: bool) -> Array:
-        """Weights (K, C/G, T, R, S) as kernels of 3x3 taps (K, C/G, T, rows, columns, 3, 3), contiguous.
-
-        Rotated weights are those of the rotated kernel, each of which is then rotated once more.
+        The further kernels of 5 or 7 taps read two on, and their first tap belongs to the one before.
         """
-        if self.kernels == (1, 1):
-            return np.ascontiguousarray(self._ordered(w))
-        parted = np.zeros((*w.shape[:3], *self.kernels, self._kernel_lines, 3), w.dtype)
-        seen = w[..., ::-1, ::-1] if rotated else w
-        target = parted[..., ::-1, ::-1] if rotated else parted
-        for whole, own in self._places():
-            target[own] = seen[whole]
-        return parted
-
-    def _join(self, parts: Array, dw: Array) -> None:
-        """Write the gradient of kernels of 3x3 taps where their taps belong."""
-        if self.last:
-            ordered = self._ordered(dw)
-            ordered[...] = parts.reshape(ordered.shape)
-            return
-        parted = parts.reshape(*dw.shape[:3], *self.kernels, self._kernel_lines, 3)
-        for whole, own in self._places():
-            dw[whole] = parted[own]
+        _, rows, columns = self.geometry.kernel
+        plane = np.arange(rows * columns).reshape(rows, columns)
+        if rotated:
+            plane = plane[::-1, ::-1]
+        kernels_ = []
+        for _, tap in sorted(zip(axis.shifts, axis.taps, strict=True)):
+            for row, column in itertools.product(*map(range, self.kernels)):
+                kernel = np.full((min(rows, 3), 3), -1)
+                top, left = int(row > 0), int(column > 0)
+                whole = plane[2 * row + top : 2 * row + 3, 2 * column + left : 2 * column + 3]
+                kernel[top:, left:] = tap * plane.size + whole
+                kernels_.append(kernel.reshape(-1))
+        return np.array(kernels_)
 
     def _other(self, which: Pass) -> Virtual | Im2col:
         """What computes where arrays have gaps, or results are not finite: a patch spreads what spoils it."""
@@ -591,11 +572,11 @@ class Winograd:
         cut = any(phase.patches.cut for phase in phases)
         if source is None or target is None or (cut and not finite(w)):
             return False
-        flat = self._part(w, rotated).reshape(-1)
-        for axis, lattices in itertools.groupby(phases, lambda phase: phase.patches.axis):
+        flat = np.ascontiguousarray(self._ordered(w)).reshape(-1)
+        for _, lattices in itertools.groupby(phases, lambda phase: phase.patches.axis):
             some = list(lattices)
             p = some[0].patches
-            weights = self._transform(p, axis, flat, rotated)
+            weights = self._transform(p, some[0].table, flat, rotated)
             added = np.zeros((g.groups, p.panels * p.panel), y.dtype)
             if bias is not None:
                 added[:, : p.filters] = bias.reshape(g.groups, p.filters)
@@ -632,46 +613,49 @@ class Winograd:
         run_jobs(len(jobs), start_worker)
         return all(found)
 
-    def _transform(self, p: Patches, axis: Axis, w: Array, rotated: bool) -> list[Array]:
+    def _transform(self, p: Patches, table: Array, w: Array, rotated: bool) -> list[Array]:
         """The filters of every group at the points, the taps along the depth in the order of their shifts."""
+        last, elements = self.geometry.channels_last, prod(self.geometry.kernel)
         vectors = ceil_div(p.filters, p.lanes)
         weights = [aligned(p.weights, p.dtype) for _ in range(p.groups)]
-        each = prod(self.kernels)
-        taps = p.taps * self.geometry.kernel[0] * each
-        places = np.full((self.geometry.kernel[0], each), -1)
-        for place, (_, tap) in enumerate(sorted(zip(axis.shifts, axis.taps, strict=True))):
-            places[tap] = place * each + np.arange(each)
         # Filters are the lanes and channels the rows; both are exchanged for the rotated ones.
-        lane, row = taps * (p.filters if rotated else p.channels), taps
-        if self.last:
-            row = 1
+        lane = elements * (p.filters if rotated else p.channels)
+        row = 1 if last else elements
         lane_step, row_step = (row, lane) if rotated else (lane, row)
         wanted = jobs_now(p.wanted, p.work) // p.groups
         step = max(1, ceil_div(vectors, max(1, min(wanted, vectors // 2))))
         jobs = [(group, some) for group in range(p.groups) for some in blocks(vectors, step)]
 
         def start_worker() -> Job:
-            square = aligned((p.taps + 1) * p.lanes * p.lanes, p.dtype)
+            taps = aligned(_scratch_of_taps(p, elements), p.dtype)
 
             def job(i: int) -> None:
                 group, some = jobs[i]
-                first = group * p.channels * p.filters * taps
-                if self.last:
-                    filter_kernels.transform_last_filters(
-                        w, first, lane_step, row_step, p.filters if rotated else p.channels, p.channels,
-                        places.reshape(-1), (*some, p.filters), p.tall, rotated, p.panel // p.lanes,
-                        weights[group], square,
-                    )  # fmt: skip
-                    return
-                filter_kernels.transform_filters(
-                    w, first, lane_step, row_step, p.channels, places.reshape(-1), (*some, p.filters),
-                    p.tall, rotated, p.panel // p.lanes, weights[group], square,
-                )  # fmt: skip
+                first = group * p.channels * p.filters * elements
+                filters = (
+                    p.channels,
+                    elements,
+                    table,
+                    (*some, p.filters),
+                    p.panel // p.lanes,
+                    weights[group],
+                    taps,
+                )
+                if last:
+                    element_step = p.filters if rotated else p.channels
+                    transforms.transform_last_filters(w, first, lane_step, row_step, element_step, *filters)
+                else:
+                    transforms.transform_filters(w, first, lane_step, row_step, *filters)
 
             return job
 
         run_jobs(len(jobs), start_worker)
         return weights
+
+
+def _scratch_of_taps(patches: Patches, elements: int) -> int:
+    """What the transforms of filters need that have so many elements, in elements of an array."""
+    return (max(elements, 10) * patches.lanes + 1) * patches.lanes
 
 
 def _dilation(geometry: Geometry) -> Two:
@@ -698,6 +682,8 @@ class WeightSums:
 
     def __init__(self, phases: list[Phase], lattice: Three, last: bool) -> None:
         self.phases, self.lattice, self.last = phases, lattice, last
+        self.table = phases[0].table
+        self.elements = int(self.table.max()) + 1
         # The first phase has as many cells as any; its groups, channels and filters are those of all.
         p = self.patches = phases[0].patches
         # Panels whose sums, and whose gradients at their points, have room: the filters of a job at the most.
@@ -708,7 +694,7 @@ class WeightSums:
         while sum(self._sizes()) * p.dtype.itemsize > MOST_JOB_BYTES and p.patches > ROWS:
             self.phases = [replace(phase, patches=phase.patches.halved()) for phase in self.phases]
             p = self.patches = self.phases[0].patches
-        self.weights = p.groups * p.filters * p.channels * p.deep * p.taps
+        self.weights = p.groups * p.filters * p.channels * self.elements
         self.wanted = max(1, min(JOBS, sum(phase.patches.wanted for phase in phases)) // p.groups)
         chunks = [phase.patches.chunks for phase in self.phases]
         cells = sum(q.batch * q.depth * q.down * q.across for q in (phase.patches for phase in phases))
@@ -757,18 +743,18 @@ class WeightSums:
         return (sum(self._sizes()) + partial) * p.dtype.itemsize
 
     def run(self, dy: Images, x: Images, result: Array) -> None:
-        """Write ``result`` (groups, filters, channels * depths * 9)."""
+        """Write ``result`` (groups, filters, channels * elements)."""
         p = self.patches
         several, jobs = len(self.parts) > 1, self._jobs()
         reach = np.array([p.axis.inside(shift) for shift in p.shifts])
         partial = result[np.newaxis]
         if several:
             partial = new_result((len(self.parts), *result.shape), x.flat.dtype)
-        finish = filter_kernels.finish_last_filters if self.last else filter_kernels.finish_filters
+        finish = transforms.finish_last_filters if self.last else transforms.finish_filters
 
         def start_worker() -> Job:
             band, points, gradients, sums = (aligned(size, p.dtype) for size in self._sizes())
-            taps = aligned((p.taps * max(p.lanes, p.deep) + p.lanes) * p.lanes, p.dtype)
+            taps = aligned(_scratch_of_taps(p, self.elements), p.dtype)
             square = aligned(p.lanes * p.lanes, p.dtype)
 
             def job(i: int) -> None:
@@ -784,7 +770,7 @@ class WeightSums:
                             p.places, p.beyond, reach, some, phase.patches.chunk, band, points, gradients,
                         )  # fmt: skip
                 finish(
-                    sums, p.channels, stop - first, p.panel, p.deep, p.tall,
+                    sums, p.channels, stop - first, p.panel, self.elements, self.table,
                     partial[part, group, first:stop].reshape(-1), taps, square,
                 )  # fmt: skip
 

@@ -11,12 +11,12 @@ from the shape alone.
 from __future__ import annotations
 
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from fastconv.algorithms.im2col import Im2col
-from fastconv.algorithms.jobs import blocks, ceil_div, jobs_now, shares, wanted_jobs
+from fastconv.algorithms.jobs import Range, blocks, ceil_div, jobs_now, shares, wanted_jobs
 from fastconv.arguments import Array
 from fastconv.buffers import aligned
 from fastconv.geometry import Geometry
@@ -39,6 +39,8 @@ CHUNK_PANELS = 2
 FAR_BYTES, FAR_PANELS, FAR_CHANNELS, FAR_FILTERS = 16 * 2**20, 4, 2, 64
 # Channels that one sum runs over: the panels of a chunk stay in L2.
 STEPS = 256
+# Weights that one job turns at the least, in 20 us.
+TURNED_ELEMENTS = 2**16
 # Filters of one job at the least, where filters are parted: each part packs the pixels again.
 PART_FILTERS = 96
 
@@ -47,6 +49,14 @@ PART_FILTERS = 96
 # -> 256: 6.9 and 6.1), sums of 128 channels (256x56 -> 64: 10.9 ms and 6.9).
 
 Source = tuple[int, int, int, int, int]
+
+
+class Cut(NamedTuple):
+    """How a pass is shared."""
+
+    chunk: int  # pixels that are packed together
+    part: int  # filters of a job
+    jobs: list[tuple[int, Range, Range]]  # (group, filters, pixels)
 
 
 class Pointwise:
@@ -61,6 +71,8 @@ class Pointwise:
         self.strided = g.stride != (1, 1, 1)
         self.panel = PANEL * (VECTOR_BYTES // np.dtype(g.compute_dtype).itemsize)
         self.wanted = wanted_jobs(g.multiplications)
+        # By filters, whether an input comes from memory, and how many jobs; threads may add at the same time.
+        self._cuts: dict[tuple[int, bool, int], Cut] = {}
 
     @staticmethod
     def why_not(geometry: Geometry, which: Pass) -> str | None:
@@ -122,24 +134,40 @@ class Pointwise:
         if not (dy.flags.c_contiguous and dx.flags.c_contiguous):
             Im2col(self.geometry).backward_input(dy, w, dx)
             return
-        g, filters, channels = self.geometry, self.group_filters, self.group_channels
-        flat = np.ascontiguousarray(w).reshape(g.groups, filters * channels)
-        matrices = np.empty((g.groups, channels, filters), w.dtype)
-        square = aligned(self.panel * self.panel, w.dtype)
-        for group in range(g.groups):
-            turn_cells(
-                flat[group], 0, channels, filters, channels, matrices[group].reshape(-1), filters, square
-            )
         if self.strided:
             dx[...] = 0
         stride = self.geometry.stride
         self._run(
-            dy, self._cells(dy, (1, 1, 1)), False, matrices, None, dx, self._cells(dx, stride), self.strided
-        )
+            dy, self._cells(dy, (1, 1, 1)), False, self._turned(w), None, dx, self._cells(dx, stride),
+            self.strided,
+        )  # fmt: skip
 
     def backward_weight(self, dy: Array, x: Array, dw: Array) -> None:
         """Not served: see `why_not`."""
         raise NotImplementedError(self.why_not(self.geometry, "backward_weight"))
+
+    def _turned(self, w: Array) -> Array:
+        """Weights (K, C/G, 1, 1, 1) as (groups, channels, filters): some channels a job."""
+        groups, filters, channels = self.geometry.groups, self.group_filters, self.group_channels
+        flat = np.ascontiguousarray(w).reshape(groups, filters * channels)
+        matrices = np.empty((groups, channels * filters), w.dtype)
+        wanted = ceil_div(jobs_now(max(1, min(self.wanted, w.size // TURNED_ELEMENTS)), 0), groups)
+        lanes = self.panel // PANEL
+        step = ceil_div(ceil_div(channels, wanted), lanes) * lanes
+        jobs = [(group, some) for group in range(groups) for some in blocks(channels, step)]
+
+        def start_worker() -> Job:
+            square = aligned(lanes * lanes, w.dtype)
+
+            def job(i: int) -> None:
+                group, (first, stop) = jobs[i]
+                target = matrices[group, first * filters :]
+                turn_cells(flat[group], first, channels, filters, stop - first, target, filters, square)
+
+            return job
+
+        run_jobs(len(jobs), start_worker)
+        return matrices.reshape(groups, channels, filters)
 
     @staticmethod
     def _cells(array: Array, stride: tuple[int, int, int]) -> Source:
@@ -148,6 +176,28 @@ class Pointwise:
         plane = depth * height * width
         return 0, channels * plane, plane, stride[1] * width, stride[2]
 
+    def _cut(self, filters: int, far: bool) -> Cut:
+        """The pixels of a group in chunks, and the work in jobs."""
+        g = self.geometry
+        wanted = jobs_now(self.wanted, g.multiplications)
+        made = self._cuts.get((filters, far, wanted))
+        if made is not None:
+            return made
+        pixels = g.batch * g.pixels
+        panels = ceil_div(pixels, self.panel)
+        chunk = min(FAR_PANELS if far else CHUNK_PANELS, panels) * self.panel
+        chunks, part = ceil_div(pixels, chunk), filters
+        while part > PART_FILTERS and chunks * g.groups * ceil_div(filters, part) < self.wanted:
+            part = ceil_div(part, 2)
+        jobs = [
+            (group, some, (first * self.panel, min(pixels, stop * self.panel)))
+            for group in range(g.groups)
+            for some in blocks(filters, part)
+            for first, stop in shares(panels, ceil_div(wanted, g.groups * ceil_div(filters, part)))
+        ]
+        made = self._cuts[filters, far, wanted] = Cut(chunk, part, jobs)
+        return made
+
     def _run(
         self, x: Array, source: Source, sparse: bool, matrices: Array, bias: Array | None, y: Array,
         target: Source, spread_out: bool,
@@ -155,23 +205,9 @@ class Pointwise:
         g, dtype = self.geometry, y.dtype
         _, filters, channels = matrices.shape
         plane, across = g.pixels, g.output[2]
-        pixels = g.batch * plane
-        steps = min(STEPS, channels)
         far = x.nbytes > FAR_BYTES and filters >= FAR_FILTERS and not sparse
-        panels, ahead = (FAR_PANELS, FAR_CHANNELS) if far else (CHUNK_PANELS, 0)
-        chunk = min(panels, ceil_div(pixels, self.panel)) * self.panel
-        chunks = ceil_div(pixels, chunk)
-        part = filters
-        while part > PART_FILTERS and chunks * g.groups * ceil_div(filters, part) < self.wanted:
-            part = ceil_div(part, 2)
-        wanted = jobs_now(self.wanted, g.multiplications)
-        spans = ceil_div(wanted, g.groups * ceil_div(filters, part))
-        jobs = [
-            (group, some, (first * self.panel, min(pixels, stop * self.panel)))
-            for group in range(g.groups)
-            for some in blocks(filters, part)
-            for first, stop in shares(ceil_div(pixels, self.panel), spans)
-        ]
+        steps, ahead = min(STEPS, channels), FAR_CHANNELS if far else 0
+        chunk, part, jobs = self._cut(filters, far)
         added = np.zeros(self.panel, dtype)
         if bias is not None:
             added = np.repeat(bias, self.panel)

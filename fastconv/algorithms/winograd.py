@@ -85,9 +85,9 @@ MOST_TURNED_BYTES = 2**24
 LINE_WORK, LINE_CHANNELS, LINE_PIXELS = 2**25, 96, 2**14
 # Cells of a dilation's lattices from which on they pay.
 MANY_CELLS = 49
-# Pixels of a batch from which on several kernels of 3x3 taps pay, and the gradients of lattices; and from
-# which on the gradients of several kernels do.
-MANY_PIXELS, MANY_SUMMED = 1024, 4096
+# Pixels of a batch from which on the gradients of lattices pay, those of few channels too; and several
+# kernels of 3x3 taps.
+MANY_PIXELS, MANY_SUMMED, FEW_PARTED = 1024, 4096, 384
 # Filters of one job at the least, where filters are parted: each part transforms the patches again.
 PART_PANELS = 4
 # Patches of one part of backward-weight at the least: each part has sums of its own to clear, to bring back
@@ -424,9 +424,11 @@ class Winograd:
         the channels last 72 and 86, but 127 and 118 (two); backward-weight 60 and 85, last 51 and 114, 109
         and 123 (three), last 129 and 149 (four), but 145 and 125 (256x14).
 
-        5x5 taps are four kernels: 238 and 201 (64x28), 205 and 184 (128x14), but 109 and 166 (256x7) and 156
-        and 169 (64x28, one image); backward-weight 168 and 147 (64x28), but 125 and 152 (128x14) and, of 7x7
-        taps, 128 and 140 (96x27), and of doubles 68 and 69 (48x27 -> 128).
+        5x5 taps are four kernels: 228 and 170 (128x14), 200 and 160 (64x28, one image), 184 and 158 (128x14,
+        two), 7x7 taps 199 and 166 (128x28, one), but 110 and 153 (64x14, one) and, last, 148 and 162 (256x7);
+        backward-weight 193 and 162 (64x28, two), 7x7 taps 183 and 153 (96x28, two), but 151 and 167 (256x14),
+        121 and 156 (192x13, four) and 145 and 154 (128x28, 7x7, one); doubles 78 and 73 (48x27 -> 128), but
+        57 and 72 (128x14, two) and 67 and 79 (64x28, 7x7, two).
 
         Three taps along the width alone make patches of two cells, two thirds of the multiplications: 162 and
         196 (128x1024 -> 128, 1-D), 160 and 205 (192x17, 1x3 taps), 148 and 168 (512x32); of 64 channels 131
@@ -471,13 +473,13 @@ class Winograd:
             least_seen = SUMMED_LAST if g.channels_last else SUMMED
         if g.one_plane and seen < least_seen:
             return "the transforms of the filters are much of the work on so few pixels"
-        if g.kernel[1] * g.kernel[2] > 9:
-            summed = seen >= MANY_SUMMED and max(g.kernel) == 5 and g.compute_dtype.itemsize == 4
-            if sums and not summed:
-                return "the sums of several kernels are much of so little work"
-            if seen < MANY_PIXELS:
-                return "the filters of several kernels are much of so little work"
         lattices = prod(g.dilation[1:])
+        if g.kernel[1] * g.kernel[2] > 9:
+            parts = prod(taps // 2 for taps in g.kernel[1:])
+            if (sums and not _summed(g, seen // lattices, parts)) or seen // lattices < FEW_PARTED:
+                return "the sums of several kernels are much of so little work"
+            if seen // lattices < 2 * max(g.channels, g.filters) // g.groups:
+                return "the filters of several kernels are much of so little work"
         if lattices > 1:
             wide = g.output[1] * g.output[2] > lattices * MANY_CELLS and seen >= MANY_SUMMED
             alone = g.groups == 1 and g.compute_dtype.itemsize == 4
@@ -656,6 +658,15 @@ class Winograd:
 def _scratch_of_taps(patches: Patches, elements: int) -> int:
     """What the transforms of filters need that have so many elements, in elements of an array."""
     return (max(elements, 10) * patches.lanes + 1) * patches.lanes
+
+
+def _summed(geometry: Geometry, seen: int, parts: int) -> bool:
+    """Whether the gradients of so many kernels pay, summed over so many pixels: see `Winograd.why_slow`."""
+    g = geometry
+    most = max(g.channels, g.filters) // g.groups
+    if g.compute_dtype.itemsize > 4:
+        return parts <= 4 and seen >= max(MANY_PIXELS, 4 * parts * most)
+    return seen >= max(2 * FEW_PARTED, 7 * parts * most // 4)
 
 
 def _dilation(geometry: Geometry) -> Two:

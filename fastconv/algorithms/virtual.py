@@ -490,7 +490,7 @@ class Virtual:
     @property
     def scratch_bytes(self) -> int:
         """The largest grid of a pass that is served; packed weights are not counted."""
-        grids = {
+        grids: dict[Pass, list[int]] = {
             "forward": [self.forward_correlation.grid_bytes],
             "backward_input": [made.grid_bytes for _, made in self.phases if made is not None],
             "backward_weight": [self.weight_sums.scratch_bytes],

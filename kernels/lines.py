@@ -175,7 +175,10 @@ def _multiply_segments_code(filters: int, count: int) -> Any:
         # By a jump: to read nothing, lane by lane, waits for what was just stored there.
         with builder.if_then(adding, likely=False):
             for m, s in itertools.product(range(filters), range(count)):
-                there = vector_load(builder, places[m][s], vector, size, masks[s])
+                # Filters that there are not would lie behind the output, or in another one.
+                is_one = builder.icmp_signed("<", _number(m), some)
+                place = builder.select(is_one, places[m][s], places[0][s])
+                there = vector_load(builder, place, vector, size, masks[s])
                 builder.store(builder.fadd(there, products[m][s]), results[m][s])
         done = builder.append_basic_block("done")
         for m in range(filters):

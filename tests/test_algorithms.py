@@ -188,6 +188,30 @@ def test_several_bands_and_parted_filters(name):
                     np.testing.assert_array_equal(run(plan, which, x, w, dy), expected)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", NAMES)
+def test_edge_of_the_tiles_and_several_sums(name, dtype):
+    """The last tile has few filters, and adds to what a first sum wrote: nothing behind the output is read.
+
+    (With ``-p guard --guard end`` there is no memory.)
+    """
+    rng = np.random.default_rng(0)
+    for channels, filters, height, width in (
+        (60, 19, 5, 9),
+        (56, 51, 13, 29),
+        (130, 33, 4, 4),
+        (33, 97, 3, 70),
+    ):
+        kernel = SERVED.get(name, {}).get("kernels", ((3, 3),))[0]
+        x = rng.integers(-2, 3, (1, channels, height, width)).astype(dtype)
+        w = rng.integers(-2, 3, (filters, channels, *kernel)).astype(dtype)
+        plan = fastconv.plan_conv2d(x.shape, w.shape, padding=1, dtype=dtype, algorithm=name)
+        reference = fastconv.plan_conv2d(x.shape, w.shape, padding=1, dtype=dtype, algorithm="im2col")
+        dy = rng.integers(-2, 3, plan.output_size).astype(dtype)
+        for which in plan.algorithms:
+            np.testing.assert_array_equal(run(plan, which, x, w, dy), run(reference, which, x, w, dy))
+
+
 @pytest.mark.parametrize("last", [False, True])
 @pytest.mark.parametrize("name", NAMES)
 def test_long_lines_in_pieces(name, last):

@@ -83,8 +83,9 @@ SHORT = 2**22
 MOST_TURNED_BYTES = 2**24
 # Of kernels of one line: multiply-adds below which others are faster, and channels or pixels.
 LINE_WORK, LINE_CHANNELS, LINE_PIXELS = 2**25, 96, 2**14
-# Cells of a dilation's lattices from which on they pay.
-MANY_CELLS = 49
+# Cells of a dilation's lattices from which on they pay. Lattices of one pass at the most: a plan lists them,
+# which took 18 s at a dilation of 512.
+MANY_CELLS, MOST_LATTICES = 49, 1024
 # Pixels of a batch from which on the gradients of lattices pay, those of few channels too; and several
 # kernels of 3x3 taps.
 MANY_PIXELS, MANY_SUMMED, FEW_PARTED = 1024, 4096, 384
@@ -362,6 +363,7 @@ class Winograd:
         """
         g, table = self.geometry, self._table(along[1], rotated)
         dilation, axis = self._lattice[1:], along[1]
+        made: dict[Two, Patches] = {}  # lattices are of four sizes at the most
         phases = []
         for row, column in itertools.product(
             *(range(min(d, n)) for d, n in zip(dilation, extent, strict=True))
@@ -370,17 +372,18 @@ class Winograd:
             (y, from_row), (x, from_column) = (
                 divmod(cell + s, d) for cell, s, d in zip((row, column), shift, dilation, strict=True)
             )
-            patches = Patches(
-                axis, g.batch, height, width, g.groups, channels, filters, np.dtype(g.compute_dtype),
-                self.kernels, self.tall,
-            )  # fmt: skip
+            if (height, width) not in made:
+                made[height, width] = Patches(
+                    axis, g.batch, height, width, g.groups, channels, filters, np.dtype(g.compute_dtype),
+                    self.kernels, self.tall,
+                )  # fmt: skip
             phases.append(
                 Phase(
                     target=(along[0], row, column),
                     step=(stride, *dilation),
                     source=(0, from_row, from_column),
                     start=(axis.lowest, y, x),
-                    patches=patches,
+                    patches=made[height, width],
                     table=table,
                 )
             )
@@ -395,6 +398,8 @@ class Winograd:
             return "the kernel is not 3x3 in the plane, nor of 1, 5 or 7 taps where there is no depth"
         if g.stride[1:] != (1, 1):
             return "the stride is not 1 in the plane"
+        if prod(g.dilation[1:]) > MOST_LATTICES:
+            return f"the dilation makes more than {MOST_LATTICES} lattices"
         if min(g.batch, g.channels, g.filters, g.pixels) == 0:
             return "there is nothing to compute"
         planes = 1 + g.dilation[0] * (g.kernel[0] - 1) + g.kernel[1] // 2 - 1

@@ -125,6 +125,11 @@ class Geometry:
         return self.input[0] == self.output[0] == self.kernel[0] == 1 and self.padding[0] == 0
 
     @property
+    def channelwise(self) -> bool:
+        """Whether a pass reads and writes the same channels, the last axis: depthwise layers."""
+        return self.channels_last and self.channels == self.filters == self.groups
+
+    @property
     def pixels(self) -> int:
         """Output cells of one image and filter."""
         return prod(self.output)

@@ -297,7 +297,7 @@ class ConvPlan:
     def _result(self, out: Array | None, shape: Size, *sources: Array | None) -> Array:
         """What the algorithm writes: ``out`` itself where it can, else a new array."""
         if out is None or not direct_output(out, self._compute_dtype, *sources):
-            return new_result(shape, self._compute_dtype)
+            return new_result(shape, self._compute_dtype, sources[0], self._geometry.channelwise)
         return out
 
 

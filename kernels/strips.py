@@ -40,10 +40,22 @@ def strip_columns(first, stop, x_width, pad, stride, back, all_begun):
     return x_first, out_first, from_x, to_x, from_out, to_out, steps, low, max(low, min(high, steps))
 
 
+@inner
+def channel_blocks(channels, lanes, lead):
+    """How many vectors hold all channels, where the second begins with channel ``lead``."""
+    return 1 + max(0, (channels - lead + lanes - 1) // lanes)
+
+
+@inner
+def first_channel(v, channels, lanes, lead):
+    """Of a vector: the first and the last one overlap their neighbours."""
+    return min(max(0, lead + (v - 1) * lanes), channels - lanes)
+
+
 @jit
 def correlate_strips(
     x, first_x, x_steps, x_extent, weights, bias, out, out_steps, out_extent, pad, stride, back, columns,
-    images, pairs,
+    lead, images, pairs,
 ):  # fmt: skip
     """Convolve some pairs of lines of some images.
 
@@ -67,11 +79,14 @@ def correlate_strips(
         Whether ``x`` is the output's gradient, and ``out`` the input's, with a stride of 2.
     columns : int
         So many columns of the output are made for all channels before the next ones.
+    lead : int
+        The channel where the second vector begins, at most ``lanes``.
     images, pairs : tuple of two int
         From and up to which one; backward-input counts pairs in the padded input.
     """
     lanes = VECTOR_BYTES // x.itemsize
     channels = bias.size
+    blocks = channel_blocks(channels, lanes, lead)
     lines_read = 2 if back else (LINES - 1) * stride + TAPS
     new_lines, vectors = (1, 1) if back else (LINES * stride, LINES * stride * stride)
     for image in range(images[0], images[1]):
@@ -90,12 +105,11 @@ def correlate_strips(
                 x_here, out_here = x_begin + x_first * x_steps[2], out_begin + out_first * out_steps[2]
                 x_next = x_begin + lines_read * x_steps[1] + max(0, x_first) * x_steps[2]
                 out_next = out_begin + LINES * out_steps[1] + max(0, out_first) * out_steps[2]
-                for v in range(0, channels, lanes):
-                    # The last vector of channels begins where it ends with the last one.
-                    c = min(v, channels - lanes)
+                for v in range(blocks):
+                    c = first_channel(v, channels, lanes, lead)
                     x_place = (x_here + c, x_steps[1], x_steps[2])
                     out_place = (out_here + c, out_steps[1], out_steps[2])
-                    ahead = (x_next + v * steps * vectors, out_next + v * steps * LINES * (2 if back else 1))
+                    ahead = (x_next + c * steps * vectors, out_next + c * steps * LINES * (2 if back else 1))
                     if back:
                         correlate_strip(
                             x, x_place, x_lines, (from_x, to_x), weights, (c, channels), bias, c, out,
@@ -115,8 +129,8 @@ def correlate_strips(
 
 @jit
 def sum_strips(
-    x, first_x, x_steps, x_extent, dy, first_dy, dy_steps, dy_extent, pad, stride, columns, images, pairs,
-    result,
+    x, first_x, x_steps, x_extent, dy, first_dy, dy_steps, dy_extent, pad, stride, columns, lead, images,
+    pairs, result,
 ):  # fmt: skip
     """The weight's gradient, summed over some pairs of lines of some images.
 
@@ -132,7 +146,8 @@ def sum_strips(
     lanes = VECTOR_BYTES // x.itemsize
     channels = result.size // (TAPS * TAPS)
     row = TAPS * TAPS * lanes
-    sums = np.zeros((channels + lanes - 1) // lanes * row, x.dtype)
+    blocks = channel_blocks(channels, lanes, lead)
+    sums = np.zeros(blocks * row, x.dtype)
     lines_read = (LINES - 1) * stride + TAPS
     for image in range(images[0], images[1]):
         for pair in range(pairs[0], pairs[1]):
@@ -149,12 +164,12 @@ def sum_strips(
                 x_here, dy_here = x_begin + x_first * x_steps[2], dy_begin + dy_first * dy_steps[2]
                 x_next = x_begin + lines_read * x_steps[1] + max(0, x_first) * x_steps[2]
                 dy_next = dy_begin + LINES * dy_steps[1] + max(0, dy_first) * dy_steps[2]
-                for v in range(0, channels, lanes):
-                    c = min(v, channels - lanes)
+                for v in range(blocks):
+                    c = first_channel(v, channels, lanes, lead)
                     x_place = (x_here + c, x_steps[1], x_steps[2])
                     dy_place = (dy_here + c, dy_steps[1], dy_steps[2])
-                    ahead = (x_next + v * steps * LINES * stride * stride, dy_next + v * steps * LINES)
-                    place = v // lanes * row
+                    ahead = (x_next + c * steps * LINES * stride * stride, dy_next + c * steps * LINES)
+                    place = v * row
                     if dy_line + 1 == dy_extent[0]:
                         if stride == 2:
                             sum_strip(
@@ -176,7 +191,7 @@ def sum_strips(
                             x, x_place, x_lines, (from_x, to_x), dy, dy_place, (from_dy, to_dy), sums,
                             place, steps, (low, high), ahead, 1, 2,
                         )  # fmt: skip
-    for v in range(0, channels, lanes):
+    for v in range(blocks):
+        c = first_channel(v, channels, lanes, lead)
         for tap in range(TAPS * TAPS):
-            total = load(sums, v // lanes * row + tap * lanes)
-            store(result, tap * channels + min(v, channels - lanes), total)
+            store(result, tap * channels + c, load(sums, v * row + tap * lanes))

@@ -134,7 +134,7 @@ kept = []
 ctypes.pythonapi.Py_IncRef(ctypes.py_object(kept))
 
 
-def _aligned(elements, dtype):
+def _aligned(elements, dtype, place=None):
     """`fastconv.buffers.aligned` with less than a vector of slack behind."""
     lanes = VECTOR_BYTES // dtype.itemsize
     if elements == 0:

@@ -31,6 +31,22 @@ def test_memory_begins_with_a_vector_and_is_of_the_size(elements, dtype):
     assert np.sum(memory, dtype=np.float64) == elements + 1
 
 
+@pytest.mark.parametrize("elements", [buffers.LARGE_RESULT, LARGE, LARGE + 5])
+@pytest.mark.parametrize("offset", [0, 16, 64, 100, 208, 2048, 4092])
+def test_results_begin_before_the_place_in_a_page_where_their_source_does(elements, offset):
+    memory = np.zeros(buffers.PAGE * 2, np.uint8)
+    source = memory[(offset - memory.ctypes.data) % buffers.PAGE :]
+    for _ in range(2):  # the second time in memory that was kept for any other place
+        result = buffers.new_result((elements,), FLOAT, source)
+        assert result.ctypes.data % VECTOR_BYTES == 0
+        apart = (source.ctypes.data - result.ctypes.data) % buffers.PAGE
+        assert buffers.APART <= apart < buffers.APART + VECTOR_BYTES
+        result[...] = 1
+        assert np.sum(result, dtype=np.float64) == elements
+        del result
+        buffers.aligned(elements, FLOAT)
+
+
 def test_large_memory_comes_back_and_small_memory_does_not():
     first = buffers.aligned(LARGE, FLOAT)
     address = first.ctypes.data

@@ -28,6 +28,7 @@ from strategies import examples
 import fastconv
 from fastconv import plan
 from fastconv.algorithms import grouped, grouped_last, jobs, strips
+from fastconv.kernels.vectors import VECTOR_BYTES
 
 # (channels, filters) of a group that there are tiles for in both layouts, and some of channels first only.
 BOTH = ((1, 1), (1, 2), (2, 1), (2, 2), (4, 4), (8, 8))
@@ -257,3 +258,58 @@ def test_an_input_that_no_tap_reaches_has_no_gradient():
             (1, 1, 1, 1), (1, 1, 1, 1), 2, 1, dtype="float64", layout=layout, algorithm="grouped"
         )
         assert made.backward_input(np.ones(made.output_size), np.ones((1, 1, 1, 1))) == 0
+
+
+def begun_at(offset, array):
+    """A copy that begins so many elements after a cache line, with marks around it; and the marks."""
+    room = VECTOR_BYTES // array.itemsize
+    memory = np.full(array.size + 3 * room, 77, array.dtype)
+    first = -memory.ctypes.data % VECTOR_BYTES // array.itemsize + offset
+    view = memory[first : first + array.size].reshape(array.shape)
+    view[...] = array
+    return view, (memory[:first], memory[first + array.size :])
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_vectors_of_channels_begin_anywhere(dtype, stride):
+    """Strips whose second vector begins with a cache line of the output, or with a vector of channels."""
+    lanes = VECTOR_BYTES // np.dtype(dtype).itemsize
+    least = strips.LED_VECTORS * lanes
+
+    @given(
+        st.one_of(st.just(least), st.integers(least, least + 2 * lanes)),
+        st.lists(st.integers(0, lanes - 1), min_size=4, max_size=4),
+        st.tuples(st.integers(1, 6), st.integers(1, 6)),
+        st.integers(0, 2),
+    )
+    @examples(15)
+    def every(channels, offsets, extents, padding):
+        extents = tuple(max(n, 3 - 2 * padding) for n in extents)
+        rng = np.random.default_rng(channels)
+        steps = ((stride, stride), ((padding, padding),) * 2, (1, 1), channels)
+        x = integers(rng, (2, channels, *extents), dtype)
+        w, bias = integers(rng, (channels, 1, 3, 3), dtype), integers(rng, channels, dtype)
+        outputs = output_extents(extents, (3, 3), *steps[:3])
+        dy = integers(rng, (2, channels, *outputs), dtype)
+        (source, _), (gradient, _), (y, around_y), (dx, around_dx) = (
+            begun_at(offset, to_layout(array, "NHWC"))
+            for offset, array in zip(offsets, (x, dy, dy, x), strict=True)
+        )
+        last_w = to_layout(w, "NHWC")
+        made = fastconv.plan_conv2d(source.shape, last_w.shape, *steps, dtype=dtype, layout="NHWC")
+        assert set(made.algorithms.values()) == {"grouped"}
+        expected = [
+            ref_conv(x, w, *steps) + bias.reshape(-1, 1, 1),
+            ref_conv_backward_input(dy, w, extents, *steps),
+            ref_conv_backward_weight(dy, x, (3, 3), *steps),
+        ]
+        made(source, last_w, bias, y)
+        made.backward_input(gradient, last_w, dx)
+        results = made(source, last_w, bias), made.backward_input(gradient, last_w)
+        for got, forward in ((y, True), (dx, False), (results[0], True), (results[1], False)):
+            assert_equal(from_layout(got, "NHWC"), expected[0 if forward else 1])
+        assert_equal(from_layout(made.backward_weight(gradient, source), "NHWC"), expected[2])
+        assert all(np.all(marks == 77) for marks in (*around_y, *around_dx))
+
+    every()

@@ -23,6 +23,18 @@ Tried in C, forward over 28x28x256, which a copy takes 430 us for: asking for in
 for the input alone 487, for neither 537; strips of three to five lines 468 to 503. In another run, 465 with
 aligned arrays, 524 where loads split cache lines, 582 where stores do (see `new_result`). Stores past the
 caches were tried on copies only: as fast for 13 and 6 MB, a quarter faster for 1.6 MB.
+
+Where arrays begin matters more on an AMD EPYC 9004. All of them 16 bytes into a page, as NumPy's large ones
+are, before and with results that begin in a page and in a cache line where their sources do
+(`fastconv.buffers.new_result`) and vectors that do so from `LED_VECTORS` on:
+
+                             forward    backward-input   backward-weight
+    56x56x128             2096, 1868        1968, 1759        1887, 1359
+    28x28x256               840, 433          795, 434          594, 446
+    28x28x256, stride 2     257, 207          257, 265          272, 214
+    14x14x512               280, 220          279, 222          412, 289
+    14x14x512, stride 2     187, 133          181, 182          236, 147
+    7x7x1024                269, 189          268, 189          376, 214
 """
 
 from __future__ import annotations
@@ -33,7 +45,7 @@ import numpy as np
 
 from fastconv.algorithms.jobs import Range, blocks, ceil_div, wanted_jobs
 from fastconv.algorithms.memory import add_parts, pixels_first
-from fastconv.arguments import Array
+from fastconv.arguments import Array, Size
 from fastconv.geometry import Geometry, read_only
 from fastconv.kernels import strips as kernels
 from fastconv.kernels.strip_tiles import LINES, TAPS
@@ -45,6 +57,9 @@ COLUMN_BYTES, LEAST_COLUMNS = 2**20, 32
 # Columns that one sum runs over before it is added to the others, and so many sums at the most.
 SUM_COLUMNS = 128
 SUMS = 2**10
+
+# Channels, in vectors, that are worth one more vector to have the others begin with cache lines.
+LED_VECTORS = 8
 
 Two = tuple[int, int]
 
@@ -109,6 +124,13 @@ class Strips:
         """None but packed weights."""
         return 0
 
+    def _lead(self, array: Array, first: int, steps: Size) -> int:
+        """The channel where the second vector begins, so that it and others begin with cache lines."""
+        lanes = VECTOR_BYTES // array.itemsize
+        if self.channels < LED_VECTORS * lanes or any(step % lanes for step in steps):
+            return lanes
+        return -(array.ctypes.data // array.itemsize + first) % lanes or lanes
+
     def run(self, source: Array, weights: Array, bias: Array | None, out: Array) -> None:
         """Write all of ``out``; ``weights`` is (channels, 1, 1, taps)."""
         # (taps, channels)
@@ -119,12 +141,13 @@ class Strips:
         x, first, steps = pixels_first(read_only(source))
         y, _, out_steps = pixels_first(out)
         x_steps, y_steps = (steps[0], *steps[2:]), (out_steps[0], *out_steps[2:])
+        lead = self._lead(y, 0, y_steps)
 
         def start_worker() -> Job:
             def job(i: int) -> None:
                 kernels.correlate_strips(
                     x, first, x_steps, self.source, packed, added, y, y_steps, self.target, self.pad,
-                    self.stride, self.back, self.columns, *self.jobs[i],
+                    self.stride, self.back, self.columns, lead, *self.jobs[i],
                 )  # fmt: skip
 
             return job
@@ -136,13 +159,14 @@ class Strips:
         x, first, steps = pixels_first(read_only(source))
         gradient, first_gradient, gradient_steps = pixels_first(read_only(dy))
         x_steps, dy_steps = (steps[0], *steps[2:]), (gradient_steps[0], *gradient_steps[2:])
+        lead = self._lead(x, first, x_steps)
         partial = np.zeros((max(1, len(self.sum_jobs)), TAPS**2 * self.channels), x.dtype)
 
         def start_worker() -> Job:
             def job(i: int) -> None:
                 kernels.sum_strips(
                     x, first, x_steps, self.source, gradient, first_gradient, dy_steps, self.target, self.pad,
-                    self.stride, self.sum_columns, *self.sum_jobs[i], partial[i],
+                    self.stride, self.sum_columns, lead, *self.sum_jobs[i], partial[i],
                 )  # fmt: skip
 
             return job

@@ -3,6 +3,8 @@
 `FASTCONV_SEARCH=20 pytest` draws twenty times as many examples, new ones at each run.
 """
 
+import gc
+
 import pytest
 from attempts import Attempts, limited_memory
 from hypothesis import HealthCheck, settings
@@ -17,6 +19,12 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("fastconv")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _objects_of_earlier_modules_stay():
+    """Numba's compiler keeps millions of objects; to look through them takes a collection two seconds."""
+    gc.freeze()
 
 
 @pytest.fixture

@@ -372,6 +372,83 @@ def _pair_code(context: Any, lanes: _Lanes, signature: Any, arguments: Any) -> N
 
 
 @intrinsic
+def route_lanes(typingctx, grad, indices, place, cell, width, out, first, count, masked):
+    """Write a vector of windows of 2x2 cells that lie side by side: each one's gradient where it came from.
+
+    Parameters
+    ----------
+    grad : 1-D float array
+    indices : 1-D int64 array
+        Which cell of the plane each gradient goes to.
+    place : int
+        The first window, in both.
+    cell, width : int
+        The first cell of the first window, and how many cells a line of the plane has.
+    out : 1-D float array
+        Written: two lines of two cells a window.
+    first : int
+        Where that first cell is in it.
+    count : int
+        So many windows; only with ``masked``, else a vector.
+    masked : int
+
+    Returns
+    -------
+    int
+        0 if a gradient goes elsewhere, and nothing is written.
+    """
+    whole = types.int64
+    signature = types.int64(grad, indices, whole, whole, whole, out, whole, whole, whole)
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        routed = cgutils.alloca_once_value(builder, ir.Constant(_INT64, 0))
+        is_masked = builder.icmp_signed("!=", arguments[8], ir.Constant(_INT64, 0))
+        with builder.if_else(is_masked) as (some, all_of_them):
+            with some:
+                _route_code(
+                    context, _Lanes(builder, grad.dtype, PAIRS, True, None), signature, arguments, routed
+                )
+            with all_of_them:
+                _route_code(
+                    context, _Lanes(builder, grad.dtype, PAIRS, False, None), signature, arguments, routed
+                )
+        return builder.load(routed)
+
+    return signature, codegen
+
+
+def _route_code(context: Any, lanes: _Lanes, signature: Any, arguments: Any, routed: Any) -> None:
+    grad, indices, place, cell, width, out, first, count = arguments[:8]
+    builder, n, kinds = lanes.builder, lanes.count, signature.args
+    stored = lanes.stored(count)
+    wholes, doubles = ir.VectorType(_INT64, n), ir.VectorType(_DOUBLE, n)
+    # As doubles, for which there are masked loads.
+    index = vector_load(builder, pointer(context, builder, kinds[1], indices, place), doubles, 8, stored)
+    own = builder.add(splat(builder, cell, wholes), ir.Constant(wholes, list(range(0, 2 * n, 2))))
+    distance = builder.sub(builder.bitcast(index, wholes), own)
+    one = ir.Constant(_INT64, 1)
+    cells = (ir.Constant(_INT64, 0), one, width, builder.add(width, one))
+    here = [builder.icmp_signed("==", distance, splat(builder, c, wholes)) for c in cells]
+    found = builder.or_(builder.or_(here[0], here[1]), builder.or_(here[2], here[3]))
+    if stored is not None:
+        found = builder.or_(found, builder.not_(stored))
+    bits = ir.IntType(n)
+    with builder.if_then(builder.icmp_unsigned("==", builder.bitcast(found, bits), ir.Constant(bits, -1))):
+        zero = ir.Constant(lanes.vector, [0.0] * n)
+        address = pointer(context, builder, kinds[0], grad, place)
+        # A sum from zero on has no negative zeros.
+        value = builder.fadd(vector_load(builder, address, lanes.vector, lanes.size, stored), zero)
+        parts = [builder.select(mask, value, zero) for mask in here]
+        order = ir.Constant(lanes.integers(2 * n), [i // 2 + i % 2 * n for i in range(2 * n)])
+        for line in range(2):
+            both = builder.shuffle_vector(parts[2 * line], parts[2 * line + 1], order)
+            start = builder.add(first, width) if line else first
+            two = ir.Constant(_INT64, 2)
+            lanes.store(both, pointer(context, builder, kinds[5], out, start), builder.mul(two, count))
+        builder.store(one, routed)
+
+
+@intrinsic
 def sum_cells(typingctx, x, first, count):
     """``sum of x[first : first + count]`` in float64, lanes first; at least one cell.
 

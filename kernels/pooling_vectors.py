@@ -22,6 +22,7 @@ from fastconv.kernels.pooling_lanes import (
     max_lanes,
     mean_lanes,
     pair_lanes,
+    route_lanes,
     sum_cells,
 )
 from fastconv.kernels.vectors import VECTOR_BYTES
@@ -141,12 +142,46 @@ def max_pool_pixels(
             )  # fmt: skip
 
 
+@inner
+def route_plane(grad_output, indices, grad_input, plane, windows, extents):
+    """Write the gradient of one plane, each cell once, where each window's lies among its own 2x2 cells.
+
+    Returns
+    -------
+    bool
+        Whether they all do; if not, some cells are unset.
+    """
+    line, height, width = extents
+    lanes, origin = VECTOR_BYTES // grad_output.itemsize, plane * height * width
+    for h in range(windows // line):
+        place, cell = plane * windows + h * line, 2 * h * width
+        for w in range(0, line, lanes):
+            count, first = line - w, cell + 2 * w
+            if not route_lanes(
+                grad_output, indices, place + w, first, width, grad_input, origin + first, count,
+                0 if count >= lanes else 1,
+            ):  # fmt: skip
+                return False
+        if 2 * line < width:
+            grad_input[origin + cell + width - 1] = 0
+            grad_input[origin + cell + 2 * width - 1] = 0
+    for cell in range(origin + windows // line * 2 * width, origin + height * width):
+        grad_input[cell] = 0
+    return True
+
+
 @jit
-def max_pool_backward_planes(grad_output, indices, grad_input, first_plane, stop_plane, windows, cells):
+def max_pool_backward_planes(
+    grad_output, indices, grad_input, first_plane, stop_plane, windows, cells, extents
+):  # fmt: skip
     """`pooling.max_pool_backward` of contiguous planes, into an array that need not be zero.
 
-    Planes are zeroed just before they are added to, some at a time, so that they are in a near cache: all
-    zeros first would be another trip to memory.
+    Windows of 2x2 cells side by side write each cell once, as far as there are such planes: beside sums 1.4
+    times as fast for (8, 64, 56, 56), 1.5 for (8, 64, 112, 112), 1.1 with lines of 12 windows and 0.93 of 7
+    (AMD EPYC 9004, in C).
+
+    Other planes are zeroed just before they are added to, some at a time, so that they are in a near cache:
+    all zeros first would be another trip to memory.
 
     Parameters
     ----------
@@ -156,13 +191,20 @@ def max_pool_backward_planes(grad_output, indices, grad_input, first_plane, stop
         Written.
     first_plane, stop_plane : int
     windows, cells : int
-        Extents of a plane of ``grad_output`` and of ``grad_input``.
+        Of a plane of ``grad_output`` and of ``grad_input``.
+    extents : tuple of three int
+        Windows of a line, and height and width of ``grad_input``, where windows may be such; else zeros.
 
     Returns
     -------
     int
         How many indices were outside the plane (nothing is written for those).
     """
+    if extents[0] > 0:
+        while first_plane < stop_plane and route_plane(
+            grad_output, indices, grad_input, first_plane, windows, extents
+        ):
+            first_plane += 1
     outside = 0
     together = max(1, ZEROED_BYTES // (cells * grad_input.itemsize))
     ahead = 4 * max(1, cells // windows)

@@ -153,6 +153,52 @@ def test_indices_of_any_order(windows, layout):
         )
 
 
+# Where an index may go instead of its window: a huge one looks right to whoever reads half of it.
+MOVES = {
+    "nowhere": lambda index, width: -1,
+    "first": lambda index, width: 0,
+    "left": lambda index, width: max(0, index - 1),
+    "right": lambda index, width: index + 1,
+    "down": lambda index, width: index + width,
+    "far": lambda index, width: index + 2**32,
+    "lowest": lambda index, width: -(2**62),
+}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("height", [4, 5])
+def test_windows_of_two_by_two_cells(height, dtype):
+    """Each cell is written once as long as every gradient stays in its window; then gradients are added."""
+    lanes = VECTOR_BYTES // np.dtype(dtype).itemsize
+
+    @given(
+        st.integers(2 * lanes, 6 * lanes + 1),
+        st.none() | st.tuples(st.integers(0, 99), st.sampled_from(list(MOVES))),
+    )
+    @examples(50)
+    def every(width, moved):
+        rng = np.random.default_rng(width)
+        x = integers(rng, (2, 2, height, width), dtype)
+        y, i = fastconv.max_pool2d(x, 2, return_indices=True)
+        dy = integers(rng, y.shape, dtype)
+        dy[dy == 0] = -0.0  # of which a sum makes 0.0
+        outside = False
+        if moved is not None:
+            flat, place = i.reshape(-1), moved[0] * (i.size - 1) // 99
+            flat[place] = MOVES[moved[1]](int(flat[place]), width)
+            outside = not -1 <= flat[place] < height * width
+        routed, places = np.where(i < 0, 0, dy), np.where(i < 0, 0, i)
+        if outside:
+            with pytest.raises(ValueError, match=r"^indices must be from 0 to \d+, got 1 outside that"):
+                fastconv.max_pool2d_backward(dy, i, x.shape)
+            return
+        dx = fastconv.max_pool2d_backward(dy, i, x.shape)
+        np.testing.assert_array_equal(dx, ref_max_pool_backward(routed, places, x.shape[2:]))
+        assert not np.signbit(dx[dx == 0]).any()
+
+    every()
+
+
 # --- the kernels themselves ------------------------------------------------------------------------------
 
 
@@ -206,12 +252,24 @@ def test_gradients_of_maxima_stay_in_their_buffers(dtype):
     x = integers(np.random.default_rng(0), (2, 70, 6, 7), dtype)
     y, i = fastconv.max_pool2d(x, 3, 2, 1, return_indices=True)
     arrays = [before_a_wall(array) for array in (y, i, x)]
-    assert vectors.max_pool_backward_planes(*arrays, 3, 140, 12, 42) == 0
-    assert vectors.max_pool_backward_planes(*arrays, 0, 3, 12, 42) == 0
+    assert vectors.max_pool_backward_planes(*arrays, 3, 140, 12, 42, (0, 0, 0)) == 0
+    assert vectors.max_pool_backward_planes(*arrays, 0, 3, 12, 42, (0, 0, 0)) == 0
     expected = np.zeros(x.shape, dtype)
     five = (y[:, :, None], i[:, :, None], expected[:, :, None])
     assert kernels.max_pool_backward(*five, 0, 140) == 0
     np.testing.assert_array_equal(arrays[2].reshape(x.shape), expected)
+    wide = integers(np.random.default_rng(0), (2, 3, 5, 4 * VECTOR_BYTES // x.itemsize + 7), dtype)
+    z, i_wide = fastconv.max_pool2d(wide, 2, return_indices=True)
+    arrays, (lines, windows), cells = (
+        [before_a_wall(a) for a in (z, i_wide, wide)],
+        z.shape[2:],
+        wide[0, 0].size,
+    )
+    for first, stop in ((4, 6), (0, 4)):
+        sizes = (first, stop, lines * windows, cells, (windows, *wide.shape[2:]))
+        assert vectors.max_pool_backward_planes(*arrays, *sizes) == 0
+    expected_wide = ref_max_pool_backward(z, i_wide, wide.shape[2:])
+    np.testing.assert_array_equal(arrays[2].reshape(wide.shape), expected_wide)
     last = [before_a_wall(to_layout(array, "NHWC")) for array in (y, i, x)]
     assert vectors.max_pool_backward_pixels(*last, 0, 6, 30, 70, 12, 42) == 0
     np.testing.assert_array_equal(last[2].reshape(2, 6, 7, 70), to_layout(expected, "NHWC"))

@@ -42,6 +42,44 @@ else:
     TAPS_OF = {1: 6, 2: 4, 3: 3, 4: 2, 5: 1, 6: 1, 7: 1, 8: 1}
 
 
+# What a pass knows before it sees data is one array of int64 numbers: Numba looks at each argument of a call,
+# 0.05 us for a number and 0.2 us for an array or a tuple. First come these numbers, then the box, of three
+# rows: extents of one phase of the grid, where it begins in the image, and the stride.
+GROUPS, FILTER_STRIDE, CHANNEL_STRIDE, DIRECT, SEVERAL, BLOCK, STEP, OFFSETS, PHASES, SEGMENTS = range(10)
+BOX, HEAD = 10, 19
+# Numbers of a job: from and up to which image, group and filter of each group.
+JOB = 6
+
+
+def pass_table(numbers: dict[int, int], box: Any, offsets: Any, phases: Any, segments: Any, jobs: Any) -> Any:
+    """The numbers of a pass, for `convolve_lines` and `sum_lines`.
+
+    Parameters
+    ----------
+    numbers : dict
+        ``GROUPS``; ``FILTER_STRIDE`` and ``CHANNEL_STRIDE`` as in `pack_blocks`; ``DIRECT``, 0 where the
+        sources are grids, else the cells from an image's first one to behind the last one that whole vectors
+        read; ``SEVERAL`` images at a time; ``BLOCK`` filters and ``STEP`` segments, or taps, of a tile.
+    box : int64 array (3, 3)
+    offsets : int64 array (channels of a group * taps,)
+        In cells of the source; for sums padded to whole tiles with any of them.
+    phases : int64 array (phases, 3)
+    segments : int64 array (several * segments of an image, 3)
+        Rows (where in the source, where in the output of one filter, lanes).
+    jobs : sequence of ((from, to) images, (from, to) groups, (from, to) filters of each group)
+
+    Returns
+    -------
+    int64 array
+    """
+    counts = {OFFSETS: len(offsets), PHASES: len(phases), SEGMENTS: len(segments)}
+    head = np.zeros(BOX, np.int64)
+    for place, number in (numbers | counts).items():
+        head[place] = number
+    parts = (np.asarray(part, np.int64) for part in (box, offsets, phases, segments, jobs))
+    return np.concatenate([head, *(np.ravel(part) for part in parts)])
+
+
 def _float_vector(array_type: Any) -> tuple[Any, int]:
     """The vector of an array's elements, and the bytes of one."""
     size = array_type.dtype.bitwidth // 8
@@ -414,6 +452,22 @@ def sum_some(block, packed, x, first_x, offsets, first_tap, segments, count, til
 
 
 @inner
+def parts_of(table):
+    """Views of a `pass_table`: the box, offsets, phases, and where the segments begin."""
+    box = table[BOX:HEAD].reshape(3, 3)
+    phases = HEAD + table[OFFSETS]
+    segments = phases + 3 * table[PHASES]
+    return box, table[HEAD:phases], table[phases:segments].reshape(table[PHASES], 3), table[segments:]
+
+
+@inner
+def job_of(table, job):
+    """From and up to which image, group, and filter of each group."""
+    n = HEAD + table[OFFSETS] + 3 * table[PHASES] + 3 * table[SEGMENTS] + JOB * job
+    return (table[n], table[n + 1]), (table[n + 2], table[n + 3]), (table[n + 4], table[n + 5])
+
+
+@inner
 def all_finite(array):
     """Whether every cell of a 1-D array is finite."""
     broken = False
@@ -511,10 +565,7 @@ def take_images(x, flat, first_image, count, group, channels, direct, box, phase
 
 
 @jit
-def convolve_lines(
-    x, w, filter_stride, channel_stride, bias, out, groups, offsets, segments, box, phases, direct, several,
-    block, step, images, some_groups, filters,
-):  # fmt: skip
+def convolve_lines(x, w, bias, out, table, job):
     """Convolve some images, groups and filters of each; returns whether all weights are finite.
 
     Parameters
@@ -522,35 +573,26 @@ def convolve_lines(
     x : float array (N, C, D, H, W), C-contiguous
     w : float array, C-contiguous
         The weights of all groups.
-    filter_stride, channel_stride : int
-        As in `pack_blocks`.
     bias : float array (K,), or of size 0
     out : float array (N, K, OD, OH, OW), C-contiguous
-    groups : int
-    offsets : int64 array (channels of a group * taps,)
-        In cells of the source.
-    segments : int64 array (several * segments of an image, 3)
-        Rows (where in the source, where in the output of one filter, lanes).
-    box, phases : int64 arrays
-        As in `fill_image`.
-    direct : int
-        0 where the sources are grids; else the cells from an image's first one to behind the last one that
-        whole vectors read.
-    several : int
-        So many images share tiles, so that few tiles are not full.
-    block, step : int
-        Filters and segments of a tile.
-    images, some_groups, filters : tuple of two int
-        From and up to which; filters are those of each group.
+    table : int64 array
+        From `pass_table`. So many images as it names share tiles, so that few tiles are not full.
+    job : int
+        Which of the table's.
     """
+    box, offsets, phases, segments = parts_of(table)
+    images, some_groups, filters = job_of(table, job)
+    groups, several, block, step, direct = (
+        table[GROUPS], table[SEVERAL], table[BLOCK], table[STEP], table[DIRECT]
+    )  # fmt: skip
     weights, flat, target = w.reshape(w.size), x.reshape(x.size), out.reshape(out.size)
-    table = segments.reshape(segments.size)
     channels, group_filters = x.shape[1] // groups, out.shape[1] // groups
     plane = out.shape[2] * out.shape[3] * out.shape[4]
     count = filters[1] - filters[0]
     blocks = -(-count // block)
     packed = np.empty((groups, blocks, len(offsets), block), w.dtype)
-    pack_blocks(weights, filter_stride, channel_stride, channels, len(offsets) // channels, filters, packed)
+    strides = table[FILTER_STRIDE], table[CHANNEL_STRIDE]
+    pack_blocks(weights, strides[0], strides[1], channels, len(offsets) // channels, filters, packed)
     rows = packed.reshape(packed.size)
     added = np.zeros(blocks * block, w.dtype)
     cells = x.size // x.shape[0] if direct else channels * len(phases) * box[0, 0] * box[0, 1] * box[0, 2]
@@ -558,10 +600,10 @@ def convolve_lines(
     tail = np.zeros(3 * step, np.int64)
     for first_image in range(images[0], images[1], several):
         taken = min(several, images[1] - first_image)
-        present = len(segments) // several * taken
+        present = table[SEGMENTS] // several * taken
         whole = present // step * step
         for i in range(3 * step):  # rows without lanes fill the last tile
-            tail[i] = table[3 * whole + i] if 3 * whole + i < 3 * present else 0
+            tail[i] = segments[3 * whole + i] if 3 * whole + i < 3 * present else 0
         for group in range(some_groups[0], some_groups[1]):
             start = take_images(x, flat, first_image, taken, group, channels, direct, box, phases, memory)
             source, start = (memory, 0) if start < 0 else (flat, start)
@@ -577,8 +619,8 @@ def convolve_lines(
                     first = row + tap * block
                     for s in range(0, whole, step):
                         multiply_some(
-                            block, rows, first, source, start, offsets, tap, taps, table, s, added, k, target,
-                            cell, plane, count - k,
+                            block, rows, first, source, start, offsets, tap, taps, segments, s, added, k,
+                            target, cell, plane, count - k,
                         )  # fmt: skip
                     if whole < present:
                         multiply_some(
@@ -589,10 +631,7 @@ def convolve_lines(
 
 
 @jit
-def sum_lines(
-    dy, x, sums, groups, offsets, segments, box, phases, direct, several, block, step, images, some_groups,
-    filters,
-):  # fmt: skip
+def sum_lines(dy, x, sums, table, job):
     """The gradient of some filters of some groups, from some images; returns whether all of it is finite.
 
     Where it is not, zeros have met cells that are not finite: it is then to be computed in another way.
@@ -603,20 +642,18 @@ def sum_lines(
     x : float array (N, C, D, H, W), C-contiguous
     sums : float array (groups, filters, taps), C-contiguous
         Written: for the groups and filters that are asked for.
-    groups : int
-    offsets : int64 array (channels of a group * taps,)
-        Padded to whole tiles with any of them.
-    segments, box, phases, direct
-        As in `convolve_lines`.
-    several : int
-        So many images are summed at a time: they and their gradients stay in a near cache.
-    block, step : int
-        Filters and taps of a tile.
-    images, some_groups, filters : tuple of two int
-        As in `convolve_lines`.
+    table : int64 array
+        From `pass_table`. So many images as it names are summed at a time: they and their gradients stay in a
+        near cache.
+    job : int
+        Which of the table's.
     """
+    box, offsets, phases, segments = parts_of(table)
+    images, some_groups, filters = job_of(table, job)
+    groups, several, block, step, direct = (
+        table[GROUPS], table[SEVERAL], table[BLOCK], table[STEP], table[DIRECT]
+    )  # fmt: skip
     flat, gradient = x.reshape(x.size), dy.reshape(dy.size)
-    table = segments.reshape(segments.size)
     channels, group_filters = x.shape[1] // groups, dy.shape[1] // groups
     plane = dy.shape[2] * dy.shape[3] * dy.shape[4]
     lanes = VECTOR_BYTES // x.itemsize
@@ -624,22 +661,22 @@ def sum_lines(
     memory = np.zeros(several * cells + lanes, x.dtype)
     tile = np.empty(block * step + lanes, x.dtype)
     # Aligned to vectors: loads that split a cache line run at half the speed.
-    packed = np.empty((len(segments) * block + 1) * lanes, x.dtype)
+    packed = np.empty((table[SEGMENTS] * block + 1) * lanes, x.dtype)
     packed = packed[-(packed.ctypes.data // x.itemsize) % lanes :]
     sums[some_groups[0] : some_groups[1], filters[0] : filters[1]] = 0
     finite = True
     for first_image in range(images[0], images[1], several):
         taken = min(several, images[1] - first_image)
-        present = len(segments) // several * taken
+        present = table[SEGMENTS] // several * taken
         for group in range(some_groups[0], some_groups[1]):
             start = take_images(x, flat, first_image, taken, group, channels, direct, box, phases, memory)
             source, start = (memory, 0) if start < 0 else (flat, start)
             for k in range(filters[0], filters[1], block):
                 some = min(block, filters[1] - k)
                 cell = (first_image * dy.shape[1] + group * group_filters + k) * plane
-                pack_some(block, gradient, cell, plane, table, present, some, packed)
+                pack_some(block, gradient, cell, plane, segments, present, some, packed)
                 for q in range(0, len(offsets), step):
-                    sum_some(block, packed, source, start, offsets, q, table, present, tile)
+                    sum_some(block, packed, source, start, offsets, q, segments, present, tile)
                     for m in range(some):
                         for t in range(min(step, sums.shape[2] - q)):
                             sums[group, k + m, q + t] += tile[m * step + t]

@@ -49,6 +49,9 @@ FEW_IMAGES, LONG_LINE, LONG = 4, 2**12, 2**14
 # Images that backward-weight sums at a time, with their gradients: about what L1 holds.
 SUM_BYTES = 48 * 2**10
 
+# From and up to which image, group, and filter of each group.
+Part = tuple[Range, Range, Range]
+
 
 def _block(filters: int) -> int:
     """Filters of a tile: blocks as equal as can be."""
@@ -79,7 +82,7 @@ class _Tables:
         direct = grid == sources and c.stride == (1, 1, 1) and not any(axis.lowest for axis in c.axes)
         self.offsets = c.offsets_in((c.channels, 1 if direct else len(c.phases), *grid))
         self.box = np.array([grid, [axis.lowest for axis in c.axes], c.stride], np.int64)
-        self.phases = c.phases
+        self.groups, self.phases = c.groups, c.phases
         self.lanes = VECTOR_BYTES // c.itemsize
         self.image = self._segments(c.extent, grid)
         # Cells of one image's source, and of its output.
@@ -103,6 +106,20 @@ class _Tables:
         distances = np.array([self.cells, self.outputs, 0])
         return np.concatenate([self.image + n * distances for n in range(images)])
 
+    def of_pass(
+        self, strides: dict[int, int], several: int, block: int, step: int, jobs: list[Part]
+    ) -> Array:
+        """All numbers of a pass that takes several images at a time, in tiles of a block and a step."""
+        numbers = {
+            kernels.GROUPS: self.groups,
+            kernels.DIRECT: self.direct,
+            kernels.SEVERAL: several,
+            kernels.BLOCK: block,
+            kernels.STEP: step,
+        }
+        segments = self.segments(several)
+        return kernels.pass_table(numbers | strides, self.box, self.offsets, self.phases, segments, jobs)
+
 
 class _Pass:
     """One correlation of all images: the arguments of `convolve_lines` that do not depend on the data."""
@@ -113,35 +130,24 @@ class _Pass:
         step = kernels.SEGMENTS_OF[block]
         # At least eight tiles at a time: the last one is seldom full.
         several = max(1, min(c.batch, ceil_div(8 * step, len(tables.image))))
-        self.strides = filter_stride, channel_stride
-        self.tables = (
-            c.groups,
-            tables.offsets,
-            tables.segments(several),
-            tables.box,
-            tables.phases,
-            tables.direct,
-            several,
-            block,
-            step,
-        )
         self.scratch = several * tables.cells + c.groups * (c.filters + block) * len(tables.offsets)
-        self.jobs = _jobs(c, block, several, _wanted(c))
+        jobs = _jobs(c, block, several, _wanted(c))
+        self.jobs = len(jobs)
+        strides = {kernels.FILTER_STRIDE: filter_stride, kernels.CHANNEL_STRIDE: channel_stride}
+        self.table = tables.of_pass(strides, several, block, step, jobs)
         self.no_bias = np.empty(0, np.float32 if c.itemsize == 4 else np.float64)
 
     def run(self, x: Array, w: Array, bias: Array | None, out: Array) -> bool:
         """Write all of ``out``; returns whether the weights are finite."""
         added = self.no_bias if bias is None else bias
-        if len(self.jobs) == 1:
-            return kernels.convolve_lines(x, w, *self.strides, added, out, *self.tables, *self.jobs[0])
+        if self.jobs == 1:
+            return kernels.convolve_lines(x, w, added, out, self.table, 0)
         finite = []
 
         def job(i: int) -> None:
-            finite.append(
-                kernels.convolve_lines(x, w, *self.strides, added, out, *self.tables, *self.jobs[i])
-            )
+            finite.append(kernels.convolve_lines(x, w, added, out, self.table, i))
 
-        run_jobs(len(self.jobs), lambda: job)
+        run_jobs(self.jobs, lambda: job)
         return all(finite)
 
 
@@ -151,7 +157,7 @@ def _wanted(c: Correlation) -> int:
     return wanted_jobs(work)
 
 
-def _jobs(c: Correlation, block: int, several: int, wanted: int) -> list[tuple[Range, Range, Range]]:
+def _jobs(c: Correlation, block: int, several: int, wanted: int) -> list[Part]:
     """(images, groups, filters of each): groups, and then filters, are parted where images are too few."""
     image_step = ceil_div(max(1, ceil_div(c.batch, wanted)), several) * several
     wanted = ceil_div(wanted, max(1, ceil_div(c.batch, image_step)))
@@ -171,23 +177,13 @@ class _WeightPass:
 
     def __init__(self, c: Correlation) -> None:
         tables = _Tables(c)
-        self.shape = (c.groups, c.filters, len(tables.offsets))
+        taps = len(tables.offsets)
+        self.shape = (c.groups, c.filters, taps)
         block = _block(c.filters)
         step = kernels.TAPS_OF[block]
-        padding = np.zeros(-len(tables.offsets) % step, np.int64)
+        tables.offsets = np.append(tables.offsets, np.zeros(-taps % step, np.int64))
         near = tables.cells // c.groups + len(tables.image) * block * tables.lanes
         several = max(1, min(c.batch, SUM_BYTES // (near * c.itemsize)))
-        self.tables = (
-            c.groups,
-            np.concatenate([tables.offsets, padding]),
-            tables.segments(several),
-            tables.box,
-            tables.phases,
-            tables.direct,
-            several,
-            block,
-            step,
-        )
         room = PARTS_BYTES // (prod(self.shape) * c.itemsize)
         jobs = _jobs(c, block, several, min(_wanted(c), max(JOBS, room)))
         # Parts of the sum, each with a gradient of its own, while these are small.
@@ -195,26 +191,27 @@ class _WeightPass:
         if self.parts * prod(self.shape) * c.itemsize > PARTS_BYTES:
             self.parts = 1
             jobs = [((0, c.batch), groups, filters) for images, groups, filters in jobs if images[0] == 0]
-        self.jobs = jobs
+        self.jobs = len(jobs)
+        self.table = tables.of_pass({}, several, block, step, jobs)
         partial = self.parts * prod(self.shape) if self.parts > 1 else 0
         self.scratch = partial + several * (near + tables.cells)
 
     def run(self, dy: Array, x: Array, dw: Array) -> bool:
         """Write all of ``dw``; returns False where that is not possible, since something is not finite."""
         result = dw.reshape(self.shape)
-        if len(self.jobs) == 1:
-            return kernels.sum_lines(dy, x, result, *self.tables, *self.jobs[0])
-        if not self.jobs:
+        if self.jobs == 1:
+            return kernels.sum_lines(dy, x, result, self.table, 0)
+        if self.jobs == 0:
             dw[...] = 0
             return True
         partial = np.empty((self.parts, *self.shape), dw.dtype) if self.parts > 1 else result[np.newaxis]
         finite = []
-        each = len(self.jobs) // self.parts
+        each = self.jobs // self.parts
 
         def job(i: int) -> None:
-            finite.append(kernels.sum_lines(dy, x, partial[i // each], *self.tables, *self.jobs[i]))
+            finite.append(kernels.sum_lines(dy, x, partial[i // each], self.table, i))
 
-        run_jobs(len(self.jobs), lambda: job)
+        run_jobs(self.jobs, lambda: job)
         if self.parts > 1:
             add_parts(partial, result)
         return all(finite)

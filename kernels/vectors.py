@@ -41,6 +41,9 @@ def vector_bits() -> int:
 
 VECTOR_BITS = vector_bits()
 VECTOR_BYTES = VECTOR_BITS // 8
+# Whether the processor multiplies the two halves of a vector one after the other, as AMD's Zen 4 does. Its
+# additions have units of their own, so that transforms, which are additions, cost little beside products.
+IN_HALVES = VECTOR_BITS == 512 and (numba.config.CPU_NAME or llvm.get_host_cpu_name()) == "znver4"
 # Filters and vectors of pixels of a full tile: 24 accumulators in 32 registers, or 12 in 16.
 FILTERS = 8 if VECTOR_BITS == 512 else 4
 VECTORS = 3

@@ -15,6 +15,7 @@ from fastconv.algorithms.virtual import Virtual
 from fastconv.algorithms.winograd import Winograd
 from fastconv.arguments import Array, must_be
 from fastconv.geometry import Geometry
+from fastconv.kernels.vectors import IN_HALVES
 
 Pass: TypeAlias = Literal["forward", "backward_input", "backward_weight"]
 PASSES: tuple[Pass, ...] = get_args(Pass)
@@ -52,10 +53,11 @@ class Algorithm(Protocol):
         """Write the whole of ``dw``."""
 
 
+# Bundles serve one vector of channels, which minimal filtering does where additions cost little
+# (see `Winograd.why_slow`).
 ALGORITHMS: tuple[type[Algorithm], ...] = (
-    Bundles,
+    *((Winograd, Bundles) if IN_HALVES else (Bundles, Winograd)),
     Lattice,
-    Winograd,
     Grouped,
     Lines,
     Pointwise,

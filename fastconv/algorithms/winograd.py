@@ -54,7 +54,7 @@ from fastconv.geometry import Geometry
 from fastconv.kernels import filters as transforms
 from fastconv.kernels import winograd as kernels
 from fastconv.kernels.panels import ROWS
-from fastconv.kernels.vectors import VECTOR_BYTES
+from fastconv.kernels.vectors import IN_HALVES, VECTOR_BYTES
 from fastconv.threads import Job, get_num_threads, run_jobs
 
 if TYPE_CHECKING:
@@ -449,6 +449,7 @@ class Winograd:
         g = geometry
         least, sums = min(g.channels, g.filters) // g.groups, which == "backward_weight"
         lanes, seen = VECTOR_BYTES // g.compute_dtype.itemsize, g.batch * g.pixels
+        halves = IN_HALVES and g.compute_dtype.itemsize == 4
         if g.kernel[1] == 1:
             most = max(g.channels, g.filters) // g.groups
             if g.kernel[2] > 3 or g.dilation[2] > 1:
@@ -461,6 +462,7 @@ class Winograd:
             return None
         if g.one_plane:
             narrow = g.channels_last or (sums and g.kernel[1] * g.kernel[2] == 9)
+            narrow = narrow or (halves and 4 * least >= 3 * lanes * ceil_div(least, lanes))
             few = least < (lanes if narrow else 2 * lanes) or (g.groups > 1 and least == lanes)
             if g.multiplications < SHORT:
                 return "the transforms of the filters are much of so little work"
@@ -490,6 +492,8 @@ class Winograd:
             alone = g.groups == 1 and g.compute_dtype.itemsize == 4
             if sums and (seen < MANY_PIXELS or least < (32 if wide and alone else 64)):
                 return "the sums at the points are much of so little work"
+            if not sums and halves and least == lanes:
+                return "few channels or filters leave vectors empty, and lattices apart in memory"
             if not sums and g.output[1] * g.output[2] < lattices * MANY_CELLS:
                 return "the filters are much of the work of small lattices"
             if not g.channels_last and ((least < 64 and not sums) or not _turned_bytes(g)):

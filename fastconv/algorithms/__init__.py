@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal, Protocol, TypeAlias, get_args
 
 from fastconv.algorithms.bundles import Bundles
+from fastconv.algorithms.costs import cheaper
 from fastconv.algorithms.direct import Direct
 from fastconv.algorithms.grouped import Grouped
 from fastconv.algorithms.im2col import Im2col
@@ -76,11 +77,9 @@ def choose(geometry: Geometry, which: Pass, wanted: str) -> type[Algorithm] | st
         If there is none of that name.
     """
     if wanted == "auto":
-        return next(
-            algorithm
-            for algorithm in ALGORITHMS
-            if algorithm.why_not(geometry, which) is None and algorithm.why_slow(geometry, which) is None
-        )
+        serving = [algorithm for algorithm in ALGORITHMS if algorithm.why_not(geometry, which) is None]
+        chosen = next(algorithm for algorithm in serving if algorithm.why_slow(geometry, which) is None)
+        return cheaper(chosen, serving, geometry, which)
     for algorithm in ALGORITHMS:
         if algorithm.name == wanted:
             return algorithm.why_not(geometry, which) or algorithm

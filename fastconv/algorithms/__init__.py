@@ -77,9 +77,12 @@ def choose(geometry: Geometry, which: Pass, wanted: str) -> type[Algorithm] | st
         If there is none of that name.
     """
     if wanted == "auto":
-        serving = [algorithm for algorithm in ALGORITHMS if algorithm.why_not(geometry, which) is None]
-        chosen = next(algorithm for algorithm in serving if algorithm.why_slow(geometry, which) is None)
-        return cheaper(chosen, serving, geometry, which)
+        by_rule = next(
+            algorithm
+            for algorithm in ALGORITHMS
+            if algorithm.why_not(geometry, which) is None and algorithm.why_slow(geometry, which) is None
+        )
+        return cheaper(by_rule, ALGORITHMS, geometry, which)
     for algorithm in ALGORITHMS:
         if algorithm.name == wanted:
             return algorithm.why_not(geometry, which) or algorithm

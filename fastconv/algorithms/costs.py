@@ -38,10 +38,13 @@ if TYPE_CHECKING:
 # How many times as long as another an algorithm that the rules choose may be estimated to take: where the
 # table was fitted, and elsewhere; the second is that of groups.
 MARGIN, GROUP_MARGIN = (1.15, 1.15) if IN_HALVES else (1.3, 2.0)
+# Multiply-adds of the largest layer that was timed; what is larger is left to the rules.
+MEASURED = 2**34
 # By how much the estimates of `Im2col`, the least certain, are raised.
 CAUTION = 1.3
-# What takes groups one by one never replaces what was made for them: 512x7 in 32 groups would take twice the
-# time that it does by `Bundles`, whose estimate is too high there.
+# Estimates of `Bundles` are too high for the groups that they were made for: 512x7 in 32 groups would be left
+# to what takes groups one by one and twice the time; with the channels last, where they have kernels for
+# narrow groups, 64x46 in 8 groups to `Lines`, at 44 instead of 67 GF/s. So these are not asked.
 GROUP_BY_GROUP = ("direct", "winograd")
 # Of a vector's multiply-add beside one of 512 bits in halves: tiles of an AVX-512 Xeon run at 1.75 times the
 # speed, since they don't reach as much of its peak; AVX2 and SSE multiply twice a cycle, of full width.
@@ -167,22 +170,22 @@ def terms(geometry: Geometry, which: Pass) -> dict[str, float]:
     Parameters
     ----------
     geometry : Geometry
-        Of one group.
     which : str
         The pass.
 
     Returns
     -------
     dict of str to float
-        ``call``: 1. ``along_lines``, ``along_plane``, ``along_filters``, ``along_channels``: multiply-adds of
-        vectors that run along these, the last of which is not full (filters are what a pass writes the planes
-        of, channels what it reads); ``exact``: of vectors that are all full; ``strided``: those of a layer
-        with a stride; ``once``: vectors of pixels that are read for all filters together; ``thin``: elements
-        that a matrix product reads of its longer sides. ``source``, ``result``, ``weights``, ``columns``:
-        bytes; ``first``, ``last``: bytes of the first two with the channels first, and last. ``units``:
-        groups of an image and of a phase of the stride; ``lines`` of these; ``taps``: of each pixel.
-        ``apart``: elements that are read, or written, with a stride; ``spread``: cells of one group's
-        channels among those of others.
+        ``call``: 1. ``along_lines``, ``along_plane``, ``along_filters``, ``along_channels``,
+        ``along_groups``: multiply-adds of vectors that run along these, the last of which is not full
+        (filters of a group are what a pass writes the planes of, channels what it reads; groups are all of
+        its filters); ``exact``: of vectors that are all full; ``strided``: those of a layer with a stride;
+        ``once``: vectors of pixels that are read for all filters together; ``thin``: elements that a matrix
+        product reads of its longer sides. ``source``, ``result``, ``weights``, ``columns``: bytes;
+        ``first``, ``last``: bytes of the first two with the channels first, and last. ``units``: groups of
+        an image and of a phase of the stride; ``lines`` of these; ``taps``: of each pixel. ``apart``:
+        elements that are read, or written, with a stride; ``spread``: cells of one group's channels among
+        those of others.
     """
     g = geometry
     itemsize = g.compute_dtype.itemsize
@@ -237,9 +240,10 @@ def costs_of(geometry: Geometry, name: str) -> str:
 def estimates(geometry: Geometry, which: Pass) -> dict[str, float]:
     """Nanoseconds that a pass takes, for each row of the table.
 
-    There are none for depthwise layers, which were not drawn.
+    There are none for depthwise layers, which were not drawn, and for layers larger than any that was timed.
     """
-    if geometry.groups == geometry.channels == geometry.filters > 1 or geometry.multiplications == 0:
+    g = geometry
+    if g.groups == g.channels == g.filters > 1 or not 0 < g.multiplications < MEASURED:
         return {}
     counted = terms(geometry, which)
     found = {
@@ -252,17 +256,19 @@ def estimates(geometry: Geometry, which: Pass) -> dict[str, float]:
 
 
 def cheaper(
-    chosen: type[Algorithm], serving: Iterable[type[Algorithm]], geometry: Geometry, which: Pass
+    chosen: type[Algorithm], others: Iterable[type[Algorithm]], geometry: Geometry, which: Pass
 ) -> type[Algorithm]:
     """An algorithm estimated to take much less than the one that the rules have chosen, or that one."""
     found = estimates(geometry, which)
-    if chosen.name == "bundles" and geometry.groups > 1:
-        found = {row: time for row, time in found.items() if row not in GROUP_BY_GROUP}
-    estimated = {
-        algorithm: found[row] for algorithm in serving if (row := costs_of(geometry, algorithm.name)) in found
-    }
-    if chosen not in estimated:
+    own = costs_of(geometry, chosen.name)
+    bundled = chosen.name == "bundles" and geometry.groups > 1
+    if own not in found or (bundled and geometry.channels_last):
         return chosen
-    fastest = min(estimated, key=estimated.__getitem__)
-    margin = GROUP_MARGIN if geometry.groups > 1 else MARGIN
-    return fastest if estimated[chosen] > margin * estimated[fastest] else chosen
+    least = found[own] / (GROUP_MARGIN if geometry.groups > 1 else MARGIN)
+    estimated = {
+        algorithm: found[row]
+        for algorithm in others
+        if (row := costs_of(geometry, algorithm.name)) in found and not (bundled and row in GROUP_BY_GROUP)
+    }
+    faster = sorted((a for a in estimated if estimated[a] < least), key=estimated.__getitem__)
+    return next((a for a in faster if a.why_not(geometry, which) is None), chosen)

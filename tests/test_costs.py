@@ -95,7 +95,6 @@ def test_auto_leaves_what_is_estimated_far_slower(which, monkeypatch):
         table = {name: {which: {"call": 1e9}} for name in costs.COSTS}
         table[by_rule.name] = {which: {"call": 1000.0 * ratio}}
         table[other.name] = {which: {"call": 1000.0}}
-        table["im2col"] = table.get("im2col") or {}
         monkeypatch.setattr(costs, "COSTS", table)
         monkeypatch.setattr(costs, "CAUTION", 1)
         assert algorithms.choose(layer, which, "auto") is expected

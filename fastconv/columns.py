@@ -22,7 +22,7 @@ from fastconv.arguments import (
     shaped,
     size,
 )
-from fastconv.buffers import new_result
+from fastconv.buffers import new_result, zeros
 from fastconv.geometry import Geometry, canonical_steps, conv_geometry, normal_form, read_only
 from fastconv.threads import run_ranges
 
@@ -181,7 +181,7 @@ def col2im(
     image_size = (batch, rows // taps, *extent)
     g = _one_filter_geometry(image_size, kernel, dilation, padding, stride, "output_size", values.dtype)
     shaped("columns", values, (batch, g.taps, g.pixels))
-    image = np.zeros(image_size, g.compute_dtype)
+    image = zeros(image_size, g.compute_dtype)
     source = read_only(values.astype(g.compute_dtype, copy=False))
     target = normal_form(image, False)
 

@@ -33,7 +33,7 @@ from fastconv.arguments import (
     size,
     whole_number,
 )
-from fastconv.buffers import new_result
+from fastconv.buffers import new_result, zeros
 from fastconv.geometry import layout_is_channels_last, read_only
 from fastconv.pool_passes import Planes, Pooling, avg_backward, avg_forward, max_backward, max_forward
 from fastconv.threads import run_ranges
@@ -258,7 +258,7 @@ def _max_unpool(
     shape = planes.size(leading, _unpooled(extent, kernel, steps, pads, output_size))
     addressable("output_size", shape, 8)
     dtype = _compute_dtype(x.dtype)
-    out = np.zeros(shape, dtype)
+    out = zeros(shape, dtype)
     source, where = read_only(planes.normal(x.astype(dtype, copy=False))), read_only(planes.normal(index))
     target = planes.normal(out)
 

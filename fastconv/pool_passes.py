@@ -16,7 +16,7 @@ import numpy as np
 
 from fastconv import kernels
 from fastconv.arguments import Array, Size
-from fastconv.buffers import new_result
+from fastconv.buffers import new_result, zeros
 from fastconv.geometry import channels_first_size, layout_size, normal_form, read_only
 from fastconv.kernels import pooling_vectors as vectors
 from fastconv.kernels.vectors import VECTOR_BYTES
@@ -351,7 +351,7 @@ def max_backward(dy: Array, indices: Array, planes: Planes, shape: Size) -> tupl
     (batch, channels), extent = planes.leading_and_extent(shape)
     visited = prod(shape) + 4 * dy.size
     if not (dy.flags.c_contiguous and indices.flags.c_contiguous):
-        dx = np.zeros(shape, dy.dtype)
+        dx = zeros(shape, dy.dtype)
         step = Step(kernels.max_pool_backward, batch * channels, visited)
         return dx, step.run(
             read_only(planes.normal(dy)), read_only(planes.normal(indices)), planes.normal(dx)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
@@ -13,7 +14,9 @@ from typing import NoReturn
 _DEMO_NEEDS = {"sklearn": "scikit-learn", "matplotlib": "matplotlib", "rich": "rich"}
 _NETS = ("s000", "s002", "s003", "s004")
 _WRONG_USE = 2
-_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+# 128 + the signal, as shells report it.
+_INTERRUPTED = 130  # SIGINT
+_CLOSED_PIPE = 141  # SIGPIPE
 
 
 class _Parser(argparse.ArgumentParser):
@@ -35,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     -------
     int
         The exit code: 0, 1 where a process of the warm-up ends early, 2 for a wrong option or file, 130 after
-        Ctrl-C.
+        Ctrl-C, 141 where nobody reads the output any more (``fastconv info | head -1``).
 
     Examples
     --------
@@ -46,19 +49,44 @@ def main(argv: Sequence[str] | None = None) -> int:
     0
     """
     try:
+        code = _run(argv)
+        print(end="", flush=True)  # so that a closed pipe is met here, not while Python ends
+        return code
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    except BrokenPipeError:
+        _leave_closed_pipes()
+        return _CLOSED_PIPE
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    try:
         options = _parser().parse_args(argv)
         command: Callable[[argparse.Namespace], None] = options.command
         command(options)
     except SystemExit as leaving:
         return leaving.code if isinstance(leaving.code, int) else 0
-    except KeyboardInterrupt:
-        return _INTERRUPTED
     return 0
 
 
+def _leave_closed_pipes() -> None:
+    """Turn what nobody reads to the null device: Python writes out what is left in its streams as it ends."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except BrokenPipeError:
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, stream.fileno())
+            os.close(null)
+
+
 def _parser() -> argparse.ArgumentParser:
+    from fastconv import __version__
+
     parser = _Parser(prog="fastconv", description="Convolution for NumPy, on the CPU.")
-    commands = parser.add_subparsers(metavar="command", required=True)
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    parser.set_defaults(command=lambda options: parser.print_help())
+    commands = parser.add_subparsers(metavar="command")
     _add_demo(commands)
     _add_bench(commands)
     _add_command(commands, "info", _info, "show the CPU, BLAS, threads and cache that fastconv uses")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from importlib.util import find_spec
 from pathlib import Path
@@ -159,7 +159,8 @@ def _add_bench(commands: argparse._SubParsersAction[_Parser]) -> None:
         "--rounds", type=_at_least(2), metavar="N", default=7, help="interleaved turns (default: %(default)s)"
     )
     add("--json", type=Path, metavar="FILE", help="write all results")
-    add("--plot", type=Path, metavar="FILE", help="draw a roofline and the ratios")
+    add("--plot", type=Path, metavar="FILE", help="draw how many times as fast each is, layer by layer")
+    add("--roofline", type=Path, metavar="FILE", help="draw rates beside what the machine could do")
 
 
 def _add_warmup(commands: argparse._SubParsersAction[_Parser]) -> None:
@@ -191,25 +192,27 @@ def _demo(options: argparse.Namespace) -> None:
         options.parser.error(f'the demo needs {", ".join(most)} and {last}: pip install "fastconv[demo]"')
     from fastconv.demo.data import DemoError
     from fastconv.demo.run import Options, run
+    from fastconv.outputs import OutputError
 
     wanted = {name: getattr(options, name) for name in Options.__dataclass_fields__}
     try:
         run(Options(**wanted))
-    except DemoError as error:
+    except (DemoError, OutputError) as error:
         options.parser.error(str(error))
 
 
 def _bench(options: argparse.Namespace) -> None:
-    needed = ("rich", "matplotlib") if options.plot else ("rich",)
+    needed = ("rich", "matplotlib") if options.plot or options.roofline else ("rich",)
     if any(find_spec(module) is None for module in needed):
         options.parser.error(f'the bench needs {" and ".join(needed)}: pip install "fastconv[bench]"')
     from fastconv.bench.cases import BenchError
     from fastconv.bench.command import Options, run
+    from fastconv.outputs import OutputError
 
     wanted = {name: getattr(options, name) for name in Options.__dataclass_fields__}
     try:
         run(Options(**wanted))
-    except BenchError as error:
+    except (BenchError, OutputError) as error:
         options.parser.error(str(error))
 
 
@@ -223,6 +226,7 @@ def _warmup(options: argparse.Namespace) -> None:
     from fastconv import warmup
     from fastconv.config import cache_path
     from fastconv.cores import usable_cores
+    from fastconv.progress import Progress
 
     labels = list(warmup.steps((options.dtype,) if options.dtype else warmup.DTYPES))
     processes = options.processes or usable_cores()
@@ -230,26 +234,17 @@ def _warmup(options: argparse.Namespace) -> None:
         print("no folder for compiled kernels can be written: they serve this process alone", file=sys.stderr)
         processes = 1
     try:
-        with closing(warmup.run(labels, processes)) as done:  # an interrupt ends the processes at once
-            if find_spec("rich") is None:
-                for number, label in enumerate(done, 1):
-                    print(f"{number}/{len(labels)} {label}", file=sys.stderr, flush=True)
-            else:
-                _show_bar(done, len(labels))
+        with (
+            closing(warmup.run(labels, processes)) as done,  # an interrupt ends the processes at once
+            Progress("compiled", len(labels)) as progress,
+        ):
+            for label in done:
+                progress.advance()
+                progress.under_way(label)
+                progress.tell(label)
     except warmup.WorkerError as error:
         options.parser.exit(1, f"{options.parser.prog}: error: {error}\n")
     print(f"compiled: {len(labels)} steps")
-
-
-def _show_bar(done: Iterable[str], total: int) -> None:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task("", total=total)
-        for label in done:
-            progress.update(task, description=label, advance=1)
 
 
 if __name__ == "__main__":

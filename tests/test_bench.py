@@ -7,6 +7,7 @@ import json
 import math
 import subprocess
 import sys
+from io import StringIO
 
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ from fastconv.bench.implementations import TABLE, Absent
 from fastconv.bench.runner import Bench, Result, Timing
 
 pytest.importorskip("rich")
-report = pytest.importorskip("fastconv.bench.report")
+from fastconv.bench import command, report
 
 LAYERS = [
     Layer("plain", 2, 3, 7, 6, 4, 3, 2),
@@ -73,7 +74,9 @@ def test_all_implementations_of_a_pass_agree(operation, layer, layout, dtype):
 @pytest.mark.parametrize("layer", POOLS, ids=lambda layer: layer.name)
 @pytest.mark.parametrize("operation", POOLING)
 def test_all_implementations_of_pooling_agree(operation, layer, layout):
-    assert "fastconv" in agreement(Case(operation, layer, "float32", layout))
+    results = agreement(Case(operation, layer, "float32", layout))
+    assert "fastconv" in results
+    assert ("numpy" in results) == (layout == "NCHW")
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -149,13 +152,44 @@ def test_a_suite_file_written_wrong(tmp_path, content, message):
         (["seeds", "--ours", "torch"], "--ours: 'torch' is none of fastconv"),
         (["seeds", "--passes", "sideways"], "--passes: 'sideways' is none of forward, input, weight"),
         (["seeds", "--json", "no/such/folder.json"], "the folder no/such does not exist"),
-        (["pooling", "--plot", "x.png"], "nothing to draw"),
+        (["seeds", "--json", "."], "is a folder"),
+        (["seeds", "--plot", "x.xyz"], "x.xyz: must end in one of"),
+        (["seeds", "--plot", "no/such/x.png"], "the folder no/such does not exist"),
+        (["seeds", "--roofline", "x.xyz"], "x.xyz: must end in one of"),
+        (["pooling", "--plot", "x.png"], "nothing to draw: --plot"),
+        (["start", "--roofline", "x.png"], "nothing to draw: --roofline"),
         (["seeds", "--rounds", "1"], "must be a whole number of at least 2"),
     ],
 )
-def test_wrong_options_are_one_line(arguments, message, capsys):
+def test_wrong_options_are_one_line(arguments, message, capsys, monkeypatch):
+    refuses(monkeypatch, capsys, arguments, message)
+
+
+@pytest.mark.parametrize(
+    ("peers", "missing", "message"),
+    [
+        ("torch", ["torch"], "not installed: torch (pip install torch)"),
+        ("onnxruntime", ["onnx"], "not installed: onnx (pip install onnx)"),
+        ("torch,openvino", ["openvino", "onnx"], "not installed: openvino, onnx (pip install openvino onnx)"),
+    ],
+)
+def test_peers_that_are_missing_are_one_line(peers, missing, message, capsys, monkeypatch):
+    monkeypatch.setattr(command, "find_spec", lambda name: None if name in missing else True)
+    refuses(monkeypatch, capsys, ["seeds", "--against", peers], f"--against: {message}")
+
+
+def test_a_file_that_may_not_be_written_is_one_line(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # root may write anywhere
+    path = tmp_path / "results.json"
+    refuses(monkeypatch, capsys, ["seeds", "--json", str(path)], f"{path}: may not be written")
+
+
+def refuses(monkeypatch, capsys, arguments, message):
+    """The command ends with code 2 and one line, before a process is started."""
+    monkeypatch.setattr("subprocess.Popen", None)
     assert cli.main(["bench", *arguments]) == 2
-    error = capsys.readouterr().err
+    out, error = capsys.readouterr()
+    assert out == ""
     assert error.startswith("fastconv bench: error: ")
     assert message in error
     assert error.count("\n") == 1
@@ -163,13 +197,18 @@ def test_wrong_options_are_one_line(arguments, message, capsys):
 
 def test_a_short_run_from_end_to_end(tmp_path):
     pytest.importorskip("matplotlib")
-    found, picture = tmp_path / "results.json", tmp_path / "results.png"
-    command = [sys.executable, "-m", "fastconv.cli", "bench", "2x2x8x8-3k3x3p1", "--against", "numpy"]
-    options = ["--rounds", "2", "--json", str(found), "--plot", str(picture)]
-    done = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
+    found, pictures = tmp_path / "results.json", [tmp_path / "results.png", tmp_path / "roofline.png"]
+    run = [sys.executable, "-m", "fastconv.cli", "bench", "2x2x8x8-3k3x3p1", "--against", "numpy"]
+    drawn = ["--plot", str(pictures[0]), "--roofline", str(pictures[1])]
+    options = ["--rounds", "2", "--json", str(found), *drawn]
+    done = subprocess.run([*run, *options], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+    lines = done.stderr.splitlines()
+    assert [line.partition(":")[0] for line in lines] == ["timed"] * 3
+    for number, (operation, line) in enumerate(zip(PASSES, lines, strict=True), 1):
+        assert line.startswith(f"timed: {number}/3, 2x2x8x8-3k3x3p1 {operation}: fastconv ")
     assert "against numpy: geometric mean" in done.stdout
-    assert picture.stat().st_size > 10_000
+    assert all(picture.stat().st_size > 10_000 for picture in pictures)
     content = json.loads(found.read_text())
     assert [row["case"]["operation"] for row in content["results"]] == list(PASSES)
     assert all(set(row["seconds"]) == {"fastconv", "numpy"} for row in content["results"])
@@ -198,6 +237,22 @@ def test_the_sums_under_a_table():
         "against torch: geometric mean 1.00, worst 0.50 (layer 1)",
         "against numpy: geometric mean 4.00, worst 2.00 (layer 1)",
     ]
+
+
+def test_a_table_has_milliseconds_and_rates():
+    case = Case("forward", Layer("3x3", 1, 64, 58, 58, 64, 3, 3))  # 2 * 64 * 56 * 56 * 64 * 9 operations
+    row = Result(case, {"fastconv": Timing([0.002]), "numpy": Timing([0.0125])}, {}, 100.0)
+    console = report.Output(width=200, record=True, file=StringIO())
+    report.print_tables(console, [row])
+    (line,) = (line for line in console.export_text().splitlines() if "│ 3x3" in line)
+    cells = [cell.strip() for cell in line.strip("│").split("│")]
+    assert cells == ["3x3", "2.000 ±0%", "115.6", "12.500 ±0%", "18.5", "116", "6.25 (numpy)"]
+    assert report.milliseconds(row) == "fastconv 2.000 ms, numpy 12.500 ms"
+
+
+def test_with_one_peer_there_is_one_sum():
+    rows = results([{"fastconv": 1.0, "torch": 2.0}])
+    assert report.summary(rows) == ["against torch: geometric mean 2.00, worst 2.00 (layer 0)"]
 
 
 def test_the_choice_beside_the_algorithms():

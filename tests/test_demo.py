@@ -13,8 +13,9 @@ pytest.importorskip("rich", reason="the demo needs rich")
 
 from fastconv import nn
 from fastconv.cli import main
-from fastconv.demo import data, networks, picture, plain, training
+from fastconv.demo import data, networks, plain, training
 from fastconv.demo.data import DemoError
+from fastconv.outputs import OutputError, check_picture
 
 # --- the plain NumPy twin ---------------------------------------------------------------------------------
 
@@ -248,9 +249,7 @@ def test_runs_with_equal_seeds_are_equal():
 
     def losses(seed):
         trainer = training.Trainer(recipe, nn, seed)
-        with training.progress_bar() as progress:
-            options = {"epochs": 1, "batch": 100, "seed": seed, "label": "", "progress": progress}
-            return training.train(trainer, images, **options).losses
+        return training.train(trainer, images, epochs=1, batch=100, seed=seed, label="").losses
 
     assert losses(0) == losses(0) != losses(1)
 
@@ -258,8 +257,7 @@ def test_runs_with_equal_seeds_are_equal():
 def test_a_digit_network_learns():
     images, recipe = data.digits(), networks.RECIPES["s000"]
     trainer = training.Trainer(recipe, nn, 0)
-    with training.progress_bar() as progress:
-        history = training.train(trainer, images, epochs=4, batch=10, seed=0, label="", progress=progress)
+    history = training.train(trainer, images, epochs=4, batch=10, seed=0, label="")
     assert history.accuracies[-1] > 0.9
     assert history.accuracies[-1] == training.accuracy(
         trainer.network, images.test_images, images.test_labels
@@ -324,7 +322,7 @@ def test_a_bad_network_file_is_named_in_one_line(tmp_path, capsys, kind):
     assert message in line
 
 
-def test_pictures_have_a_known_ending():
-    picture.check_format(Path("a.SVG"))
-    with pytest.raises(DemoError, match=r"a\.xyz: must end in one of .*\.png"):
-        picture.check_format(Path("a.xyz"))
+def test_pictures_have_a_known_ending(tmp_path):
+    check_picture(tmp_path / "a.SVG")
+    with pytest.raises(OutputError, match=r"a\.xyz: must end in one of .*\.png"):
+        check_picture(tmp_path / "a.xyz")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -24,21 +24,42 @@ _MARKS = {"forward": "o", "backward_input": "s", "backward_weight": "^"}
 
 
 def draw(path: Path, results: Sequence[Result], about: dict[str, Any]) -> None:
-    """Draw the convolution passes among ``results``.
+    """Draw how many times as fast ours is, layer by layer, in the convolution passes among ``results``.
 
     Raises
     ------
     BenchError
         If there are none, or the file can't be written.
     """
+    rows = _passes(results)
+    layers = len({row.case.layer.name for row in rows})
+    _save(path, rows, about, 2.0 + 0.3 * layers, lambda axes: _ratios(axes, rows))
+
+
+def draw_roofline(path: Path, results: Sequence[Result], about: dict[str, Any]) -> None:
+    """Draw the rates of the convolution passes among ``results`` beside what the machine could do.
+
+    Raises
+    ------
+    BenchError
+        If there are none, or the file can't be written.
+    """
+    rows = _passes(results)
+    _save(path, rows, about, 6.0, lambda axes: _roofline(axes, rows, about["memory_gbytes"]))
+
+
+def _passes(results: Sequence[Result]) -> list[Result]:
     rows = [row for row in results if row.case.operation in PASSES and row.timings]
     if not rows:
         raise BenchError("nothing to draw: the picture shows passes of convolution layers")
-    layers = len({row.case.layer.name for row in rows})
-    height = max(6.0, 2.0 + 0.3 * layers)
-    figure, (left, right) = plt.subplots(1, 2, figsize=(14.5, height), width_ratios=(1.1, 1))
-    _roofline(left, rows, about["memory_gbytes"])
-    _ratios(right, rows)
+    return rows
+
+
+def _save(
+    path: Path, rows: Sequence[Result], about: dict[str, Any], height: float, fill: Callable[[Axes], None]
+) -> None:
+    figure, axes = plt.subplots(figsize=(9.0, max(6.0, height)))
+    fill(axes)
     case = rows[0].case
     figure.suptitle(
         f"{case.dtype}, {case.layout}, {about['threads']} thread(s), {about['cpu']}", x=0.01, ha="left"

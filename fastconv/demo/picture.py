@@ -22,19 +22,6 @@ _INK = "#1f2937"
 _CURVE_COLOURS = ("#f59e0b", "#1d4ed8")
 
 
-def check_format(path: Path) -> None:
-    """Refuse a file name whose end no picture format has.
-
-    Raises
-    ------
-    DemoError
-        Naming the endings there are.
-    """
-    known = FigureCanvasAgg.get_supported_filetypes()
-    if path.suffix[1:].lower() not in known:
-        raise DemoError(f"{path}: must end in one of .{', .'.join(sorted(known))}")
-
-
 def draw(
     path: Path, recipe: Recipe, network: nn.Sequential, data: Images, histories: list[History], race: Race
 ) -> None:

@@ -11,8 +11,9 @@ from fastconv import nn
 from fastconv.demo import data as demo_data
 from fastconv.demo.data import DemoError, Images
 from fastconv.demo.networks import RECIPES, Recipe
-from fastconv.demo.picture import check_format, draw
-from fastconv.demo.training import History, Trainer, accuracy, progress_bar, race, restore, save, train
+from fastconv.demo.picture import draw
+from fastconv.demo.training import History, Trainer, accuracy, race, restore, save, train
+from fastconv.outputs import check_file, check_picture
 
 
 @dataclass(frozen=True)
@@ -35,25 +36,17 @@ def run(options: Options) -> None:
 
     Raises
     ------
-    DemoError
+    DemoError, OutputError
         For whatever the user can put right; nothing has been trained yet where that could be known.
     """
     recipe = RECIPES[options.net]
     picture = options.picture or Path(f"fastconv-demo-{recipe.name}.png")
-    check_format(picture)
-    for path in (picture, options.save):
-        _check_folder(path)
+    check_picture(picture)
+    check_file(options.save)
     with ExitStack() as stack:
         if options.threads is not None:
             _hold_threads(stack, options.threads)
         _run(recipe, options, picture)
-
-
-def _check_folder(path: Path | None) -> None:
-    if path is not None and path.is_dir():
-        raise DemoError(f"{path}: is a folder")
-    if path is not None and not path.parent.is_dir():
-        raise DemoError(f"{path}: the folder {path.parent} does not exist")
 
 
 def _hold_threads(stack: ExitStack, threads: int) -> None:
@@ -109,21 +102,12 @@ def _train_all(recipe: Recipe, images: Images, options: Options) -> list[tuple[T
     elif recipe.frozen_twin:
         variants = {"frozen filters": True, "trained filters": False}
     runs = []
-    with progress_bar() as progress:
-        for label, freeze in variants.items():
-            trainer = Trainer(recipe, nn, options.seed, freeze)
-            if options.load is not None:
-                restore(options.load, recipe.name, trainer.network)
-            history = train(
-                trainer,
-                images,
-                epochs=epochs,
-                batch=options.batch,
-                seed=options.seed,
-                label=label,
-                progress=progress,
-            )
-            runs.append((trainer, history))
+    for label, freeze in variants.items():
+        trainer = Trainer(recipe, nn, options.seed, freeze)
+        if options.load is not None:
+            restore(options.load, recipe.name, trainer.network)
+        history = train(trainer, images, epochs=epochs, batch=options.batch, seed=options.seed, label=label)
+        runs.append((trainer, history))
     return runs
 
 

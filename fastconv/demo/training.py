@@ -11,14 +11,13 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from fastconv import nn
 from fastconv.arguments import Array
 from fastconv.demo import plain
 from fastconv.demo.data import CLASSES, DemoError, Images, _reason
 from fastconv.demo.networks import Recipe
+from fastconv.progress import Progress
 
 _TEST_BATCH = 360
 
@@ -112,20 +111,7 @@ def _batches(count: int, batch: int, rng: np.random.Generator) -> Iterator[Array
         yield order[start : start + batch]
 
 
-def progress_bar() -> Progress:
-    """A progress bar on stderr, so that stdout holds results alone."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.fields[note]}"),
-        TimeElapsedColumn(),
-        console=Console(stderr=True),
-    )
-
-
-def train(
-    trainer: Trainer, data: Images, *, epochs: int, batch: int, seed: int, label: str, progress: Progress
-) -> History:
+def train(trainer: Trainer, data: Images, *, epochs: int, batch: int, seed: int, label: str) -> History:
     """Train for ``epochs`` over shuffled batches, and measure the test accuracy after each.
 
     The learning rate falls linearly to zero, so that the last epochs settle what the first ones found.
@@ -133,16 +119,18 @@ def train(
     rng, count = np.random.default_rng(seed), len(data.train_images)
     history = History(label, -(-count // batch))
     total, rate = epochs * history.steps_per_epoch, trainer.optimiser.learning_rate
-    task = progress.add_task(label, total=total, note="")
     start = perf_counter()
-    for _ in range(epochs):
-        for rows in _batches(count, batch, rng):
-            trainer.optimiser.learning_rate = rate * (1 - len(history.losses) / total)
-            history.losses.append(trainer.step(data.train_images[rows], data.train_labels[rows]))
-            progress.advance(task)
-        reached = accuracy(trainer.network, data.test_images, data.test_labels)
-        history.accuracies.append(reached)
-        progress.update(task, note=f"loss {history.losses[-1]:.3f}, test {reached:.1%}")
+    with Progress(label, total) as progress:
+        for _ in range(epochs):
+            for rows in _batches(count, batch, rng):
+                trainer.optimiser.learning_rate = rate * (1 - len(history.losses) / total)
+                history.losses.append(trainer.step(data.train_images[rows], data.train_labels[rows]))
+                progress.advance()
+            reached = accuracy(trainer.network, data.test_images, data.test_labels)
+            history.accuracies.append(reached)
+            note = f"loss {history.losses[-1]:.3f}, test accuracy {reached:.1%}"
+            progress.under_way(note)
+            progress.tell(note)
     history.seconds = perf_counter() - start
     return history
 

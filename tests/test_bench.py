@@ -5,9 +5,11 @@ Nothing here looks at a time.
 
 import json
 import math
+import re
 import subprocess
 import sys
 from io import StringIO
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -29,7 +31,10 @@ from fastconv.bench.implementations import TABLE, Absent
 from fastconv.bench.runner import Bench, Result, Timing
 
 pytest.importorskip("rich")
-from fastconv.bench import command, report
+matplotlib = pytest.importorskip("matplotlib")
+command, plot, report = (
+    pytest.importorskip(f"fastconv.bench.{name}") for name in ("command", "plot", "report")
+)
 
 LAYERS = [
     Layer("plain", 2, 3, 7, 6, 4, 3, 2),
@@ -196,7 +201,6 @@ def refuses(monkeypatch, capsys, arguments, message):
 
 
 def test_a_short_run_from_end_to_end(tmp_path):
-    pytest.importorskip("matplotlib")
     found, pictures = tmp_path / "results.json", [tmp_path / "results.png", tmp_path / "roofline.png"]
     run = [sys.executable, "-m", "fastconv.cli", "bench", "2x2x8x8-3k3x3p1", "--against", "numpy"]
     drawn = ["--plot", str(pictures[0]), "--roofline", str(pictures[1])]
@@ -253,6 +257,58 @@ def test_a_table_has_milliseconds_and_rates():
 def test_with_one_peer_there_is_one_sum():
     rows = results([{"fastconv": 1.0, "torch": 2.0}])
     assert report.summary(rows) == ["against torch: geometric mean 2.00, worst 2.00 (layer 0)"]
+
+
+@pytest.mark.parametrize(
+    ("spelling", "words"),
+    [
+        ("8x64x56x56-64k3x3p1", "64→64 3x3, 56x56, batch 8"),
+        ("2x6x28x30-12k5x1s2d3g2", "6→12 5x1 stride 2 dilation 3 2 groups, 28x30, batch 2"),
+        ("1x16x7x7-32k3x3g16", "16→32 3x3 depthwise, 7x7, batch 1"),
+    ],
+)
+def test_a_layer_in_words(spelling, words):
+    assert parse_layer(spelling).words == words
+
+
+ABOUT = {"cpu": "a CPU", "threads": 2, "memory_gbytes": 20.0, "versions": {"torch": "2.13.0"}}
+
+
+def texts(draw, rows, path):
+    """The words of a picture, in the order in which they are drawn."""
+    with matplotlib.rc_context({"svg.fonttype": "none"}):
+        draw(path, rows, ABOUT)
+    return [text.strip() for text in re.findall(r">([^<>]+)</t(?:ext|span)>", path.read_text("utf-8"))]
+
+
+def test_the_picture_of_ratios(tmp_path):
+    rows = results([{"fastconv": 1.0, "torch": 2.0, "numpy": 8.0}, {"fastconv": 2.0, "torch": 1.0}])
+    said = texts(plot.draw, rows, tmp_path / "ratios.svg")
+    assert said.count("1→1 3x3, 9x9, batch 1") == 2
+    assert "How many times as fast as PyTorch" in said
+    assert "a CPU, 2 threads, float32, NCHW (channels first), PyTorch 2.13.0" in said
+    assert "geometric mean: fastconv 1.00, plain NumPy 0.25" in said
+    assert {"fastconv (bars)", "PyTorch (the line at 1)", "plain NumPy", "2.00", "0.50"} <= set(said)
+
+
+def test_the_picture_of_one_implementation_has_milliseconds(tmp_path):
+    said = texts(plot.draw, results([{"fastconv": 0.001}, {"fastconv": 0.004}]), tmp_path / "times.svg")
+    assert {"Milliseconds of fastconv", "milliseconds", "1", "4", "geometric mean: fastconv 2"} <= set(said)
+
+
+@pytest.mark.parametrize(("gflops", "above"), [(99, False), (101, True)])
+def test_the_roofline_explains_what_lies_above_it(tmp_path, gflops, above):
+    operations = results([{}])[0].case.layer.flops
+    rows = results([{"fastconv": operations / gflops / 1e9}])  # the peak is 100
+    said = texts(plot.draw_roofline, rows, tmp_path / "roofline.svg")
+    assert ("peak of multiply-adds:", "100 GF/s") in pairwise(said)
+    assert "peak of the memory: 20 GB/s" in said
+    assert any("minimal filtering (Winograd)" in text for text in said) == above
+
+
+def test_a_picture_that_can_not_be_written(tmp_path):
+    with pytest.raises(BenchError, match="No such file"):
+        plot.draw(tmp_path / "no" / "x.png", results([{"fastconv": 1.0}]), ABOUT)
 
 
 def test_the_choice_beside_the_algorithms():

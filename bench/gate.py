@@ -108,7 +108,7 @@ def main() -> int:
         workers = []
         for tree, side in zip(trees, ("new", "old"), strict=True):
             path = package_of(tree, folder / side)
-            env = environment(options.threads, NUMBA_CACHE_DIR=str(folder / f"cache-{side}"))
+            env = environment(options.threads, FASTCONV_CACHE_DIR=str(folder / f"cache-{side}"))
             worker = Worker("fastconv", options.threads, env, path)
             found = worker.ask("where")
             if found != {"folder": str(path.resolve() / "fastconv")}:

@@ -9,7 +9,7 @@ except ImportError as error:
         "this fastconv is a source checkout that is not installed: run `python -m pip install -e .` in it"
     ) from None
 
-from fastconv import nn
+from fastconv import compiling, nn
 from fastconv.columns import (
     col2im,
     conv_matrix,
@@ -84,6 +84,8 @@ from fastconv.threads import (
 )
 
 __version__ = "0.1.0"
+
+compiling.watch()
 
 __all__ = [
     "ConvGrads",

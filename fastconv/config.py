@@ -11,7 +11,8 @@ import numba
 import numpy as np
 import scipy
 
-from fastconv import blas, kernels
+from fastconv import blas
+from fastconv.kernels import cache
 from fastconv.kernels.vectors import VECTOR_BITS
 from fastconv.threads import get_num_threads
 
@@ -29,10 +30,18 @@ def cpu_name() -> str:
 
 
 def cache_path() -> str | None:
-    """Where Numba keeps this package's compiled kernels; None where no folder can be written."""
-    stats = getattr(kernels.im2col, "stats", None)
-    path = getattr(stats, "cache_path", None)
-    return str(path) if path else None
+    """Where compiled kernels are kept; None where this process can't keep any."""
+    place = cache.folder()
+    return str(place) if place is not None and os.access(place, os.W_OK) else None
+
+
+def _cache_in_words() -> str:
+    """The cache's folder, or why kernels are compiled anew in every process."""
+    path = cache_path()
+    if path is not None:
+        return path
+    why = "can't be written" if cache.folder() is None else "can be read, not written"
+    return f"{cache.base_folder()} {why}, or not by this user alone; FASTCONV_CACHE_DIR names another folder"
 
 
 def show_config() -> str:
@@ -62,7 +71,7 @@ def show_config() -> str:
         ("vectors", f"{VECTOR_BITS} bits"),
         ("BLAS", blas.description()),
         ("threads", f"{get_num_threads()}, Python threads that run kernels without the GIL"),
-        ("kernel cache", cache_path() or "none (kernels are compiled anew in every process)"),
+        ("kernel cache", _cache_in_words()),
     ]
     text = "\n".join(f"{label:<16} {value}" for label, value in rows)
     print(text)

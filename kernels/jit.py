@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -54,7 +53,5 @@ def jit(kernel: Callable[..., Any]) -> Callable[..., Any]:
     """
     dispatcher = njit(kernel, nogil=True, error_model="numpy", no_cfunc_wrapper=True)
     if not config.DISABLE_JIT:
-        # No folder to write to (a read-only install without a home): compiled in memory.
-        with contextlib.suppress(RuntimeError):
-            dispatcher._cache = KernelCache(kernel)
+        dispatcher._cache = KernelCache(kernel)
     return dispatcher

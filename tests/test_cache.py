@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import fastconv
-from fastconv.kernels.cache import stamp
+from fastconv.kernels.cache import KEPT_VERSIONS, stamp
 
 PROGRAM = """
 import gc, hashlib, json, sys
@@ -38,8 +38,7 @@ print(json.dumps({
     "file": fastconv.__file__,
 }))
 """
-# Under Numba's own names: none of its caches is asked for anything else.
-_VARIABLES = ("NUMBA_CACHE_DIR", "NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES", "NUMBA_CACHE_LOCATOR_CLASSES")
+_VARIABLES = ("FASTCONV_CACHE_DIR", "NUMBA_CACHE_DIR", "NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES")
 
 
 def start(program=PROGRAM, before=None, cwd=None, **variables):
@@ -76,7 +75,7 @@ def files(folder):
 def filled(tmp_path_factory):
     """A folder that one process has filled, and what that process said."""
     folder = tmp_path_factory.mktemp("cache")
-    said = run(NUMBA_CACHE_DIR=str(folder))
+    said = run(FASTCONV_CACHE_DIR=str(folder))
     assert said["compiled"] > 0
     assert said["read"] == 0
     return folder, said
@@ -94,7 +93,7 @@ def expected(filled):
 
 
 def test_a_second_process_compiles_nothing(folder, filled):
-    said = run(NUMBA_CACHE_DIR=str(folder))
+    said = run(FASTCONV_CACHE_DIR=str(folder))
     assert said["compiled"] == 0
     # Whole kernels only: what they call comes with them.
     assert 0 < said["read"] <= filled[1]["compiled"]
@@ -130,11 +129,11 @@ def exchange(path):
 def test_damaged_files_are_compiled_again(folder, expected, damage):
     for path in files(folder):
         damage(path)
-    said = run(NUMBA_CACHE_DIR=str(folder))
+    said = run(FASTCONV_CACHE_DIR=str(folder))
     assert said["compiled"] > 0
     assert said["result"] == expected
     if damage is not replace_by_folder:
-        assert run(NUMBA_CACHE_DIR=str(folder))["compiled"] == 0
+        assert run(FASTCONV_CACHE_DIR=str(folder))["compiled"] == 0
 
 
 def no_large_files():
@@ -146,25 +145,25 @@ def no_large_files():
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs resource limits")
 def test_a_full_disk(tmp_path, expected):
-    said = run(before=no_large_files, NUMBA_CACHE_DIR=str(tmp_path))
+    said = run(before=no_large_files, FASTCONV_CACHE_DIR=str(tmp_path))
     assert said["result"] == expected
     assert files(tmp_path) == []
 
 
 def test_several_processes_at_once(tmp_path, expected):
-    processes = [start(NUMBA_CACHE_DIR=str(tmp_path)) for _ in range(4)]
+    processes = [start(FASTCONV_CACHE_DIR=str(tmp_path)) for _ in range(4)]
     assert {answer(process)["result"] for process in processes} == {expected}
-    said = run(NUMBA_CACHE_DIR=str(tmp_path))
+    said = run(FASTCONV_CACHE_DIR=str(tmp_path))
     assert (said["compiled"], said["result"]) == (0, expected)
 
 
 def test_another_cpu_in_the_same_folder(folder, expected):
-    other = {"NUMBA_CACHE_DIR": str(folder), "NUMBA_CPU_NAME": "generic"}
+    other = {"FASTCONV_CACHE_DIR": str(folder), "NUMBA_CPU_NAME": "generic"}
     said = run(**other)
     assert said["compiled"] > 0
     assert said["result"] == expected
     assert run(**other)["compiled"] == 0
-    assert run(NUMBA_CACHE_DIR=str(folder))["compiled"] == 0
+    assert run(FASTCONV_CACHE_DIR=str(folder))["compiled"] == 0
 
 
 # --- a package of its own ----------------------------------------------------------------------------------
@@ -172,17 +171,20 @@ def test_another_cpu_in_the_same_folder(folder, expected):
 
 @pytest.fixture(scope="module")
 def compiled_package(tmp_path_factory):
-    """The package as it is installed, with its kernels compiled in place."""
+    """The package as it is installed, and a cache of its own that one process has filled."""
     site = tmp_path_factory.mktemp("site")
     ignore = shutil.ignore_patterns("__pycache__")
     shutil.copytree(Path(fastconv.__file__).parent, site / "fastconv", ignore=ignore, dirs_exist_ok=True)
-    source = Path(fastconv.kernels.__file__).parent
-    shutil.copytree(source, site / "fastconv" / "kernels", ignore=ignore, dirs_exist_ok=True)
-    said = run(PYTHONPATH=str(site), cwd=site)
+    said = run(**in_place(site))
     assert said["file"] == str(site / "fastconv" / "__init__.py")
     assert said["compiled"] > 0
-    assert run(PYTHONPATH=str(site), cwd=site)["compiled"] == 0
+    assert run(**in_place(site))["compiled"] == 0
     return site
+
+
+def in_place(site):
+    """How to run that package."""
+    return {"PYTHONPATH": str(site), "cwd": site, "FASTCONV_CACHE_DIR": str(site / "cache")}
 
 
 @pytest.fixture
@@ -205,7 +207,7 @@ def test_an_edited_callee_is_compiled_into_its_callers(site, expected):
     edit(site / "fastconv" / "kernels" / "vectors.py", "lanes + i if i", "lanes * 0 if i")
     for bytecode in site.rglob("*.pyc"):  # these go by time and size
         bytecode.unlink()
-    said = run(PYTHONPATH=str(site), cwd=site)
+    said = run(**in_place(site))
     assert said["result"] != expected
 
 
@@ -218,12 +220,37 @@ def test_every_source_counts(site):
     for source in sorted(package.glob("*.py")):
         with source.open("a", encoding="utf-8") as file:
             file.write("# edited\n")
-        stamps.append(run(program=STAMP, PYTHONPATH=str(site), cwd=site))
+        stamps.append(run(program=STAMP, **in_place(site)))
     assert len(set(stamps)) == len(stamps)
-    said = run(PYTHONPATH=str(site), cwd=site)
+    said = run(**in_place(site))
     assert said["compiled"] > 0
-    # Files of other sources do not stay behind.
-    assert all(f".{stamps[-1]}." in path.name for path in files(said["folder"]))
+    assert Path(said["folder"]) == site / "cache" / stamps[-1]
+
+
+def test_nothing_is_written_beside_the_sources(compiled_package):
+    """pip removes what it has installed, and would leave everything else behind."""
+    package = compiled_package / "fastconv"
+    assert {path.suffix for path in package.rglob("*") if path.is_file()} <= {
+        ".py",
+        ".pyc",
+        ".json",
+        ".typed",
+    }
+    assert files(compiled_package / "cache")
+
+
+def test_versions_that_were_not_used_for_long_are_forgotten(tmp_path, expected):
+    for age in range(12):
+        old = tmp_path / f"{age:016x}"
+        old.mkdir()
+        (old / "kernel.fastconv").touch()
+        os.utime(old, (10**9 - age, 10**9 - age))
+    (tmp_path / "somebody's").mkdir()
+    said = run(FASTCONV_CACHE_DIR=str(tmp_path))
+    assert said["result"] == expected
+    left = {path.name for path in tmp_path.iterdir()}
+    kept = {f"{age:016x}" for age in range(KEPT_VERSIONS - 1)}
+    assert left == {Path(said["folder"]).name, "somebody's", *kept}
 
 
 def test_kernels_use_nothing_from_elsewhere():
@@ -235,11 +262,62 @@ def test_kernels_use_nothing_from_elsewhere():
                 assert words[1].startswith("fastconv.kernels"), f"{source.name}: {line}"
 
 
-def test_no_folder_to_write_to(site, expected):
-    """A read-only install without a home, such that it is one to the superuser too."""
-    place = site / "fastconv" / "kernels" / "__pycache__"
-    shutil.rmtree(place)
-    place.touch()  # no folder can be made here
-    said = run(PYTHONPATH=str(site), HOME=os.devnull, XDG_CACHE_HOME=os.devnull, cwd=site)
+def test_no_folder_to_write_to(tmp_path, expected):
+    """A home that can't hold one, such that it is none to the superuser too."""
+    (tmp_path / "file").touch()
+    said = run(HOME=os.devnull, XDG_CACHE_HOME=os.devnull)
+    assert (said["result"], said["folder"]) == (expected, None)
+    said = run(FASTCONV_CACHE_DIR=str(tmp_path / "file"))
+    assert (said["result"], said["folder"]) == (expected, None)
+
+
+@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="the convention is another")
+def test_the_platform_s_folder(tmp_path, expected):
+    said = run(XDG_CACHE_HOME=str(tmp_path))
+    assert Path(said["folder"]) == tmp_path / "fastconv" / stamp()
     assert said["result"] == expected
-    assert said["folder"] is None
+
+
+# --- files that others could have written -------------------------------------------------------------------
+
+unix = pytest.mark.skipif(sys.platform == "win32", reason="owners and modes are Unix's")
+
+
+@unix
+def test_what_is_made_is_the_user_s_alone(folder):
+    place = next(iter(folder.iterdir()))
+    assert place.stat().st_mode & 0o777 == 0o700
+    assert {path.stat().st_mode & 0o777 for path in files(place)} == {0o600}
+
+
+@unix
+@pytest.mark.parametrize("mode", [0o770, 0o707, 0o777])
+def test_a_folder_that_others_can_write_is_not_used(folder, expected, mode):
+    place = next(iter(folder.iterdir()))
+    place.chmod(mode)
+    said = run(FASTCONV_CACHE_DIR=str(folder))
+    assert (said["read"], said["folder"], said["result"]) == (0, None, expected)
+
+
+@unix
+@pytest.mark.parametrize("mode", [0o660, 0o602])
+def test_a_file_that_others_can_write_is_not_read(folder, expected, mode):
+    for path in files(folder):
+        path.chmod(mode)
+    said = run(FASTCONV_CACHE_DIR=str(folder))
+    assert (said["read"], said["result"]) == (0, expected)
+    assert run(FASTCONV_CACHE_DIR=str(folder))["compiled"] == 0  # replaced by our own
+
+
+@unix
+@pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only the superuser gives files away"
+)
+@pytest.mark.parametrize("whose", ["folder", "files"])
+def test_another_user_s_folder_and_files_are_not_read(folder, expected, whose):
+    place = next(iter(folder.iterdir()))
+    for path in [place] if whose == "folder" else files(place):
+        os.chown(path, 12345, 12345)
+    said = run(FASTCONV_CACHE_DIR=str(folder))
+    assert (said["read"], said["result"]) == (0, expected)
+    assert (said["folder"] is None) == (whose == "folder")

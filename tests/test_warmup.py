@@ -83,7 +83,7 @@ def test_no_kernel_is_forgotten():
 
 def test_another_process_finds_what_several_compiled(tmp_path):
     labels = ["columns float32", "training float32", "columns float64"]
-    folder = {"NUMBA_CACHE_DIR": str(tmp_path)}
+    folder = {"FASTCONV_CACHE_DIR": str(tmp_path)}
     first = run(labels, 2, **folder)
     assert first["done"] == sorted(labels)
     assert first["compiled"] == first["read"] == 0  # this process has only waited
@@ -126,7 +126,7 @@ def test_an_interrupt_ends_all_processes(tmp_path):
     )
     process = subprocess.Popen(
         [sys.executable, "-c", code],
-        env={**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)},
+        env={**os.environ, "FASTCONV_CACHE_DIR": str(tmp_path)},
         start_new_session=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

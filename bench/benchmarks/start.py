@@ -43,7 +43,7 @@ class ColdCompilation:
 
     def setup_cache(self):
         with tempfile.TemporaryDirectory() as folder:
-            environment = {**os.environ, "NUMBA_CACHE_DIR": folder}
+            environment = {**os.environ, "FASTCONV_CACHE_DIR": folder}
             command = [sys.executable, "-c", ALL]
             done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
         return json.loads(done.stdout)

@@ -48,7 +48,7 @@ PROGRAMS: dict[str, tuple[str, bool]] = {
 
 def _seconds(program: str, threads: int, cold: bool) -> float | None:
     with tempfile.TemporaryDirectory() as folder:
-        extra = {"NUMBA_CACHE_DIR": folder} if cold else {}
+        extra = {"FASTCONV_CACHE_DIR": folder} if cold else {}
         done = subprocess.run(
             [sys.executable, "-c", _CLOCK + program + _ANSWER],
             env=environment(threads, **extra),

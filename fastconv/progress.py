@@ -6,6 +6,8 @@ import sys
 from importlib.util import find_spec
 from typing import Any
 
+from fastconv import compiling
+
 
 class Progress:
     """A bar that goes when the work is done; lines where stderr is no terminal, or rich is missing.
@@ -67,7 +69,7 @@ def _bar() -> Any:
         """Rendered at every refresh, so that it follows what the compiler does."""
 
         def render(self, task: progress.Task) -> Text:
-            return Text("compiling kernels" if _compiling() else task.description)
+            return Text("compiling kernels" if compiling.active() else task.description)
 
     return progress.Progress(
         Label(),
@@ -78,9 +80,3 @@ def _bar() -> Any:
         console=Console(stderr=True),
         transient=True,
     )
-
-
-def _compiling() -> bool:
-    """Whether a kernel is being compiled in this process."""
-    module = sys.modules.get("fastconv.compiling")
-    return module is not None and bool(module.active())

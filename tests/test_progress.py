@@ -2,7 +2,6 @@
 
 import sys
 from io import StringIO
-from types import ModuleType
 
 import pytest
 
@@ -37,9 +36,7 @@ def test_lines_in_a_terminal_without_rich(monkeypatch):
 @pytest.mark.parametrize("compiling", [False, True])
 def test_a_bar_in_a_terminal(monkeypatch, compiling):
     pytest.importorskip("rich")
-    compiler = ModuleType("fastconv.compiling")
-    compiler.active = lambda: compiling
-    monkeypatch.setitem(sys.modules, compiler.__name__, compiler)
+    monkeypatch.setattr("fastconv.compiling.active", lambda: compiling)
     monkeypatch.setattr("sys.stderr", Terminal())
     monkeypatch.setenv("TERM", "xterm")
     two_steps()

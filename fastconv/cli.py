@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,7 +14,9 @@ from typing import NoReturn
 _DEMO_NEEDS = {"sklearn": "scikit-learn", "matplotlib": "matplotlib", "rich": "rich"}
 _NETS = ("s000", "s002", "s003", "s004")
 _WRONG_USE = 2
-_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+# 128 + the signal, as shells report it.
+_INTERRUPTED = 130  # SIGINT
+_CLOSED_PIPE = 141  # SIGPIPE
 
 
 class _Parser(argparse.ArgumentParser):
@@ -35,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     -------
     int
         The exit code: 0, 1 where a process of the warm-up ends early, 2 for a wrong option or file, 130 after
-        Ctrl-C.
+        Ctrl-C, 141 where nobody reads the output any more (``fastconv info | head -1``).
 
     Examples
     --------
@@ -46,19 +49,44 @@ def main(argv: Sequence[str] | None = None) -> int:
     0
     """
     try:
+        code = _run(argv)
+        print(end="", flush=True)  # so that a closed pipe is met here, not while Python ends
+        return code
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    except BrokenPipeError:
+        _leave_closed_pipes()
+        return _CLOSED_PIPE
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    try:
         options = _parser().parse_args(argv)
         command: Callable[[argparse.Namespace], None] = options.command
         command(options)
     except SystemExit as leaving:
         return leaving.code if isinstance(leaving.code, int) else 0
-    except KeyboardInterrupt:
-        return _INTERRUPTED
     return 0
 
 
+def _leave_closed_pipes() -> None:
+    """Turn what nobody reads to the null device: Python writes out what is left in its streams as it ends."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except BrokenPipeError:
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, stream.fileno())
+            os.close(null)
+
+
 def _parser() -> argparse.ArgumentParser:
+    from fastconv import __version__
+
     parser = _Parser(prog="fastconv", description="Convolution for NumPy, on the CPU.")
-    commands = parser.add_subparsers(metavar="command", required=True)
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    parser.set_defaults(command=lambda options: parser.print_help())
+    commands = parser.add_subparsers(metavar="command")
     _add_demo(commands)
     _add_bench(commands)
     _add_command(commands, "info", _info, "show the CPU, BLAS, threads and cache that fastconv uses")
@@ -131,7 +159,8 @@ def _add_bench(commands: argparse._SubParsersAction[_Parser]) -> None:
         "--rounds", type=_at_least(2), metavar="N", default=7, help="interleaved turns (default: %(default)s)"
     )
     add("--json", type=Path, metavar="FILE", help="write all results")
-    add("--plot", type=Path, metavar="FILE", help="draw a roofline and the ratios")
+    add("--plot", type=Path, metavar="FILE", help="draw how many times as fast each is, layer by layer")
+    add("--roofline", type=Path, metavar="FILE", help="draw rates beside what the machine could do")
 
 
 def _add_warmup(commands: argparse._SubParsersAction[_Parser]) -> None:
@@ -163,25 +192,27 @@ def _demo(options: argparse.Namespace) -> None:
         options.parser.error(f'the demo needs {", ".join(most)} and {last}: pip install "fastconv[demo]"')
     from fastconv.demo.data import DemoError
     from fastconv.demo.run import Options, run
+    from fastconv.outputs import OutputError
 
     wanted = {name: getattr(options, name) for name in Options.__dataclass_fields__}
     try:
         run(Options(**wanted))
-    except DemoError as error:
+    except (DemoError, OutputError) as error:
         options.parser.error(str(error))
 
 
 def _bench(options: argparse.Namespace) -> None:
-    needed = ("rich", "matplotlib") if options.plot else ("rich",)
+    needed = ("rich", "matplotlib") if options.plot or options.roofline else ("rich",)
     if any(find_spec(module) is None for module in needed):
         options.parser.error(f'the bench needs {" and ".join(needed)}: pip install "fastconv[bench]"')
     from fastconv.bench.cases import BenchError
     from fastconv.bench.command import Options, run
+    from fastconv.outputs import OutputError
 
     wanted = {name: getattr(options, name) for name in Options.__dataclass_fields__}
     try:
         run(Options(**wanted))
-    except BenchError as error:
+    except (BenchError, OutputError) as error:
         options.parser.error(str(error))
 
 
@@ -195,6 +226,7 @@ def _warmup(options: argparse.Namespace) -> None:
     from fastconv import warmup
     from fastconv.config import cache_path
     from fastconv.cores import usable_cores
+    from fastconv.progress import Progress
 
     labels = list(warmup.steps((options.dtype,) if options.dtype else warmup.DTYPES))
     processes = options.processes or usable_cores()
@@ -202,26 +234,17 @@ def _warmup(options: argparse.Namespace) -> None:
         print("no folder for compiled kernels can be written: they serve this process alone", file=sys.stderr)
         processes = 1
     try:
-        with closing(warmup.run(labels, processes)) as done:  # an interrupt ends the processes at once
-            if find_spec("rich") is None:
-                for number, label in enumerate(done, 1):
-                    print(f"{number}/{len(labels)} {label}", file=sys.stderr, flush=True)
-            else:
-                _show_bar(done, len(labels))
+        with (
+            closing(warmup.run(labels, processes)) as done,  # an interrupt ends the processes at once
+            Progress("compiled", len(labels)) as progress,
+        ):
+            for label in done:
+                progress.advance()
+                progress.under_way(label)
+                progress.tell(label)
     except warmup.WorkerError as error:
         options.parser.exit(1, f"{options.parser.prog}: error: {error}\n")
     print(f"compiled: {len(labels)} steps")
-
-
-def _show_bar(done: Iterable[str], total: int) -> None:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task("", total=total)
-        for label in done:
-            progress.update(task, description=label, advance=1)
 
 
 if __name__ == "__main__":

@@ -5,8 +5,11 @@ Nothing here looks at a time.
 
 import json
 import math
+import re
 import subprocess
 import sys
+from io import StringIO
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -28,7 +31,10 @@ from fastconv.bench.implementations import TABLE, Absent
 from fastconv.bench.runner import Bench, Result, Timing
 
 pytest.importorskip("rich")
-report = pytest.importorskip("fastconv.bench.report")
+matplotlib = pytest.importorskip("matplotlib")
+command, plot, report = (
+    pytest.importorskip(f"fastconv.bench.{name}") for name in ("command", "plot", "report")
+)
 
 LAYERS = [
     Layer("plain", 2, 3, 7, 6, 4, 3, 2),
@@ -73,7 +79,9 @@ def test_all_implementations_of_a_pass_agree(operation, layer, layout, dtype):
 @pytest.mark.parametrize("layer", POOLS, ids=lambda layer: layer.name)
 @pytest.mark.parametrize("operation", POOLING)
 def test_all_implementations_of_pooling_agree(operation, layer, layout):
-    assert "fastconv" in agreement(Case(operation, layer, "float32", layout))
+    results = agreement(Case(operation, layer, "float32", layout))
+    assert "fastconv" in results
+    assert ("numpy" in results) == (layout == "NCHW")
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -149,27 +157,62 @@ def test_a_suite_file_written_wrong(tmp_path, content, message):
         (["seeds", "--ours", "torch"], "--ours: 'torch' is none of fastconv"),
         (["seeds", "--passes", "sideways"], "--passes: 'sideways' is none of forward, input, weight"),
         (["seeds", "--json", "no/such/folder.json"], "the folder no/such does not exist"),
-        (["pooling", "--plot", "x.png"], "nothing to draw"),
+        (["seeds", "--json", "."], "is a folder"),
+        (["seeds", "--plot", "x.xyz"], "x.xyz: must end in one of"),
+        (["seeds", "--plot", "no/such/x.png"], "the folder no/such does not exist"),
+        (["seeds", "--roofline", "x.xyz"], "x.xyz: must end in one of"),
+        (["pooling", "--plot", "x.png"], "nothing to draw: --plot"),
+        (["start", "--roofline", "x.png"], "nothing to draw: --roofline"),
         (["seeds", "--rounds", "1"], "must be a whole number of at least 2"),
     ],
 )
-def test_wrong_options_are_one_line(arguments, message, capsys):
+def test_wrong_options_are_one_line(arguments, message, capsys, monkeypatch):
+    refuses(monkeypatch, capsys, arguments, message)
+
+
+@pytest.mark.parametrize(
+    ("peers", "missing", "message"),
+    [
+        ("torch", ["torch"], "not installed: torch (pip install torch)"),
+        ("onnxruntime", ["onnx"], "not installed: onnx (pip install onnx)"),
+        ("torch,openvino", ["openvino", "onnx"], "not installed: openvino, onnx (pip install openvino onnx)"),
+    ],
+)
+def test_peers_that_are_missing_are_one_line(peers, missing, message, capsys, monkeypatch):
+    monkeypatch.setattr(command, "find_spec", lambda name: None if name in missing else True)
+    refuses(monkeypatch, capsys, ["seeds", "--against", peers], f"--against: {message}")
+
+
+def test_a_file_that_may_not_be_written_is_one_line(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # root may write anywhere
+    path = tmp_path / "results.json"
+    refuses(monkeypatch, capsys, ["seeds", "--json", str(path)], f"{path}: may not be written")
+
+
+def refuses(monkeypatch, capsys, arguments, message):
+    """The command ends with code 2 and one line, before a process is started."""
+    monkeypatch.setattr("subprocess.Popen", None)
     assert cli.main(["bench", *arguments]) == 2
-    error = capsys.readouterr().err
+    out, error = capsys.readouterr()
+    assert out == ""
     assert error.startswith("fastconv bench: error: ")
     assert message in error
     assert error.count("\n") == 1
 
 
 def test_a_short_run_from_end_to_end(tmp_path):
-    pytest.importorskip("matplotlib")
-    found, picture = tmp_path / "results.json", tmp_path / "results.png"
-    command = [sys.executable, "-m", "fastconv.cli", "bench", "2x2x8x8-3k3x3p1", "--against", "numpy"]
-    options = ["--rounds", "2", "--json", str(found), "--plot", str(picture)]
-    done = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
+    found, pictures = tmp_path / "results.json", [tmp_path / "results.png", tmp_path / "roofline.png"]
+    run = [sys.executable, "-m", "fastconv.cli", "bench", "2x2x8x8-3k3x3p1", "--against", "numpy"]
+    drawn = ["--plot", str(pictures[0]), "--roofline", str(pictures[1])]
+    options = ["--rounds", "2", "--json", str(found), *drawn]
+    done = subprocess.run([*run, *options], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+    lines = done.stderr.splitlines()
+    assert [line.partition(":")[0] for line in lines] == ["timed"] * 3
+    for number, (operation, line) in enumerate(zip(PASSES, lines, strict=True), 1):
+        assert line.startswith(f"timed: {number}/3, 2x2x8x8-3k3x3p1 {operation}: fastconv ")
     assert "against numpy: geometric mean" in done.stdout
-    assert picture.stat().st_size > 10_000
+    assert all(picture.stat().st_size > 10_000 for picture in pictures)
     content = json.loads(found.read_text())
     assert [row["case"]["operation"] for row in content["results"]] == list(PASSES)
     assert all(set(row["seconds"]) == {"fastconv", "numpy"} for row in content["results"])
@@ -198,6 +241,74 @@ def test_the_sums_under_a_table():
         "against torch: geometric mean 1.00, worst 0.50 (layer 1)",
         "against numpy: geometric mean 4.00, worst 2.00 (layer 1)",
     ]
+
+
+def test_a_table_has_milliseconds_and_rates():
+    case = Case("forward", Layer("3x3", 1, 64, 58, 58, 64, 3, 3))  # 2 * 64 * 56 * 56 * 64 * 9 operations
+    row = Result(case, {"fastconv": Timing([0.002]), "numpy": Timing([0.0125])}, {}, 100.0)
+    console = report.Output(width=200, record=True, file=StringIO())
+    report.print_tables(console, [row])
+    (line,) = (line for line in console.export_text().splitlines() if "│ 3x3" in line)
+    cells = [cell.strip() for cell in line.strip("│").split("│")]
+    assert cells == ["3x3", "2.000 ±0%", "115.6", "12.500 ±0%", "18.5", "116", "6.25 (numpy)"]
+    assert report.milliseconds(row) == "fastconv 2.000 ms, numpy 12.500 ms"
+
+
+def test_with_one_peer_there_is_one_sum():
+    rows = results([{"fastconv": 1.0, "torch": 2.0}])
+    assert report.summary(rows) == ["against torch: geometric mean 2.00, worst 2.00 (layer 0)"]
+
+
+@pytest.mark.parametrize(
+    ("spelling", "words"),
+    [
+        ("8x64x56x56-64k3x3p1", "64→64 3x3, 56x56, batch 8"),
+        ("2x6x28x30-12k5x1s2d3g2", "6→12 5x1 stride 2 dilation 3 2 groups, 28x30, batch 2"),
+        ("1x16x7x7-32k3x3g16", "16→32 3x3 depthwise, 7x7, batch 1"),
+    ],
+)
+def test_a_layer_in_words(spelling, words):
+    assert parse_layer(spelling).words == words
+
+
+ABOUT = {"cpu": "a CPU", "threads": 2, "memory_gbytes": 20.0, "versions": {"torch": "2.13.0"}}
+
+
+def texts(draw, rows, path):
+    """The words of a picture, in the order in which they are drawn."""
+    with matplotlib.rc_context({"svg.fonttype": "none"}):
+        draw(path, rows, ABOUT)
+    return [text.strip() for text in re.findall(r">([^<>]+)</t(?:ext|span)>", path.read_text("utf-8"))]
+
+
+def test_the_picture_of_ratios(tmp_path):
+    rows = results([{"fastconv": 1.0, "torch": 2.0, "numpy": 8.0}, {"fastconv": 2.0, "torch": 1.0}])
+    said = texts(plot.draw, rows, tmp_path / "ratios.svg")
+    assert said.count("1→1 3x3, 9x9, batch 1") == 2
+    assert "How many times as fast as PyTorch" in said
+    assert "a CPU, 2 threads, float32, NCHW (channels first), PyTorch 2.13.0" in said
+    assert "geometric mean: fastconv 1.00, plain NumPy 0.25" in said
+    assert {"fastconv (bars)", "PyTorch (the line at 1)", "plain NumPy", "2.00", "0.50"} <= set(said)
+
+
+def test_the_picture_of_one_implementation_has_milliseconds(tmp_path):
+    said = texts(plot.draw, results([{"fastconv": 0.001}, {"fastconv": 0.004}]), tmp_path / "times.svg")
+    assert {"Milliseconds of fastconv", "milliseconds", "1", "4", "geometric mean: fastconv 2"} <= set(said)
+
+
+@pytest.mark.parametrize(("gflops", "above"), [(99, False), (101, True)])
+def test_the_roofline_explains_what_lies_above_it(tmp_path, gflops, above):
+    operations = results([{}])[0].case.layer.flops
+    rows = results([{"fastconv": operations / gflops / 1e9}])  # the peak is 100
+    said = texts(plot.draw_roofline, rows, tmp_path / "roofline.svg")
+    assert ("peak of multiply-adds:", "100 GF/s") in pairwise(said)
+    assert "peak of the memory: 20 GB/s" in said
+    assert any("minimal filtering (Winograd)" in text for text in said) == above
+
+
+def test_a_picture_that_can_not_be_written(tmp_path):
+    with pytest.raises(BenchError, match="No such file"):
+        plot.draw(tmp_path / "no" / "x.png", results([{"fastconv": 1.0}]), ABOUT)
 
 
 def test_the_choice_beside_the_algorithms():

@@ -1,10 +1,12 @@
 """The command line: help, one-line errors with exit code 2, and what it imports."""
 
+import os
 import subprocess
 import sys
 
 import pytest
 
+import fastconv
 from fastconv import cli
 from fastconv.cli import main
 
@@ -28,6 +30,22 @@ def test_help(command, capsys):
     assert err == ""
 
 
+def test_without_a_command_the_commands_are_listed(capsys):
+    assert main(["--help"]) == 0
+    expected = capsys.readouterr().out
+    assert main([]) == 0
+    out, err = capsys.readouterr()
+    assert out == expected
+    assert err == ""
+    for command in ("demo", "bench", "info", "warmup"):
+        assert f"\n    {command} " in out
+
+
+def test_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"fastconv {fastconv.__version__}\n"
+
+
 def test_demo_help_names_every_option(capsys):
     main(["demo", "--help"])
     said = capsys.readouterr().out
@@ -38,7 +56,6 @@ def test_demo_help_names_every_option(capsys):
 @pytest.mark.parametrize(
     ("arguments", "start", "part"),
     [
-        ([], "fastconv: error: ", "command"),
         (["train"], "fastconv: error: ", "train"),
         (["info", "--colour"], "fastconv: error: ", "--colour"),
         (["demo", "--net", "s001"], "fastconv demo: error: ", "s001"),
@@ -109,6 +126,26 @@ def test_importing_the_command_line_imports_no_extras():
     code = f"import sys, fastconv.cli; print([m for m in {EXTRAS} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def with_closed_output(*arguments, errors=subprocess.PIPE):
+    """The command line as a process whose standard output nobody reads."""
+    read, write = os.pipe()
+    os.close(read)
+    try:
+        run = [sys.executable, "-m", "fastconv", *arguments]
+        return subprocess.run(run, stdout=write, stderr=errors, text=True, check=False)
+    finally:
+        os.close(write)
+
+
+def test_output_that_nobody_reads_is_no_traceback():
+    done = with_closed_output("info")
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_errors_that_nobody_reads_either():
+    assert with_closed_output("info", errors=subprocess.STDOUT).returncode == 141
 
 
 def test_as_a_process():

@@ -2,6 +2,7 @@
 
 import gzip
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,13 @@ pytest.importorskip("sklearn", reason="the demo needs scikit-learn")
 pytest.importorskip("matplotlib", reason="the demo needs matplotlib")
 pytest.importorskip("rich", reason="the demo needs rich")
 
+import matplotlib
+
 from fastconv import nn
 from fastconv.cli import main
-from fastconv.demo import data, networks, picture, plain, training
+from fastconv.demo import data, networks, plain, training
 from fastconv.demo.data import DemoError
+from fastconv.outputs import OutputError, check_picture
 
 # --- the plain NumPy twin ---------------------------------------------------------------------------------
 
@@ -199,9 +203,9 @@ def test_labels_must_fit_the_images(tmp_path):
 
 @pytest.fixture
 def short_race(monkeypatch):
-    """Two rounds instead of fifteen: what a race says is not tested here."""
+    """Two rounds: what a race says is not tested here."""
     monkeypatch.setattr(
-        "fastconv.demo.run.race", lambda *args, **options: training.race(*args, **options, rounds=2, steps=1)
+        "fastconv.demo.run.race", lambda *args, **options: training.race(*args, **options, rounds=2)
     )
 
 
@@ -248,9 +252,7 @@ def test_runs_with_equal_seeds_are_equal():
 
     def losses(seed):
         trainer = training.Trainer(recipe, nn, seed)
-        with training.progress_bar() as progress:
-            options = {"epochs": 1, "batch": 100, "seed": seed, "label": "", "progress": progress}
-            return training.train(trainer, images, **options).losses
+        return training.train(trainer, images, epochs=1, batch=100, seed=seed, label="").losses
 
     assert losses(0) == losses(0) != losses(1)
 
@@ -258,12 +260,80 @@ def test_runs_with_equal_seeds_are_equal():
 def test_a_digit_network_learns():
     images, recipe = data.digits(), networks.RECIPES["s000"]
     trainer = training.Trainer(recipe, nn, 0)
-    with training.progress_bar() as progress:
-        history = training.train(trainer, images, epochs=4, batch=10, seed=0, label="", progress=progress)
+    history = training.train(trainer, images, epochs=4, batch=10, seed=0, label="")
     assert history.accuracies[-1] > 0.9
     assert history.accuracies[-1] == training.accuracy(
         trainer.network, images.test_images, images.test_labels
     )
+
+
+def test_a_race_takes_the_fastest_steps(monkeypatch):
+    """A clock that says how long each step took: the first turn does not count, nor do long ones."""
+    steps = [1, 1, *(4, 30), *(2, 70), *(90, 8), *(3, 9)]  # ours and plain, turn by turn
+    monkeypatch.setattr(training, "perf_counter", iter(np.repeat(np.cumsum([0, *steps]), 2)[1:-1]).__next__)
+    raced = training.race(networks.RECIPES["s002"], data.digits(), batch=2, seed=0, rounds=4, seconds=1000)
+    assert (raced.fastconv, raced.plain, raced.ratio) == (2000, 8000, 4)
+
+
+def test_a_race_ends_when_its_time_is_over():
+    calls = []
+    recipe = networks.RECIPES["s002"]
+    counted = replace(recipe, build=lambda layers, seed: CountedNetwork(calls, recipe.build(layers, seed)))
+    training.race(counted, data.digits(), batch=1, seed=0, rounds=50, seconds=0)
+    assert len(calls) == 12  # five turns, and the first, of two
+
+
+class CountedNetwork(nn.Sequential):
+    def __init__(self, calls, network):
+        super().__init__(*network.layers)
+        self.calls = calls
+
+    def forward(self, x):
+        self.calls.append(x.shape)
+        return super().forward(x)
+
+
+def test_dead_filters_are_those_whose_maps_are_zero_in_all_images():
+    network = nn.Sequential(nn.Conv2d(1, 3, 1, rng=0), nn.ReLU(), nn.Conv2d(3, 2, 1, rng=0), nn.ReLU())
+    network[0].weight[:, 0, 0, 0] = [1, -1, -1]
+    network[0].bias[:] = [0, 0, 0.5]
+    network[2].weight[:, :, 0, 0] = [[0, 1, 0], [1, 1, 1]]
+    network[2].bias[:] = 0
+    bright, dark = np.ones((400, 1, 2, 2), np.float32), np.full((1, 1, 2, 2), 0.25, np.float32)
+    dark[0, 0, 1, 1] = 0.75
+    first, second = training.dead_filters(network, bright, dark)
+    assert first.tolist() == [False, True, False]
+    assert second.tolist() == [True, False]
+
+
+@pytest.mark.parametrize("name", networks.RECIPES)
+def test_the_passes_of_an_image_are_those_of_the_plain_twin(name):
+    image = data.digits().test_images[0]
+    trainers = [training.Trainer(networks.RECIPES[name], layers, seed=0) for layers in (nn, plain)]
+    before = {key: array.copy() for key, array in trainers[0].network.state().items()}
+    ours, theirs = (trainer.passes(image, 3) for trainer in trainers)
+    pairs = [(ours.image, theirs.image), (ours.filters, theirs.filters), (ours.output, theirs.output)]
+    for our, their in [*pairs, *zip(ours.maps, theirs.maps, strict=True)]:
+        for a, b in zip(our, their, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+        assert our[0].shape == our[1].shape
+        assert np.any(our[1])
+    for key, array in trainers[0].network.state().items():
+        np.testing.assert_array_equal(array, before[key])
+
+
+def test_a_dead_filter_is_said_to_be_dead(tmp_path, monkeypatch, capsys, short_race):
+    """A filter that gives nothing, in a saved network: a line, and a word in the picture."""
+    monkeypatch.chdir(tmp_path)
+    network = networks.s000(nn, rng=0)
+    network[3].bias[2] = -1000
+    training.save(Path("net.npz"), "s000", network)
+    with matplotlib.rc_context({"svg.fonttype": "none"}):
+        assert main(["demo", "--load", "net.npz", "--picture", "p.svg"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert "dead: filter 3 of convolution 2, 0 for every image: it learns no more" in said
+    drawn = Path("p.svg").read_text("utf-8")
+    assert drawn.count(">dead<") == 6 * sum(line.startswith("dead: ") for line in said)
 
 
 # --- files that are not what they should be -----------------------------------------------------------------
@@ -324,7 +394,7 @@ def test_a_bad_network_file_is_named_in_one_line(tmp_path, capsys, kind):
     assert message in line
 
 
-def test_pictures_have_a_known_ending():
-    picture.check_format(Path("a.SVG"))
-    with pytest.raises(DemoError, match=r"a\.xyz: must end in one of .*\.png"):
-        picture.check_format(Path("a.xyz"))
+def test_pictures_have_a_known_ending(tmp_path):
+    check_picture(tmp_path / "a.SVG")
+    with pytest.raises(OutputError, match=r"a\.xyz: must end in one of .*\.png"):
+        check_picture(tmp_path / "a.xyz")

@@ -51,6 +51,15 @@ class Layer:
         )  # type: ignore[return-value]
 
     @property
+    def words(self) -> str:
+        """The sizes as they are read: ``64→128 3x3 stride 2, 56x56, batch 8``."""
+        words = [f"{self.c}→{self.k}", f"{self.r}x{self.s}"]
+        words += [f"{name} {n}" for name in ("stride", "dilation") if (n := getattr(self, name)) > 1]
+        if self.groups > 1:
+            words.append("depthwise" if self.groups == self.c else f"{self.groups} groups")
+        return f"{' '.join(words)}, {self.h}x{self.w}, batch {self.n}"
+
+    @property
     def flops(self) -> int:
         """Floating-point operations of one pass of a convolution; a multiply-add counts as two."""
         oh, ow = self.output

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from fastconv.bench.cases import (
@@ -27,9 +26,11 @@ from fastconv.bench.cases import (
     suite_names,
 )
 from fastconv.bench.implementations import BY_NAME, OURS, PEERS
-from fastconv.bench.report import header, print_tables
+from fastconv.bench.report import Output, header, milliseconds, print_tables
 from fastconv.bench.runner import Bench, Result
 from fastconv.bench.start import PROGRAMS, time_start
+from fastconv.outputs import check_file, check_picture
+from fastconv.progress import Progress
 
 # Wide enough for every column when the output goes to a file.
 _WIDTH = 200
@@ -50,6 +51,7 @@ class Options:
     rounds: int
     json: Path | None
     plot: Path | None
+    roofline: Path | None
 
 
 def run(options: Options) -> None:
@@ -57,29 +59,35 @@ def run(options: Options) -> None:
 
     Raises
     ------
-    BenchError
-        For whatever the user can put right.
+    BenchError, OutputError
+        For whatever the user can put right; nothing has been timed yet where that could be known.
     """
-    _check_folder(options.json)
-    _check_folder(options.plot)
-    everything = [case for what in options.what if what != "start" for case in _cases(what, options)]
-    if options.plot is not None and not any(case.operation in PASSES for case in everything):
-        raise BenchError("nothing to draw: --plot shows passes of convolution layers")
+    check_file(options.json)
+    check_picture(options.plot)
+    check_picture(options.roofline)
     named = dict.fromkeys(name for one in options.ours for name in (BY_NAME if one == "all" else (one,)))
     implementations = [*_known([*named], OURS, "--ours"), *_peers(options.against)]
-    console = Console() if Console().is_terminal else Console(width=_WIDTH)
-    if "start" in options.what:
-        _start(console, options)
-    if everything:
-        _layers(console, options, implementations, everything)
+    everything = [case for what in options.what if what != "start" for case in _cases(what, options)]
+    pictures = [option for option in ("plot", "roofline") if getattr(options, option) is not None]
+    if pictures and not any(case.operation in PASSES for case in everything):
+        raise BenchError(f"nothing to draw: --{pictures[0]} shows passes of convolution layers")
+    console = Output() if Output().is_terminal else Output(width=_WIDTH)
+    started = _start(console, options) if "start" in options.what else {}
+    about, results = _layers(console, options, implementations, everything) if everything else ({}, [])
+    if options.json is not None:
+        content = {"about": about, "results": [result.to_json() for result in results], "start": started}
+        _write_json(options.json, content)
+    if pictures:
+        from fastconv.bench import plot
+
+        for option in pictures:
+            draw = {"plot": plot.draw, "roofline": plot.draw_roofline}[option]
+            path: Path = getattr(options, option)
+            draw(path, results, about)
+            console.print(f"picture: {path}", highlight=False)
 
 
-def _check_folder(path: Path | None) -> None:
-    if path is not None and not path.parent.is_dir():
-        raise BenchError(f"{path}: the folder {path.parent} does not exist")
-
-
-def _known(names: Sequence[str], known: Sequence[str], option: str) -> list[str]:
+def _known(names: Sequence[str], known: Collection[str], option: str) -> list[str]:
     for name in names:
         if name not in known:
             raise BenchError(f"{option}: {name!r} is none of {', '.join(known)}")
@@ -89,8 +97,16 @@ def _known(names: Sequence[str], known: Sequence[str], option: str) -> list[str]
 def _peers(against: Sequence[str] | None) -> list[str]:
     """The peers that were asked for; those installed where none were."""
     if against is None:
-        return [peer for peer in PEERS if find_spec(peer) is not None]
-    return _known(against, PEERS, "--against")
+        return [peer for peer in PEERS if not _missing(peer)]
+    peers = _known(against, PEERS, "--against")
+    if missing := dict.fromkeys(package for peer in peers for package in _missing(peer)):
+        raise BenchError(f"--against: not installed: {', '.join(missing)} (pip install {' '.join(missing)})")
+    return peers
+
+
+def _missing(peer: str) -> list[str]:
+    """The packages that a peer needs and that are not installed."""
+    return [package for package in (peer, *PEERS[peer]) if find_spec(package) is None]
 
 
 def _cases(what: str, options: Options) -> list[Case]:
@@ -108,50 +124,46 @@ def _cases(what: str, options: Options) -> list[Case]:
     return cases(passes, layers, options.dtype, options.layout)
 
 
-def _bar(console: Console) -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    return Progress(*columns, console=Console(stderr=True), transient=True)
-
-
 def _layers(
     console: Console, options: Options, implementations: Sequence[str], everything: Sequence[Case]
-) -> None:
+) -> tuple[dict[str, Any], list[Result]]:
+    """Time the cases and print their tables: what they were measured on, and the results."""
     results: list[Result] = []
     with Bench(implementations, options.threads, options.rounds) as bench:
         about = bench.about()
         console.print(header(about), highlight=False, soft_wrap=True)
         console.print()
-        with _bar(console) as bar:
-            task = bar.add_task("", total=len(everything))
+        with Progress("timed", len(everything)) as progress:
             for case in everything:
-                bar.update(task, description=f"{case.layer.name} {case.operation}")
+                name = f"{case.layer.name} {case.operation}"
+                progress.under_way(name)
                 results.append(bench.time(case))
-                bar.advance(task)
+                progress.advance()
+                progress.tell(f"{name}: {milliseconds(results[-1])}")
     print_tables(console, results)
-    if options.json is not None:
-        _write_json(options.json, about, results)
-    if options.plot is not None:
-        from fastconv.bench.plot import draw
-
-        draw(options.plot, results, about)
-        console.print(f"picture: {options.plot}", highlight=False)
+    return about, results
 
 
-def _write_json(path: Path, about: dict[str, Any], results: Sequence[Result]) -> None:
-    content = {"about": about, "results": [result.to_json() for result in results]}
+def _write_json(path: Path, content: dict[str, Any]) -> None:
     try:
         path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     except OSError as error:
         raise BenchError(f"{path}: {error.strerror}") from None
 
 
-def _start(console: Console, options: Options) -> None:
-    with _bar(console) as bar:
-        task = bar.add_task("import and first call", total=options.rounds * len(PROGRAMS))
-        times = time_start(options.threads, options.rounds, lambda: bar.advance(task))
+def _start(console: Console, options: Options) -> dict[str, float]:
+    """Time fresh processes and print their table: seconds by what each did."""
+    with Progress("import and first call", options.rounds * len(PROGRAMS)) as progress:
+
+        def done(label: str) -> None:
+            progress.advance()
+            progress.tell(label)
+
+        times = time_start(options.threads, options.rounds, done)
     table = Table(title="a fresh process, seconds", title_justify="left")
     table.add_column("what")
     table.add_column("s", justify="right")
     for label, seconds in times.items():
         table.add_row(label, f"{seconds:.2f}")
     console.print(table)
+    return times

@@ -148,10 +148,11 @@ def _fastconv_pool(case: Case) -> Call:
 # --- plain NumPy, as users write it -------------------------------------------------------------------
 
 
-def _windows(x: Array, layer: Layer) -> Array:
-    """(N, C, OH, OW, R, S): a view of the padded image."""
+def _windows(x: Array, layer: Layer, filling: float = 0.0) -> Array:
+    """(N, C, OH, OW, R, S): a view of the image, padded with ``filling``."""
     pad, reach = layer.pad, layer.dilation
-    x = np.pad(x, ((0, 0), (0, 0), (pad, pad), (pad, pad))) if pad else x
+    padding = ((0, 0), (0, 0), (pad, pad), (pad, pad))
+    x = np.pad(x, padding, constant_values=filling) if pad else x
     extents = reach * (layer.r - 1) + 1, reach * (layer.s - 1) + 1
     view = np.lib.stride_tricks.sliding_window_view(x, extents, axis=(2, 3))
     return view[:, :, :: layer.stride, :: layer.stride, ::reach, ::reach]
@@ -192,8 +193,13 @@ def _numpy_backward_input(dy: Array, w: Array, layer: Layer) -> Array:
     columns = _numpy_rows(dy, layer) @ w.reshape(layer.groups, layer.k // layer.groups, -1)
     columns = columns.reshape(layer.groups, layer.n, oh, ow, layer.c // layer.groups, layer.r, layer.s)
     columns = columns.transpose(1, 0, 4, 5, 6, 2, 3).reshape(layer.n, layer.c, layer.r, layer.s, oh, ow)
-    pad, step, reach = layer.pad, layer.stride, layer.dilation
-    padded = np.zeros((layer.n, layer.c, layer.h + 2 * pad, layer.w + 2 * pad), dy.dtype)
+    return _numpy_fold(columns, layer)
+
+
+def _numpy_fold(columns: Array, layer: Layer) -> Array:
+    """Columns (N, C, R, S, OH, OW) added up into images (N, C, H, W)."""
+    (oh, ow), pad, step, reach = layer.output, layer.pad, layer.stride, layer.dilation
+    padded = np.zeros((layer.n, layer.c, layer.h + 2 * pad, layer.w + 2 * pad), columns.dtype)
     for r in range(layer.r):
         for s in range(layer.s):
             top, left = r * reach, s * reach
@@ -210,6 +216,48 @@ def _numpy_pass(case: Case) -> Call:
         "forward": lambda: _numpy_forward(x, w, layer),
         "backward_input": lambda: _numpy_backward_input(dy, w, layer),
         "backward_weight": lambda: _numpy_backward_weight(dy, x, layer),
+    }
+    return calls[case.operation]
+
+
+def _numpy_max_pool(x: Array, layer: Layer) -> tuple[Array, Array]:
+    """The maxima, and where each stands in its plane."""
+    windows = _windows(x, layer, -np.inf)
+    n, c, oh, ow, r, s = windows.shape
+    windows = windows.reshape(n, c, oh, ow, r * s)
+    first = windows.argmax(-1)
+    rows = first // s + layer.stride * np.arange(oh)[:, None] - layer.pad
+    columns = first % s + layer.stride * np.arange(ow) - layer.pad
+    return np.take_along_axis(windows, first[..., None], -1)[..., 0], rows * layer.w + columns
+
+
+def _numpy_max_pool_backward(dy: Array, indices: Array, layer: Layer) -> Array:
+    planes = layer.n * layer.c
+    dx = np.zeros((planes, layer.h * layer.w), dy.dtype)
+    if layer.stride >= max(layer.r, layer.s):  # no cell lies in two windows
+        np.put_along_axis(dx, indices.reshape(planes, -1), dy.reshape(planes, -1), 1)
+    else:
+        np.add.at(dx, (np.arange(planes)[:, None], indices.reshape(planes, -1)), dy.reshape(planes, -1))
+    return dx.reshape(layer.n, layer.c, layer.h, layer.w)
+
+
+def _numpy_avg_pool_backward(dy: Array, layer: Layer) -> Array:
+    share = dy / (layer.r * layer.s)
+    columns = np.broadcast_to(share[:, :, None, None], (*dy.shape[:2], layer.r, layer.s, *dy.shape[2:]))
+    return _numpy_fold(columns, layer)
+
+
+def _numpy_pool(case: Case) -> Call:
+    data, layer = Data(case), case.layer
+    if case.layout != "NCHW":
+        raise Absent("plain NumPy code is written for NCHW")
+    x, dy = data["x"], data["dy"]
+    indices = _numpy_max_pool(x, layer)[1]
+    calls: dict[str, Call] = {
+        "max_pool": lambda: _numpy_max_pool(x, layer),
+        "max_pool_backward": lambda: _numpy_max_pool_backward(dy, indices, layer),
+        "avg_pool": lambda: _windows(x, layer).mean((-2, -1)),
+        "avg_pool_backward": lambda: _numpy_avg_pool_backward(dy, layer),
     }
     return calls[case.operation]
 
@@ -431,7 +479,6 @@ def _step(layers: str) -> Make:
     def make(case: Case) -> Call:
         from fastconv.demo.networks import RECIPES
 
-        _import("rich")
         training = importlib.import_module("fastconv.demo.training")
         trainer = training.Trainer(RECIPES[case.layer.name], importlib.import_module(layers), seed=0)
         images, labels = _step_data(case)
@@ -504,7 +551,7 @@ _PASS: dict[str, Make] = {
     "torch": _torch_pass,
     "jax": _jax_pass,
 }
-_POOL: dict[str, Make] = {"fastconv": _fastconv_pool, "torch": _torch_pool}
+_POOL: dict[str, Make] = {"fastconv": _fastconv_pool, "numpy": _numpy_pool, "torch": _torch_pool}
 
 TABLE: dict[str, dict[str, Make]] = {
     "forward": {
@@ -529,4 +576,12 @@ TABLE: dict[str, dict[str, Make]] = {
 # Implementations of our own, which are not peers.
 BY_NAME = ("fastconv", *(f"fastconv:{algorithm.name}" for algorithm in ALGORITHMS))
 OURS = ("fastconv", "plan", "kernel", *BY_NAME[1:])
-PEERS = ("torch", "onnxruntime", "openvino", "jax", "numpy", "scipy")
+# The packages of the peers, and what else each needs.
+PEERS: dict[str, tuple[str, ...]] = {
+    "torch": (),
+    "onnxruntime": ("onnx",),
+    "openvino": ("onnx",),
+    "jax": (),
+    "numpy": (),
+    "scipy": (),
+}

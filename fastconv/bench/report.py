@@ -15,6 +15,14 @@ from fastconv.bench.implementations import OURS
 from fastconv.bench.runner import Result
 
 
+class Output(Console):
+    """Rich's console, but that a pipe which nobody reads is told to the caller."""
+
+    def on_broken_pipe(self) -> None:
+        """Called inside the handler of the error, which goes on."""
+        raise
+
+
 @dataclass(frozen=True)
 class Ratio:
     """How many times as fast the first of ours is as the fastest peer."""
@@ -79,12 +87,14 @@ def _table(operation: str, rows: Sequence[Result]) -> Table:
     table = Table(title=f"{operation}, {case.dtype}, {case.layout}", title_justify="left")
     table.add_column("layer", no_wrap=True)
     for name in names:
-        table.add_column(f"{name}\n{'GF/s' if convolution else 'ms'}", justify="right", no_wrap=True)
+        table.add_column(f"{name}\nms", justify="right", no_wrap=True)
+        if convolution:
+            table.add_column("\nGF/s", justify="right", no_wrap=True)
     if convolution:
         table.add_column("ours,\n% of FMA", justify="right")
     table.add_column("ours / best peer", justify="right", no_wrap=True)
     for row in rows:
-        cells = [_cell(row, name, convolution) for name in names]
+        cells = [cell for name in names for cell in _cells(row, name, convolution)]
         if convolution:
             first = ours(row)
             cells.append("" if first is None else f"{100 * row.gflops(first) / row.peak_gflops:.0f}")
@@ -94,26 +104,34 @@ def _table(operation: str, rows: Sequence[Result]) -> Table:
     return table
 
 
-def _cell(row: Result, name: str, convolution: bool) -> str:
+def _cells(row: Result, name: str, convolution: bool) -> list[str]:
+    """Milliseconds and, for a convolution, the rate."""
     timing = row.timings.get(name)
     if timing is None:
-        return "-"
-    value = f"{row.gflops(name):.1f}" if convolution else f"{1e3 * timing.median:.3f}"
-    return f"{value} ±{50 * timing.spread:.0f}%"
+        return ["-", ""] if convolution else ["-"]
+    time = f"{1e3 * timing.median:.3f} ±{50 * timing.spread:.0f}%"
+    return [time, f"{row.gflops(name):.1f}"] if convolution else [time]
+
+
+def milliseconds(row: Result) -> str:
+    """Everybody's time of a case in one line."""
+    times = ", ".join(f"{name} {1e3 * timing.median:.3f} ms" for name, timing in row.timings.items())
+    return times or "timed by nobody"
 
 
 def summary(rows: Sequence[Result]) -> list[str]:
     """Geometric mean and worst layer, against the best peer and against each."""
     lines = []
     ratios = [found for row in rows if (found := ratio(row)) is not None]
-    if ratios:
+    peers = list(dict.fromkeys(name for row in rows for name in row.timings if name not in OURS))
+    if len(peers) > 1 and ratios:
         worst = min(ratios, key=lambda found: found.value)
         mean = geometric_mean(found.value for found in ratios)
         lines.append(
             f"against the best peer of each layer: geometric mean {mean:.2f}, "
             f"worst {worst.value:.2f} ({worst.layer}, {worst.peer})"
         )
-    for peer in dict.fromkeys(name for row in rows for name in row.timings if name not in OURS):
+    for peer in peers:
         pairs = [
             (row.timings[peer].median / row.timings[name].median, row.case.layer.name)
             for row in rows

@@ -9,7 +9,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median, quantiles
@@ -186,12 +186,3 @@ class Bench:
                     raise BenchError(f"{name} on {case.layer.name}, {case.operation}: {answer['error']}")
                 result.timings[name].seconds += answer["seconds"]
         return result
-
-
-def run(bench: Bench, cases: Iterable[Case], done: Callable[[Result], None]) -> list[Result]:
-    """Time all cases, telling of each result as it comes."""
-    results = []
-    for case in cases:
-        results.append(bench.time(case))
-        done(results[-1])
-    return results

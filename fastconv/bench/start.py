@@ -59,7 +59,7 @@ def _seconds(program: str, threads: int, cold: bool) -> float | None:
     return float(json.loads(done.stdout)) if done.returncode == 0 else None
 
 
-def time_start(threads: int, rounds: int, done: Callable[[], None]) -> dict[str, float]:
+def time_start(threads: int, rounds: int, done: Callable[[str], None]) -> dict[str, float]:
     """Median seconds of every program, in interleaved rounds; one that fails (a missing peer) is left out."""
     times: dict[str, list[float]] = {}
     for turn in range(rounds):
@@ -68,5 +68,5 @@ def time_start(threads: int, rounds: int, done: Callable[[], None]) -> dict[str,
             seconds = _seconds(program, threads, cold) if not cold or turn < 2 else None
             if seconds is not None and (turn or cold):  # the first turn reads the files into memory
                 times.setdefault(label, []).append(seconds)
-            done()
+            done(label)
     return {label: median(values) for label, values in times.items()}

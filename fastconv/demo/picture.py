@@ -13,30 +13,23 @@ from fastconv import nn
 from fastconv.arguments import Array
 from fastconv.demo.data import DemoError, Images, _reason
 from fastconv.demo.networks import Recipe
-from fastconv.demo.training import History, Race
+from fastconv.demo.training import History, Race, Trainer, stages
 
 _SHOWN_DIGITS = (0, 2, 3, 5, 8)  # classes, one image of each
-_MOST_FILTERS = 8
 _MOST_MAPS = 10
+_HEADING = 2.6  # maps, as long as the words above them
 _INK = "#1f2937"
 _CURVE_COLOURS = ("#f59e0b", "#1d4ed8")
 
 
-def check_format(path: Path) -> None:
-    """Refuse a file name whose end no picture format has.
-
-    Raises
-    ------
-    DemoError
-        Naming the endings there are.
-    """
-    known = FigureCanvasAgg.get_supported_filetypes()
-    if path.suffix[1:].lower() not in known:
-        raise DemoError(f"{path}: must end in one of .{', .'.join(sorted(known))}")
-
-
 def draw(
-    path: Path, recipe: Recipe, network: nn.Sequential, data: Images, histories: list[History], race: Race
+    path: Path,
+    recipe: Recipe,
+    trainer: Trainer,
+    data: Images,
+    histories: list[History],
+    race: Race,
+    dead: list[Array],
 ) -> None:
     """Write the picture.
 
@@ -44,12 +37,14 @@ def draw(
     ----------
     path : Path
         Its ending says the format.
-    recipe, network, data
+    recipe, trainer, data
         What was trained, and on what.
     histories : list of History
         One a curve; the last one is the network's.
     race : Race
-        For the title.
+        How long a step takes.
+    dead : list of array
+        Of each convolution, which filters are dead.
 
     Raises
     ------
@@ -57,33 +52,28 @@ def draw(
         Where the file can't be written.
     """
     # A Figure of its own, without pyplot: no window system is looked for, no global state is left.
-    figure = Figure(figsize=(12, 9), facecolor="white")
+    figure = Figure(figsize=(12, 12), facecolor="white")
     FigureCanvasAgg(figure)
-    figure.suptitle(_title(recipe, network, data, race), x=0.05, ha="left", fontsize=13, color=_INK)
+    network = trainer.network
+    figure.suptitle(_title(recipe, network, data), x=0.05, y=0.985, ha="left", fontsize=13, color=_INK)
     grid = figure.add_gridspec(
-        2, 1, height_ratios=(1, 1.6), hspace=0.26, left=0.05, right=0.97, top=0.875, bottom=0.04
+        3, 1, height_ratios=(1, 1.9, 0.62), hspace=0.38, left=0.05, right=0.97, top=0.905, bottom=0.045
     )
-    top = grid[0].subgridspec(1, 3, width_ratios=(1, 1, 1.1), wspace=0.25)
+    top = grid[0].subgridspec(1, 3, width_ratios=(1, 1, 1), wspace=0.25)
     _draw_losses(figure.add_subplot(top[0]), histories)
     _draw_accuracies(figure.add_subplot(top[1]), histories)
-    _draw_filters(figure, top[2], _convolutions(network)[0].weight)
-    _draw_maps(figure, grid[1], network, data)
+    _draw_race(figure.add_subplot(top[2]), race)
+    _draw_maps(figure, grid[1], network, data, dead)
+    _draw_passes(figure, grid[2], trainer, data, dead)
     try:
-        figure.savefig(path, dpi=130)
+        figure.savefig(path, dpi=120)
     except OSError as error:
         raise DemoError(f"{path}: {_reason(error)}") from None
 
 
-def _title(recipe: Recipe, network: nn.Sequential, data: Images, race: Race) -> str:
+def _title(recipe: Recipe, network: nn.Sequential, data: Images) -> str:
     numbers = sum(array.size for array in network.state().values())
-    return (
-        f"{recipe.name}: {recipe.about}\n{numbers} parameters, {data.name}. "
-        f"A training step takes {race.fastconv:.2f} ms, in plain NumPy {race.plain:.2f} ms."
-    )
-
-
-def _convolutions(network: nn.Sequential) -> list[nn.Conv2d]:
-    return [layer for layer in network if isinstance(layer, nn.Conv2d)]
+    return f"{recipe.name}: {recipe.about}\n{numbers} parameters, {data.name}"
 
 
 def _colours(histories: list[History]) -> list[str]:
@@ -139,71 +129,164 @@ def _smoothed(history: History) -> Array:
     return means
 
 
-def _draw_filters(figure: Figure, place: Any, weight: Array) -> None:
-    """Each filter of the first convolution, red where it asks for ink and blue where for none."""
-    count = min(len(weight), _MOST_FILTERS)
-    columns = count if count <= 4 else (count + 1) // 2
-    rows = -(-count // columns)
-    bars = place.subgridspec(2, 1, height_ratios=(20, 1), hspace=0.12)
-    grid = bars[0].subgridspec(rows, columns, wspace=0.1, hspace=0.1)
-    most = float(np.abs(weight[:count]).max()) or 1.0
-    for i in range(count):
-        axes = _bare(figure.add_subplot(grid[i // columns, i % columns]))
-        axes.set_anchor("S")
-        image = axes.imshow(weight[i, 0], cmap="RdBu_r", vmin=-most, vmax=most)
-        if i == 0:
-            axes.set_title("Filters of the first convolution", loc="left", fontsize=11, color=_INK)
-    bar = figure.colorbar(image, cax=figure.add_subplot(bars[1]), orientation="horizontal")
-    bar.outline.set_visible(False)
-    bar.ax.tick_params(labelsize=8)
+def _draw_race(axes: Any, race: Race) -> None:
+    """Two bars: milliseconds of a training step."""
+    names, times = ("fastconv", "plain NumPy"), (race.fastconv, race.plain)
+    axes.barh((0, 1), times, 0.5, color=(_CURVE_COLOURS[-1], "#9ca3af"))
+    for y, (name, milliseconds) in enumerate(zip(names, times, strict=True)):
+        axes.text(0, y - 0.32, f"{name}: {milliseconds:.2f} ms", fontsize=10, color=_INK)
+    axes.set(yticks=[], ylim=(1.6, -0.6), xlabel="milliseconds")
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    title = f"A training step: {race.ratio:.1f} times as fast"
+    axes.set_title(title, loc="left", fontsize=11, color=_INK)
 
 
-def _draw_maps(figure: Figure, place: Any, network: nn.Sequential, data: Images) -> None:
+def _draw_maps(figure: Figure, place: Any, network: nn.Sequential, data: Images, dead: list[Array]) -> None:
     """A row a digit: the image, the maps after each convolution's activation, what the network says."""
     images = np.stack([data.test_images[np.argmax(data.test_labels == digit)] for digit in _SHOWN_DIGITS])
-    stages, scores = _stages(network, images)
-    shown = [images] + [stage[:, :_MOST_MAPS] for stage in stages]
-    titles = ["image"] + [f"maps {i}: {stage.shape[2]}x{stage.shape[3]}" for i, stage in enumerate(stages, 1)]
-    # A narrow empty column after each stage sets the stages apart; what few maps leave over stays empty.
-    widths = [width for stage in shown for width in [1.0] * stage.shape[1] + [0.35]] + [2.0]
-    widths.append(max(13 - sum(widths), 0.01))
-    grid = place.subgridspec(len(images), len(widths), width_ratios=widths, wspace=0.06, hspace=0.06)
-    column = 0
-    for title, stage in zip(titles, shown, strict=True):
-        for i in range(stage.shape[1]):
-            places = [grid[row, column + i] for row in range(len(images))]
-            _draw_map(
-                figure, places, stage[:, i], "gray_r" if stage is images else "magma", "" if i else title
-            )
-        column += stage.shape[1] + 1
-    for row, digit in enumerate(_SHOWN_DIGITS):
-        _draw_scores(figure.add_subplot(grid[row, column]), scores[row], digit, row)
+    maps, output = stages(network, images)
+    columns = _Columns(figure, place, [1, *(one.shape[1] for one in maps)], len(images))
+    columns.head(0, "image")
+    for row, image in enumerate(images):
+        columns.show(0, 0, row, image[0], "gray_r", 0, 1)
+    for stage, one in enumerate(maps, 1):
+        columns.head(stage, f"maps {stage}: {one.shape[2]}x{one.shape[3]}")
+        for i in range(columns.counts[stage]):
+            # One scale for all digits, its own for each map: weak maps are seen too.
+            high = float(one[:, i].max()) or 1.0
+            for row in range(len(images)):
+                if dead[stage - 1][i]:
+                    columns.say_dead(stage, i, row)
+                else:
+                    columns.show(stage, i, row, one[row, i], "magma", 0, high)
+    for row, (digit, scores) in enumerate(zip(_SHOWN_DIGITS, _scores(network, output), strict=True)):
+        _draw_scores(columns.last(row), scores, digit, row == len(images) - 1)
+    columns.head(-1, "output by class")
+    if any(filters.any() for filters in dead):
+        columns.foot(
+            "dead: 0 for every image of training and test; no gradient passes, and the filter learns no more"
+        )
 
 
-def _draw_map(figure: Figure, places: list[Any], maps: Array, colours: str, title: str) -> None:
-    """One map for all digits, down a column, on one scale of its own: weak maps are seen too."""
-    most = float(maps.max())
-    for place, one in zip(places, maps, strict=True):
-        axes = _bare(figure.add_subplot(place))
-        axes.imshow(one, cmap=colours, vmin=0, vmax=most if most > 0 else 1)
-        if title and place is places[0]:
-            axes.set_title(title, loc="left", fontsize=10, color=_INK)
+def _draw_passes(figure: Figure, place: Any, trainer: Trainer, data: Images, dead: list[Array]) -> None:
+    """One image's arrays, and below each the gradient of the loss by it."""
+    _, output = stages(trainer.network, data.test_images)
+    scores = _scores(trainer.network, output)
+    worst = int(scores[np.arange(len(scores)), data.test_labels].argmin())
+    label, said = int(data.test_labels[worst]), int(scores[worst].argmax())
+    passes = trainer.passes(data.test_images[worst], label)
+    pairs = [passes.image, tuple(one[:, 0] for one in passes.filters), *passes.maps]
+    columns = _Columns(figure, place, [len(pair[0]) for pair in pairs], 2)
+    sizes = [f"{pair[0].shape[1]}x{pair[0].shape[2]}" for pair in pairs]
+    titles = ["image", f"filters 1: {sizes[1]}"]
+    titles += [f"conv {i}: {size}" for i, size in enumerate(sizes[2:], 1)]
+    for stage, (title, pair) in enumerate(zip(titles, pairs, strict=True)):
+        columns.head(stage, title)
+        for row, arrays in enumerate(pair):
+            most = float(np.abs(arrays).max()) or 1.0
+            for i in range(columns.counts[stage]):
+                if row and stage and dead[max(stage - 2, 0)][i]:
+                    columns.say_dead(stage, i, row)
+                elif stage or row:
+                    columns.show(stage, i, row, arrays[i], "RdBu_r", -most, most)
+                else:
+                    columns.show(stage, i, row, arrays[i], "gray_r", 0, 1)
+    columns.head(-1, "output by class")
+    _draw_scores(columns.last(0), scores[worst], label, False)
+    _draw_errors(columns.last(1), passes.output[1])
+    verdict = f"taken for {said}" if said != label else "and taken for it"
+    columns.title(
+        f"Forward and backward, for the test image that the network is least sure of: {label}, {verdict}"
+    )
+    columns.foot(
+        "Second row: the gradient of the loss by each number above it. "
+        "Red: more of it, more loss; blue: more of it, less loss."
+    )
 
 
-def _draw_scores(axes: Any, scores: Array, digit: int, row: int) -> None:
+class _Columns:
+    """Groups of small pictures side by side, in rows; the last group is a chart of the classes."""
+
+    def __init__(self, figure: Figure, place: Any, counts: list[int], rows: int) -> None:
+        self.counts = [min(count, _MOST_MAPS) for count in counts]
+        # A narrow empty column after each group sets the groups apart, a wider one leaves its heading room.
+        gaps = [0.35, *(max(0.35, _HEADING - count) for count in self.counts[1:])]
+        groups = zip(self.counts, gaps, strict=True)
+        widths = [width for count, gap in groups for width in [1.0] * count + [gap]] + [2.0]
+        widths.append(max(13 - sum(widths), 0.01))  # what few maps leave over stays empty
+        self._figure, self._rows = figure, rows
+        self._starts = np.cumsum([0, *(count + 1 for count in self.counts)])
+        self._grid = place.subgridspec(rows, len(widths), width_ratios=widths, wspace=0.06, hspace=0.06)
+        self._axes: dict[tuple[int, int], Any] = {}
+
+    def _at(self, column: int, row: int) -> Any:
+        if (column, row) not in self._axes:
+            self._axes[column, row] = _bare(self._figure.add_subplot(self._grid[row, column]))
+        return self._axes[column, row]
+
+    def last(self, row: int) -> Any:
+        """The place of a chart."""
+        return self._at(self._starts[-1], row)
+
+    def show(self, group: int, i: int, row: int, array: Array, colours: str, low: float, high: float) -> None:
+        """One picture of a group."""
+        self._at(self._starts[group] + i, row).imshow(array, cmap=colours, vmin=low, vmax=high)
+
+    def say_dead(self, group: int, i: int, row: int) -> None:
+        """Instead of a picture."""
+        axes = self._at(self._starts[group] + i, row)
+        axes.set(facecolor="#f3f4f6", box_aspect=1)
+        axes.text(
+            0.5, 0.5, "dead", ha="center", va="center", transform=axes.transAxes, color="#b91c1c", fontsize=9
+        )
+
+    def head(self, group: int, text: str) -> None:
+        """Over a group."""
+        self._at(self._starts[group], 0).set_title(text, loc="left", fontsize=10, color=_INK)
+
+    def title(self, text: str) -> None:
+        """Over all groups."""
+        self._words(0, (0, 1), (0, 26), text, 11)
+
+    def foot(self, text: str) -> None:
+        """Under all groups."""
+        self._words(self._rows - 1, (0, 0), (0, -26), text, 9)
+
+    def _words(self, row: int, corner: tuple[int, int], shift: tuple[int, int], text: str, size: int) -> None:
+        self._at(0, row).annotate(
+            text,
+            corner,
+            shift,
+            xycoords="axes fraction",
+            textcoords="offset points",
+            fontsize=size,
+            color=_INK,
+        )
+
+
+def _draw_scores(axes: Any, scores: Array, digit: int, with_classes: bool) -> None:
     best = int(scores.argmax())
     colours = ["#cbd5e1"] * len(scores)
     colours[best] = "#16a34a" if best == digit else "#dc2626"
     axes.bar(range(len(scores)), scores, color=colours)
-    axes.set(ylim=(0, 1.05), yticks=[], xticks=[])
+    axes.set(ylim=(0, 1.05))
+    _dress_classes(axes, len(scores), with_classes)
+
+
+def _draw_errors(axes: Any, errors: Array) -> None:
+    """The gradient by each output, upwards and downwards."""
+    axes.bar(range(len(errors)), errors, color=["#b2182b" if error > 0 else "#2166ac" for error in errors])
+    axes.axhline(0, color="#cbd5e1", lw=0.7)
+    _dress_classes(axes, len(errors), True)
+
+
+def _dress_classes(axes: Any, count: int, with_classes: bool) -> None:
     axes.set_box_aspect(0.5)  # as high as the maps, in a column twice as wide
     for spine in axes.spines.values():
         spine.set_visible(False)
-    if row == len(_SHOWN_DIGITS) - 1:
-        axes.set_xticks(range(len(scores)))
+    if with_classes:
+        axes.set_xticks(range(count))
         axes.tick_params(axis="x", length=0, labelsize=7)
-    if row == 0:
-        axes.set_title("output by class", loc="left", fontsize=10, color=_INK)
 
 
 def _bare(axes: Any) -> Any:
@@ -213,17 +296,9 @@ def _bare(axes: Any) -> Any:
     return axes
 
 
-def _stages(network: nn.Sequential, images: Array) -> tuple[list[Array], Array]:
-    """The output after each convolution's activation, and the network's output as probabilities."""
-    network.eval()
-    stages, x, after_convolution = [], images, False
-    for layer in network:
-        x = layer.forward(x)
-        if after_convolution:
-            stages.append(x)
-        after_convolution = isinstance(layer, nn.Conv2d)
-    network.train()
-    return stages, x if isinstance(layer, nn.Sigmoid) else _softmax(x)
+def _scores(network: nn.Sequential, output: Array) -> Array:
+    """The network's output as a number from 0 to 1 a class."""
+    return output if isinstance(network[-1], nn.Sigmoid) else _softmax(output)
 
 
 def _softmax(logits: Array) -> Array:

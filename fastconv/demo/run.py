@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 import fastconv
 from fastconv import nn
 from fastconv.demo import data as demo_data
 from fastconv.demo.data import DemoError, Images
 from fastconv.demo.networks import RECIPES, Recipe
-from fastconv.demo.picture import check_format, draw
-from fastconv.demo.training import History, Trainer, accuracy, progress_bar, race, restore, save, train
+from fastconv.demo.picture import draw
+from fastconv.demo.training import History, Trainer, accuracy, dead_filters, race, restore, save, train
+from fastconv.outputs import check_file, check_picture
 
 
 @dataclass(frozen=True)
@@ -35,36 +39,29 @@ def run(options: Options) -> None:
 
     Raises
     ------
-    DemoError
+    DemoError, OutputError
         For whatever the user can put right; nothing has been trained yet where that could be known.
     """
     recipe = RECIPES[options.net]
     picture = options.picture or Path(f"fastconv-demo-{recipe.name}.png")
-    check_format(picture)
-    for path in (picture, options.save):
-        _check_folder(path)
-    with ExitStack() as stack:
-        if options.threads is not None:
-            _hold_threads(stack, options.threads)
+    check_picture(picture)
+    check_file(options.save)
+    with nullcontext() if options.threads is None else _held_to(options.threads):
         _run(recipe, options, picture)
 
 
-def _check_folder(path: Path | None) -> None:
-    if path is not None and path.is_dir():
-        raise DemoError(f"{path}: is a folder")
-    if path is not None and not path.parent.is_dir():
-        raise DemoError(f"{path}: the folder {path.parent} does not exist")
-
-
-def _hold_threads(stack: ExitStack, threads: int) -> None:
+@contextmanager
+def _held_to(threads: int) -> Iterator[None]:
     """Hold fastconv, and the BLAS that NumPy calls, to the same number of threads."""
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped, unused-ignore]
 
-    try:
-        stack.enter_context(fastconv.num_threads(threads))
-    except ValueError as error:
-        raise DemoError(f"argument --threads: {error}") from None
-    stack.enter_context(threadpool_limits(threads, user_api="blas"))
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(fastconv.num_threads(threads))
+        except ValueError as error:
+            raise DemoError(f"argument --threads: {error}") from None
+        stack.enter_context(threadpool_limits(threads, user_api="blas"))
+        yield
 
 
 def _run(recipe: Recipe, options: Options, picture: Path) -> None:
@@ -77,15 +74,21 @@ def _run(recipe: Recipe, options: Options, picture: Path) -> None:
     for trainer, history in runs:
         _say_result(trainer, history, images)
     trainer, histories = runs[-1][0], [history for _, history in runs]
+    dead = dead_filters(trainer.network, images.train_images, images.test_images)
+    for place, filters in enumerate(dead, 1):
+        for number in np.flatnonzero(filters) + 1:
+            print(f"dead: filter {number} of convolution {place}, 0 for every image: it learns no more")
     if options.save is not None:
         save(options.save, recipe.name, trainer.network)
         print(f"saved: {options.save}")
-    timed = race(recipe, images, batch=options.batch, seed=options.seed)
+    # On one thread: where other programs have the cores, BLAS's threads wait for each other without end.
+    with _held_to(1):
+        timed = race(recipe, images, batch=options.batch, seed=options.seed)
     print(
-        f"a training step of {options.batch} images: fastconv {timed.fastconv:.3f} ms, "
+        f"a training step of {options.batch} images, one thread each: fastconv {timed.fastconv:.3f} ms, "
         f"plain NumPy {timed.plain:.3f} ms; ratio {timed.ratio:.2f}"
     )
-    draw(picture, recipe, trainer.network, images, histories, timed)
+    draw(picture, recipe, trainer, images, histories, timed, dead)
     print(f"picture: {picture}")
 
 
@@ -109,21 +112,12 @@ def _train_all(recipe: Recipe, images: Images, options: Options) -> list[tuple[T
     elif recipe.frozen_twin:
         variants = {"frozen filters": True, "trained filters": False}
     runs = []
-    with progress_bar() as progress:
-        for label, freeze in variants.items():
-            trainer = Trainer(recipe, nn, options.seed, freeze)
-            if options.load is not None:
-                restore(options.load, recipe.name, trainer.network)
-            history = train(
-                trainer,
-                images,
-                epochs=epochs,
-                batch=options.batch,
-                seed=options.seed,
-                label=label,
-                progress=progress,
-            )
-            runs.append((trainer, history))
+    for label, freeze in variants.items():
+        trainer = Trainer(recipe, nn, options.seed, freeze)
+        if options.load is not None:
+            restore(options.load, recipe.name, trainer.network)
+        history = train(trainer, images, epochs=epochs, batch=options.batch, seed=options.seed, label=label)
+        runs.append((trainer, history))
     return runs
 
 

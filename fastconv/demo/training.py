@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import median
 from time import perf_counter
 from types import ModuleType
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from fastconv import nn
 from fastconv.arguments import Array
 from fastconv.demo import plain
 from fastconv.demo.data import CLASSES, DemoError, Images, _reason
 from fastconv.demo.networks import Recipe
+from fastconv.progress import Progress
 
 _TEST_BATCH = 360
 
@@ -36,7 +34,7 @@ class History:
 
 @dataclass(frozen=True)
 class Race:
-    """Median milliseconds of one training step, with fastconv and with plain NumPy."""
+    """Milliseconds of the fastest training step, with fastconv and with plain NumPy."""
 
     fastconv: float
     plain: float
@@ -45,6 +43,26 @@ class Race:
     def ratio(self) -> float:
         """How many times as fast fastconv is."""
         return self.plain / self.fastconv
+
+
+@dataclass(frozen=True)
+class Passes:
+    """One image's way through a network and back: arrays, each with the gradient of the loss by it.
+
+    Attributes
+    ----------
+    image : pair of arrays of shape (1, 28, 28)
+    filters : pair of arrays of shape (K, 1, R, S)
+        Of the first convolution.
+    maps : list of pairs of arrays of shape (K, OH, OW)
+        What each convolution gives, before its activation.
+    output : pair of arrays of shape (10,)
+    """
+
+    image: tuple[Array, Array]
+    filters: tuple[Array, Array]
+    maps: list[tuple[Array, Array]]
+    output: tuple[Array, Array]
 
 
 class Trainer:
@@ -83,16 +101,45 @@ class Trainer:
 
     def step(self, images: Array, labels: Array) -> float:
         """Train on one batch; returns its loss before the step."""
-        targets = labels if isinstance(self.loss, nn.CrossEntropyLoss) else _one_hot(labels)
-        loss = self.loss.forward(self.network.forward(images), targets)
+        loss = self.loss.forward(self.network.forward(images), self._targets(labels))
         # Nothing lies below the images: their gradient is not computed.
         self.network.backward(self.loss.backward(), needs_input=False)
         self.optimiser.step()
         return loss
 
+    def passes(self, image: Array, label: int) -> Passes:
+        """Send one image, (1, 28, 28), through the network, and its error back; nothing is trained."""
+        x = image[None]
+        maps: list[Array] = []
+        errors: list[Array] = []
+        for layer in self.network:
+            x = layer.forward(x)
+            if isinstance(layer, nn.Conv2d):
+                maps.append(x[0].copy())
+        self.loss.forward(x, self._targets(np.array([label])))
+        error = output_error = self.loss.backward()
+        for layer in reversed(self.network.layers):
+            if isinstance(layer, nn.Conv2d):
+                errors.insert(0, error[0].copy())
+            error = layer.backward(error)  # type: ignore[assignment]  # None only where it is not needed
+        first = convolutions(self.network)[0]
+        return Passes(
+            image=(image, error[0]),
+            filters=(first.weight.copy(), first.grad_weight.copy()),  # type: ignore[union-attr]
+            maps=[*zip(maps, errors, strict=True)],
+            output=(x[0], output_error[0]),
+        )
 
-def _one_hot(labels: Array) -> Array:
-    return np.eye(CLASSES, dtype=np.float32)[labels]
+    def _targets(self, labels: Array) -> Array:
+        """What the loss compares the output with."""
+        if isinstance(self.loss, nn.CrossEntropyLoss):
+            return labels
+        return np.eye(CLASSES, dtype=np.float32)[labels]
+
+
+def convolutions(network: nn.Sequential) -> list[nn.Conv2d]:
+    """The convolutions of a network, in order."""
+    return [layer for layer in network if isinstance(layer, nn.Conv2d)]
 
 
 def accuracy(network: nn.Layer, images: Array, labels: Array) -> float:
@@ -112,20 +159,7 @@ def _batches(count: int, batch: int, rng: np.random.Generator) -> Iterator[Array
         yield order[start : start + batch]
 
 
-def progress_bar() -> Progress:
-    """A progress bar on stderr, so that stdout holds results alone."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.fields[note]}"),
-        TimeElapsedColumn(),
-        console=Console(stderr=True),
-    )
-
-
-def train(
-    trainer: Trainer, data: Images, *, epochs: int, batch: int, seed: int, label: str, progress: Progress
-) -> History:
+def train(trainer: Trainer, data: Images, *, epochs: int, batch: int, seed: int, label: str) -> History:
     """Train for ``epochs`` over shuffled batches, and measure the test accuracy after each.
 
     The learning rate falls linearly to zero, so that the last epochs settle what the first ones found.
@@ -133,44 +167,81 @@ def train(
     rng, count = np.random.default_rng(seed), len(data.train_images)
     history = History(label, -(-count // batch))
     total, rate = epochs * history.steps_per_epoch, trainer.optimiser.learning_rate
-    task = progress.add_task(label, total=total, note="")
     start = perf_counter()
-    for _ in range(epochs):
-        for rows in _batches(count, batch, rng):
-            trainer.optimiser.learning_rate = rate * (1 - len(history.losses) / total)
-            history.losses.append(trainer.step(data.train_images[rows], data.train_labels[rows]))
-            progress.advance(task)
-        reached = accuracy(trainer.network, data.test_images, data.test_labels)
-        history.accuracies.append(reached)
-        progress.update(task, note=f"loss {history.losses[-1]:.3f}, test {reached:.1%}")
+    with Progress(label, total) as progress:
+        for _ in range(epochs):
+            for rows in _batches(count, batch, rng):
+                trainer.optimiser.learning_rate = rate * (1 - len(history.losses) / total)
+                history.losses.append(trainer.step(data.train_images[rows], data.train_labels[rows]))
+                progress.advance()
+            reached = accuracy(trainer.network, data.test_images, data.test_labels)
+            history.accuracies.append(reached)
+            note = f"loss {history.losses[-1]:.3f}, test accuracy {reached:.1%}"
+            progress.under_way(note)
+            progress.tell(note)
     history.seconds = perf_counter() - start
     return history
 
 
-def race(recipe: Recipe, data: Images, *, batch: int, seed: int, rounds: int = 15, steps: int = 8) -> Race:
+def race(
+    recipe: Recipe, data: Images, *, batch: int, seed: int, rounds: int = 200, seconds: float = 2.0
+) -> Race:
     """Time training steps of the network and of its plain NumPy twin.
 
-    The two start from equal weights and see equal batches. Their rounds alternate, so that whatever else
-    the machine does meets both, and the medians of the rounds are compared.
+    The two start from equal weights, see equal batches and take turns, a step each: ``rounds`` times, or
+    until ``seconds`` have passed (five times at least). The fastest step of each counts: whatever else the
+    machine does only makes steps longer, and of many short turns some meet nothing of it.
     """
     runners = [Trainer(recipe, layers, seed).step for layers in (nn, plain)]
     rng = np.random.default_rng(seed)
-    rows = [rng.choice(len(data.train_images), batch, replace=False) for _ in range(steps)]
-    batches = [(data.train_images[row], data.train_labels[row]) for row in rows]
     times: list[list[float]] = [[], []]
-    for turn in range(rounds + 1):
+    while len(times[1]) <= rounds and (len(times[1]) <= 5 or sum(map(sum, times)) < seconds):
+        rows = rng.choice(len(data.train_images), batch, replace=False)
+        images, labels = data.train_images[rows], data.train_labels[rows]
         for runner, measured in zip(runners, times, strict=True):
-            elapsed = _time(runner, batches)
-            if turn:  # the first turn compiles and warms the caches
-                measured.append(elapsed)
-    return Race(median(times[0]), median(times[1]))
+            start = perf_counter()
+            runner(images, labels)
+            measured.append(perf_counter() - start)
+    # The first turn compiles and warms the caches.
+    return Race(*(1000 * min(measured[1:]) for measured in times))
 
 
-def _time(step: Callable[[Array, Array], float], batches: list[tuple[Array, Array]]) -> float:
-    start = perf_counter()
-    for images, labels in batches:
-        step(images, labels)
-    return 1000 * (perf_counter() - start) / len(batches)
+def stages(network: nn.Sequential, images: Array) -> tuple[list[Array], Array]:
+    """The feature maps of each convolution, after its activation, and the network's output."""
+    network.eval()
+    maps, x, after_convolution = [], images, False
+    for layer in network:
+        x = layer.forward(x)
+        if after_convolution:
+            maps.append(x)
+        after_convolution = isinstance(layer, nn.Conv2d)
+    network.train()
+    return maps, x
+
+
+def dead_filters(network: nn.Sequential, *images: Array) -> list[Array]:
+    """Of each convolution, which filters give the same number everywhere in all images: True for those.
+
+    Behind a ReLU that number is zero, and no gradient passes: such a filter no longer learns.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastconv import nn
+    >>> from fastconv.demo.training import dead_filters
+    >>> network = nn.Sequential(nn.Conv2d(1, 2, 3, rng=0), nn.ReLU())
+    >>> network[0].weight[1] = -1
+    >>> dead_filters(network, np.random.default_rng(0).random((5, 1, 8, 8), dtype=np.float32))
+    [array([False,  True])]
+    """
+    parts = [
+        some[start : start + _TEST_BATCH] for some in images for start in range(0, len(some), _TEST_BATCH)
+    ]
+    ranges = [
+        [(one.min((0, 2, 3)), one.max((0, 2, 3))) for one in stages(network, part)[0]] for part in parts
+    ]
+    by_convolution = (zip(*found, strict=True) for found in zip(*ranges, strict=True))
+    return [np.min(lows, 0) == np.max(highs, 0) for lows, highs in by_convolution]
 
 
 def save(path: Path, name: str, network: nn.Layer) -> None:

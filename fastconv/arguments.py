@@ -7,7 +7,6 @@ Every message has one form, so that a reader finds the argument first:
 from __future__ import annotations
 
 import operator
-import reprlib
 import sys
 from collections.abc import Sequence
 from math import prod
@@ -15,6 +14,8 @@ from typing import Any, NoReturn, TypeAlias, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
+
+from fastconv import advice
 
 Array: TypeAlias = NDArray[Any]
 Size: TypeAlias = tuple[int, ...]
@@ -25,29 +26,24 @@ Pairs: TypeAlias = tuple[tuple[int, int], ...]
 LARGEST_STEP = 2**31 - 1
 
 NAMED_PADDINGS = ("valid", "same", "full")
+# Numbers that an argument may have, generously; a longer array is not one of them.
+MOST_NUMBERS = 10
 
 # What convolution takes, in the machine's own byte order.
 _FLOATS = frozenset(np.dtype(char) for char in "efd")
 
 
-def got(value: object) -> str:
-    """How a message shows what came: arrays by shape and dtype, the rest by a short repr."""
-    if isinstance(value, np.ndarray):
-        return f"an array of shape {value.shape} and dtype {value.dtype}"
-    try:
-        return reprlib.repr(value)
-    except ValueError:  # Python refuses to print integers of thousands of digits
-        return f"a {type(value).__name__} too long to print"
-
-
 def must_be(kind: type[Exception], name: str, expected: str, value: object) -> NoReturn:
     """Raise ``kind`` with the message that every wrong argument gets."""
-    must_be_said(kind, name, expected, got(value))
+    must_be_said(kind, name, expected, advice.shown(value))
 
 
 def must_be_said(kind: type[Exception], name: str, expected: str, what_came: str) -> NoReturn:
     """As `must_be`, with what came already put into words."""
-    raise kind(f"{name} must be {expected}, got {what_came}")
+    message = f"{name} must be {expected}, got {what_came}"
+    if len(message) >= advice.LONGEST_MESSAGE:
+        message = f"{message[: advice.LONGEST_MESSAGE - 4]}..."
+    raise kind(message)
 
 
 def whole_number(name: str, value: object, least: int, most: int = LARGEST_STEP) -> int:
@@ -73,19 +69,31 @@ def _is_sequence(value: object) -> TypeGuard[Sequence[Any]]:
     return isinstance(value, Sequence) and not isinstance(value, (str, bytes))
 
 
-def _listed(value: object) -> object:
-    """A one-dimensional array as a list, so that arrays of sizes are taken like tuples."""
-    return value.tolist() if isinstance(value, np.ndarray) and value.ndim > 0 else value
+def _listed(value: object, ndim: int = 1) -> object:
+    """A short array of whole numbers as a list, so that arrays of sizes are taken like tuples."""
+    if isinstance(value, np.ndarray) and value.dtype.kind in "iu":
+        return value.tolist() if value.ndim <= ndim and value.size <= MOST_NUMBERS else value
+    return value
+
+
+def _one_number(name: str, value: object, least: int, expected: str, extents: int | None = None) -> int:
+    """``value`` as a whole number; an array in its place is told from a number, by its shape alone."""
+    if advice.shape_of(value):
+        must_be_said(TypeError, name, expected, advice.shown(value) + advice.its_shape(name, value, extents))
+    return whole_number(name, value, least)
 
 
 def extents(name: str, value: object, ndim: int, least: int) -> Size:
     """One whole number for every spatial dimension; a single number stands for all of them."""
-    value = _listed(value)
-    if not _is_sequence(value):
+    if type(value) is int:
         return (whole_number(name, value, least),) * ndim
-    if len(value) != ndim:
-        must_be(ValueError, name, f"a whole number or {ndim} of them", value)
-    return tuple(whole_number(name, v, least) for v in value)
+    items = _listed(value)
+    expected = f"a whole number or {ndim} of them"
+    if not _is_sequence(items):
+        return (_one_number(name, value, least, expected, ndim),) * ndim
+    if len(items) != ndim:
+        must_be(ValueError, name, expected, value)
+    return tuple(whole_number(name, v, least) for v in items)
 
 
 def padding_pairs(value: object, ndim: int) -> str | Pairs:
@@ -94,11 +102,13 @@ def padding_pairs(value: object, ndim: int) -> str | Pairs:
         if value not in NAMED_PADDINGS:
             must_be(ValueError, "padding", f"a number, pairs or one of {', '.join(NAMED_PADDINGS)}", value)
         return value
-    value = _listed(value)
-    sides: list[Any] = [_listed(side) for side in value] if _is_sequence(value) else []
+    items = _listed(value, 2)
+    if not _is_sequence(items) or len(items) != ndim:
+        return tuple((pad, pad) for pad in extents("padding", value, ndim, 0))
+    sides: list[Any] = [_listed(side) for side in items]
     if not any(_is_sequence(side) for side in sides):
         return tuple((pad, pad) for pad in extents("padding", value, ndim, 0))
-    if len(sides) != ndim or not all(_is_sequence(side) and len(side) == 2 for side in sides):
+    if not all(_is_sequence(side) and len(side) == 2 for side in sides):
         must_be(ValueError, "padding", f"{ndim} pairs (before, after)", value)
     return tuple((whole_number("padding", side[0], 0), whole_number("padding", side[1], 0)) for side in sides)
 
@@ -107,13 +117,13 @@ def size(name: str, value: object, lengths: Sequence[int]) -> Size:
     """A whole array's shape, of one of the given numbers of dimensions; only a batch may be empty."""
     if type(value) is tuple and len(value) in lengths:  # an array's own shape, nearly always
         return tuple([whole_number(name, v, 0, sys.maxsize) for v in value])
-    value = _listed(value)
+    items = _listed(value)
     expected = f"a sequence of {' or '.join(map(str, lengths))} whole numbers"
-    if not _is_sequence(value):
-        must_be(TypeError, name, expected, value)
-    if len(value) not in lengths:
+    if not _is_sequence(items):
+        must_be_said(TypeError, name, expected, advice.shown(value) + advice.its_shape(name, value))
+    if len(items) not in lengths:
         must_be(ValueError, name, expected, value)
-    return tuple(whole_number(name, v, 0, sys.maxsize) for v in value)
+    return tuple(whole_number(name, v, 0, sys.maxsize) for v in items)
 
 
 def addressable(name: str, shape: Size, itemsize: int) -> None:

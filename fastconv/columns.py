@@ -29,10 +29,10 @@ from fastconv.threads import run_ranges
 
 def _spatial_dimensions(kernel_size: object) -> int:
     """How many spatial dimensions a kernel size speaks of: a number stands for two equal extents."""
-    if not isinstance(kernel_size, (tuple, list, np.ndarray)) or (
-        isinstance(kernel_size, np.ndarray) and kernel_size.ndim == 0
-    ):
+    if not isinstance(kernel_size, (tuple, list, np.ndarray)):
         return 2
+    if isinstance(kernel_size, np.ndarray) and kernel_size.ndim != 1:
+        return 2 if kernel_size.ndim == 0 else min(max(kernel_size.ndim - 2, 1), 3)  # refused as a weight
     if not 1 <= len(kernel_size) <= 3:
         must_be_said(
             ValueError, "kernel_size", "a whole number or 1 to 3 of them", f"{len(kernel_size)} of them"

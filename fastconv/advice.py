@@ -88,3 +88,15 @@ def its_shape(name: str, value: object, extents: int | None = None) -> str:
         return ""
     part = "" if extents is None or len(shape) == extents else f"[{len(shape) - extents}:]"
     return f"; pass {_SHAPE_OF[name]}.shape{part}" if extents is None or len(shape) >= extents else ""
+
+
+def conversion(name: str, value: object, dtype: np.dtype[Any]) -> str:
+    """The end of a message where an array of this dtype came instead of floats: how to make some of it."""
+    if dtype.kind == "c":
+        return "; pass its real and imaginary parts one after the other"
+    if dtype.kind not in "iubf":
+        return ""
+    wanted = "float64" if dtype.kind == "f" else np.result_type(dtype, np.float32).name
+    if isinstance(value, np.ndarray):
+        return f"; convert it with {name}.astype('{wanted}')"
+    return f"; convert it with np.asarray({name}, '{wanted}')"

@@ -31,6 +31,8 @@ MOST_NUMBERS = 10
 
 # What convolution takes, in the machine's own byte order.
 _FLOATS = frozenset(np.dtype(char) for char in "efd")
+FLOATS = "a float16, float32 or float64 array"
+INTEGERS = np.typecodes["AllInteger"]
 
 
 def must_be(kind: type[Exception], name: str, expected: str, value: object) -> NoReturn:
@@ -167,23 +169,46 @@ def float_array(name: str, value: object) -> Array:
     """``value`` as a float16, float32 or float64 array in native form; copied only if it is not."""
     if type(value) is np.ndarray and value.dtype in _FLOATS and value.flags.aligned:
         return value
-    expected = "a float16, float32 or float64 array"
+    return _in_native_form(_numbers(name, value, FLOATS, "efd"))
+
+
+def operand(name: str, value: object) -> Array:
+    """As `float_array`, but integers and booleans stay what they are: `promoted` has the last word."""
+    if type(value) is np.ndarray and value.dtype in _FLOATS and value.flags.aligned:
+        return value
+    return _in_native_form(_numbers(name, value, FLOATS, f"efd?{INTEGERS}"))
+
+
+def promoted(names: Sequence[str], *arrays: Array) -> tuple[Array, ...]:
+    """Operands in their common dtype, by NumPy's rules; one of them has to be of floats."""
+    dtype = arrays[0].dtype
+    for array in arrays:
+        if array.dtype != dtype:
+            break
+    else:
+        if dtype.kind == "f":
+            return arrays
+    dtype = np.result_type(*[array.dtype for array in arrays])
+    if dtype.kind != "f":
+        others = " and ".join(names[1 : len(arrays)])
+        came = f"dtype {arrays[0].dtype}, and with {others} {dtype} by NumPy's rules"
+        came += advice.conversion(names[0], None, dtype)
+        must_be_said(TypeError, names[0], f"{FLOATS}, or one of the others has to be", came)
+    return tuple([array.astype(dtype, copy=False) for array in arrays])
+
+
+def _numbers(name: str, value: object, expected: str, chars: str) -> Array:
+    """``value`` as an array, refused if its dtype is none of these."""
     array = value if type(value) is np.ndarray else _as_array(name, value, expected)
-    if array.dtype.char not in "efd":
-        hint = f"convert it with {name}.astype('float32')"
-        if array.dtype.kind == "c":
-            hint = "pass its real and imaginary parts one after the other"
-        must_be_said(TypeError, name, expected, f"dtype {array.dtype}; {hint}")
-    return _in_native_form(array)
+    if array.dtype.char not in chars:
+        hint = advice.conversion(name, value, array.dtype) if expected == FLOATS else ""
+        must_be_said(TypeError, name, expected, f"dtype {array.dtype}{hint}")
+    return array
 
 
 def number_array(name: str, value: object) -> Array:
     """As `float_array`, and integers too (for max-pooling)."""
-    expected = "an integer or a float16, float32 or float64 array"
-    array = value if type(value) is np.ndarray else _as_array(name, value, expected)
-    if array.dtype.char not in "efd" and array.dtype.kind not in "iu":
-        must_be_said(TypeError, name, expected, f"dtype {array.dtype}")
-    return _in_native_form(array)
+    return _in_native_form(_numbers(name, value, f"an integer or {FLOATS[2:]}", f"efd{INTEGERS}"))
 
 
 def index_array(name: str, value: object) -> Array:

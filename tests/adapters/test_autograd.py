@@ -229,7 +229,7 @@ def test_an_empty_batch():
     ("call", "error", "message"),
     [
         (lambda x: adapter.conv2d(x, np.ones((1, 2, 1, 1))), ValueError, "weight must be of channels 1"),
-        (lambda x: adapter.conv2d(x, np.ones((1, 1, 1, 1), int)), TypeError, "weight must be a float16"),
+        (lambda x: adapter.conv2d(x, np.ones((1, 1, 1, 1), complex)), TypeError, "weight must be a float16"),
         (lambda x: adapter.conv2d(x, np.ones((1, 1, 1, 1)), stride=0), ValueError, "stride must be"),
         (
             lambda x: adapter.conv_transpose2d(x, np.ones((1, 1, 1, 1)), layout="?"),
@@ -246,6 +246,15 @@ def test_wrong_arguments_are_named(call, error, message):
     for arrays in (lambda: call(x), lambda: make_vjp(call, x)):
         with pytest.raises(error, match=message):
             arrays()
+
+
+def test_images_of_bytes():
+    """The gradient by float filters, of the filters' dtype."""
+    x, w = np.arange(25, dtype=np.uint8).reshape(1, 1, 5, 5), np.ones((1, 1, 2, 2), np.float32)
+    got = grad(lambda w: np.sum(adapter.conv2d(x, w)))(w)
+    assert got.dtype == np.float32
+    expected = ref_conv_backward_weight(np.ones((1, 1, 4, 4)), x, (2, 2), (1, 1), ((0, 0),) * 2, (1, 1), 1)
+    np.testing.assert_array_equal(got, expected)
 
 
 # --- convolve, beside the host's own ---------------------------------------------------------------------

@@ -99,20 +99,26 @@ def extents(name: str, value: object, ndim: int, least: int) -> Size:
 
 
 def padding_pairs(value: object, ndim: int) -> str | Pairs:
-    """A named padding as it is, anything else as ``ndim`` pairs ``(before, after)``."""
+    """A named padding as its name, anything else as ``ndim`` pairs ``(before, after)``."""
     if isinstance(value, str):
-        if value not in NAMED_PADDINGS:
+        name = value.lower()
+        if name not in NAMED_PADDINGS:
             must_be(ValueError, "padding", f"a number, pairs or one of {', '.join(NAMED_PADDINGS)}", value)
-        return value
+        return name
     items = _listed(value, 2)
-    if not _is_sequence(items) or len(items) != ndim:
+    if not _is_sequence(items):
         return tuple((pad, pad) for pad in extents("padding", value, ndim, 0))
+    if len(items) not in (ndim, 2 * ndim):
+        numbers = "1 or 2 numbers" if ndim == 1 else f"{ndim} or {2 * ndim} of them"
+        must_be(ValueError, "padding", f"a number, {numbers} or {ndim} pairs (before, after)", value)
     sides: list[Any] = [_listed(side) for side in items]
-    if not any(_is_sequence(side) for side in sides):
-        return tuple((pad, pad) for pad in extents("padding", value, ndim, 0))
-    if not all(_is_sequence(side) and len(side) == 2 for side in sides):
-        must_be(ValueError, "padding", f"{ndim} pairs (before, after)", value)
-    return tuple((whole_number("padding", side[0], 0), whole_number("padding", side[1], 0)) for side in sides)
+    if any(_is_sequence(side) for side in sides):
+        if len(sides) != ndim or not all(_is_sequence(side) and len(side) == 2 for side in sides):
+            must_be(ValueError, "padding", f"{ndim} pairs (before, after)", value)
+        sides = [pad for side in sides for pad in side]
+    pads = [whole_number("padding", pad, 0) for pad in sides]
+    before, after = (pads, pads) if len(pads) == ndim else (pads[::2], pads[1::2])
+    return tuple(zip(before, after, strict=True))
 
 
 def size(name: str, value: object, lengths: Sequence[int]) -> Size:

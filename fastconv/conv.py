@@ -350,8 +350,9 @@ def conv2d(
     stride : int or tuple of int
         In cells, one number or one for each spatial dimension.
     padding : int, tuple of int, tuple of pairs (before, after), or "valid", "same", "full"
-        Zeros around the input, in cells. "same" gives ``ceil(H / stride)`` rows, the odd extra cell at
-        the end; "full" gives every position where kernel and input touch.
+        Zeros around the input, in cells; (top, bottom, left, right) are two pairs. "same" gives
+        ``ceil(H / stride)`` rows, the odd extra cell at the end; "full" gives every position where kernel and
+        input touch. Names may be in capitals.
     dilation : int or tuple of int
         Distance between the taps of the kernel, in cells.
     groups : int

@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from fastconv.arguments import (
+    NAMED_PADDINGS,
     Array,
     Pairs,
     Size,
@@ -251,11 +252,16 @@ def canonical_steps(
 def steps_key(steps: Steps, ndim: int) -> Steps:
     """The step arguments as the key of a cache: as they came where that is possible, else in canonical form.
 
-    Canonical forms take 2.3 us. As keys, 1, 1.0 and True are equal, but only one of them is a number here.
+    Canonical forms take 2.3 us. As keys, 1, 1.0 and True are equal, but only one of them is a number here;
+    and "SAME" is another key than "same", but the same padding.
     """
     for step in steps:
         kind = type(step)
-        if not (kind is int or kind is str or (kind is tuple and all([type(v) is int for v in step]))):
+        if kind is tuple:
+            as_it_came = all([type(v) is int for v in step])
+        else:
+            as_it_came = kind is int or (kind is str and step in NAMED_PADDINGS)
+        if not as_it_came:
             return canonical_steps(*steps, ndim)
     return steps
 

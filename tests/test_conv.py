@@ -265,6 +265,28 @@ def test_channels_last_is_channels_first_transposed(ndim, rng):
     np.testing.assert_array_equal(from_layout(last, LAST[ndim]), first)
 
 
+PADDED = {
+    "conv{}": lambda n, x, w, p: function("conv{}", n)(x, w, None, 2, p),
+    "conv_transpose{}": lambda n, x, w, p: function("conv_transpose{}", n)(x, w, None, 2, p),
+    "im2col": lambda n, x, w, p: fastconv.im2col(x, w.shape[2:], 1, p),
+    "max_pool{}": lambda n, x, w, p: function("max_pool{}", n)(x, 5, 2, p),
+    "avg_pool{}": lambda n, x, w, p: function("avg_pool{}", n)(x, 5, 2, p),
+}
+
+
+@pytest.mark.parametrize("ndim", [1, 2, 3])
+@pytest.mark.parametrize("name", PADDED)
+def test_padding_as_pairs_in_a_row_and_names_in_capitals(name, ndim, rng):
+    x, w = integers(rng, (1, 2, *(9, 8, 7)[:ndim])), integers(rng, (2, 2, *(3, 2, 3)[:ndim]))
+    pairs = ((1, 2), (2, 0), (0, 1))[:ndim]
+    for pads in ((1, 2, 2, 0, 0, 1)[: 2 * ndim], [1, 2, 2, 0, 0, 1][: 2 * ndim], np.array(pairs).ravel()):
+        expected = PADDED[name](ndim, x, w, pairs)
+        np.testing.assert_array_equal(PADDED[name](ndim, x, w, pads), expected)
+    for capitals in ("SAME", "Valid", "fuLL"):
+        expected = PADDED[name](ndim, x, w, capitals.lower())
+        np.testing.assert_array_equal(PADDED[name](ndim, x, w, capitals), expected)
+
+
 def test_lists_are_arrays():
     np.testing.assert_array_equal(fastconv.conv1d([[[1.0, 2.0, 3.0]]], [[[1.0, 1.0]]]), [[[3.0, 5.0]]])
 

@@ -368,7 +368,8 @@ def conv2d(
     Returns
     -------
     array (N, K, OH, OW), or (K, OH, OW) for an unbatched input
-        ``OH = floor((H + before + after - dilation*(R - 1) - 1) / stride) + 1``, likewise OW.
+        ``OH = floor((H + before + after - dilation*(R - 1) - 1) / stride) + 1``, likewise OW; either may
+        be 0. Cells of padding alone hold the bias.
         float16 is computed in float32 and handed back as float16.
 
     Raises

@@ -237,7 +237,7 @@ def test_an_empty_batch():
             "layout must be",
         ),
         (lambda x: adapter.max_pool2d(x, 2, return_indices=1), TypeError, "return_indices must be"),
-        (lambda x: adapter.max_pool2d(x, 9), ValueError, "input must be at least as large"),
+        (lambda x: adapter.max_pool2d(x, 9, 1), ValueError, "input must be at least as large"),
         (lambda x: adapter.avg_pool2d(x, 2, divisor_override=0), ValueError, "divisor_override must be"),
     ],
 )
@@ -255,6 +255,21 @@ def test_images_of_bytes():
     assert got.dtype == np.float32
     expected = ref_conv_backward_weight(np.ones((1, 1, 4, 4)), x, (2, 2), (1, 1), ((0, 0),) * 2, (1, 1), 1)
     np.testing.assert_array_equal(got, expected)
+
+
+def test_windows_that_just_do_not_fit():
+    """Nothing comes of an image of no such width, and its gradient is zero."""
+    x, w, spread_w = np.ones((2, 3, 5, 1)), np.ones((4, 3, 3, 2)), np.ones((3, 4, 1, 1))
+    cropped = ((0, 0), (0, 1))
+    for call, argument in (
+        (lambda x: adapter.conv2d(x, w), x),
+        (lambda w: adapter.conv2d(x, w), w),
+        (lambda x: adapter.conv_transpose2d(x, spread_w, padding=cropped), x),
+        (lambda x: adapter.max_pool2d(x, (1, 2)), x),
+        (lambda x: adapter.avg_pool2d(x, (1, 2)), x),
+    ):
+        assert call(argument).shape[3] == 0
+        np.testing.assert_array_equal(grad(lambda a, call=call: np.sum(call(a)))(argument), 0 * argument)
 
 
 # --- convolve, beside the host's own ---------------------------------------------------------------------

@@ -29,10 +29,10 @@ from fastconv.threads import run_ranges
 
 def _spatial_dimensions(kernel_size: object) -> int:
     """How many spatial dimensions a kernel size speaks of: a number stands for two equal extents."""
-    if not isinstance(kernel_size, (tuple, list, np.ndarray)) or (
-        isinstance(kernel_size, np.ndarray) and kernel_size.ndim == 0
-    ):
+    if not isinstance(kernel_size, (tuple, list, np.ndarray)):
         return 2
+    if isinstance(kernel_size, np.ndarray) and kernel_size.ndim != 1:
+        return 2 if kernel_size.ndim == 0 else min(max(kernel_size.ndim - 2, 1), 3)  # refused as a weight
     if not 1 <= len(kernel_size) <= 3:
         must_be_said(
             ValueError, "kernel_size", "a whole number or 1 to 3 of them", f"{len(kernel_size)} of them"
@@ -63,7 +63,9 @@ def _one_filter_geometry(
 
 
 def _run_rows(g: Geometry, run: Callable[[int, int, int], None]) -> None:
-    """Run ``run(image, first row, stop row)`` over all planes; a plane's rows are never parted."""
+    """Run ``run(image, first row, stop row)`` over all planes, if any; a plane's rows are never parted."""
+    if g.is_empty:
+        return
     taps = prod(g.kernel)
 
     def planes(first: int, stop: int) -> None:
@@ -119,6 +121,8 @@ def im2col(input: Array, kernel_size: Any, dilation: Any = 1, padding: Any = 0, 
     # float16 is only moved, not computed with: its bits travel as integers, which Numba can move.
     moved = np.dtype(np.uint16) if x.dtype == np.float16 else x.dtype
     columns = new_result((g.batch, g.taps, g.pixels), moved)
+    if g.is_empty:
+        columns[...] = 0  # of padding, or there are none
     source = read_only(normal_form(x.view(moved) if x.dtype == np.float16 else x, False))
 
     def run(image: int, first: int, stop: int) -> None:
@@ -173,10 +177,10 @@ def col2im(
     values = values if batched else values[np.newaxis]
     ndim = _spatial_dimensions(kernel_size)
     kernel = extents("kernel_size", kernel_size, ndim, 1)
-    extent = extents("output_size", output_size, ndim, 1)
+    extent = extents("output_size", output_size, ndim, 0)
     batch, rows, _ = values.shape
     taps = prod(kernel)
-    if rows == 0 or rows % taps:
+    if rows % taps:
         must_be_said(ValueError, "columns", f"of rows divisible by the kernel's {taps} cells", f"{rows} rows")
     image_size = (batch, rows // taps, *extent)
     g = _one_filter_geometry(image_size, kernel, dilation, padding, stride, "output_size", values.dtype)
@@ -252,7 +256,7 @@ def conv_matrix(
     source = source.reshape(g.groups, 1, g.taps, g.pixels)
     value_shape = (g.groups, g.filters // g.groups, g.taps, g.pixels)
     inside = np.broadcast_to(source > 0, value_shape)
-    rows = np.arange(g.filters * g.pixels).reshape(g.groups, -1, 1, g.pixels)
+    rows = np.arange(g.filters * g.pixels).reshape(*value_shape[:2], 1, g.pixels)
     rows = np.broadcast_to(rows, value_shape)[inside]
     columns = np.broadcast_to(source - 1, value_shape)[inside]
     values = np.broadcast_to(w.reshape(*value_shape[:3], 1), value_shape)[inside]

@@ -17,9 +17,10 @@ from fastconv.arguments import (
     Array,
     Size,
     extents,
-    float_array,
     must_be,
+    operand,
     output_array,
+    promoted,
     rank,
     shaped,
     size,
@@ -29,6 +30,8 @@ from fastconv.kernels import bias as kernels
 from fastconv.plan import ConvPlan, conv_plan, conv_transpose_plan
 
 GRADIENTS = ("input", "weight", "bias")
+# What errors call the arrays that are promoted together.
+OPERANDS, ALL_OPERANDS = GRADIENTS, ("grad_output", "input", "weight")
 # So many names are looked at: an iterator may have no end.
 MOST_NEEDS = 100
 _SUBSETS = {names: frozenset(names) for n in range(4) for names in combinations(GRADIENTS, n)}
@@ -62,20 +65,8 @@ def _handed_back(result: Array, batched: bool, out: Array | None) -> Array:
     return result if batched else result[0]
 
 
-def _promoted(*arrays: Array) -> tuple[Array, ...]:
-    """All arrays in their common dtype, by NumPy's rules."""
-    dtype = arrays[0].dtype
-    for array in arrays:
-        if array.dtype != dtype:
-            break
-    else:
-        return arrays
-    dtype = np.result_type(*arrays)
-    return tuple(array.astype(dtype, copy=False) for array in arrays)
-
-
 def _bias_array(bias: object, filters: int) -> Array:
-    array = float_array("bias", bias)
+    array = operand("bias", bias)
     shaped("bias", array, (filters,))
     return array
 
@@ -121,7 +112,7 @@ def _forward(
     algorithm: str,
     out: object,
 ) -> Array:
-    x, w = float_array("input", input), float_array("weight", weight)
+    x, w = operand("input", input), operand("weight", weight)
     channels_last = layout_is_channels_last(layout, ndim)
     rank("input", x, (ndim + 2, ndim + 1), "(batched or not)")
     rank("weight", w, (ndim + 2,), "(filters, channels and kernel)")
@@ -129,9 +120,9 @@ def _forward(
     x = _batched(x, ndim)
     b = None
     if bias is None:
-        x, w = _promoted(x, w)
+        x, w = promoted(OPERANDS, x, w)
     else:
-        x, w, b = _promoted(x, w, _bias_array(bias, w.shape[0]))
+        x, w, b = promoted(OPERANDS, x, w, _bias_array(bias, w.shape[0]))
     plan = conv_plan(
         ndim,
         x.shape,
@@ -157,13 +148,13 @@ def _backward(
     needs: Iterable[str],
 ) -> ConvGrads:
     needed = _needed(needs)
-    dy = float_array("grad_output", grad_output)
-    x, w = float_array("input", input), float_array("weight", weight)
+    dy = operand("grad_output", grad_output)
+    x, w = operand("input", input), operand("weight", weight)
     channels_last = layout_is_channels_last(layout, ndim)
     rank("input", x, (ndim + 2, ndim + 1), "(batched or not)")
     rank("weight", w, (ndim + 2,), "(filters, channels and kernel)")
     batched = x.ndim == ndim + 2
-    dy, x, w = _promoted(dy, _batched(x, ndim), w)
+    dy, x, w = promoted(ALL_OPERANDS, dy, _batched(x, ndim), w)
     plan = conv_plan(
         ndim,
         x.shape,
@@ -199,12 +190,12 @@ def _backward_input(
     algorithm: str,
     out: object,
 ) -> Array:
-    dy, w = float_array("grad_output", grad_output), float_array("weight", weight)
+    dy, w = operand("grad_output", grad_output), operand("weight", weight)
     channels_last = layout_is_channels_last(layout, ndim)
     rank("weight", w, (ndim + 2,), "(filters, channels and kernel)")
     shape = size("input_size", input_size, (ndim + 2, ndim + 1))
     batched = len(shape) == ndim + 2
-    dy, w = _promoted(dy, w)
+    dy, w = promoted(("grad_output", "weight"), dy, w)
     plan = conv_plan(
         ndim,
         shape if batched else (1, *shape),
@@ -230,12 +221,12 @@ def _backward_weight(
     algorithm: str,
     out: object,
 ) -> Array:
-    dy, x = float_array("grad_output", grad_output), float_array("input", input)
+    dy, x = operand("grad_output", grad_output), operand("input", input)
     channels_last = layout_is_channels_last(layout, ndim)
     rank("input", x, (ndim + 2, ndim + 1), "(batched or not)")
     shape = size("weight_size", weight_size, (ndim + 2,))
     batched = x.ndim == ndim + 2
-    dy, x = _promoted(dy, _batched(x, ndim))
+    dy, x = promoted(("grad_output", "input"), dy, _batched(x, ndim))
     plan = conv_plan(
         ndim,
         x.shape,
@@ -282,18 +273,17 @@ def _transpose_forward(
     algorithm: str,
     out: object,
 ) -> Array:
-    x, w = float_array("input", input), float_array("weight", weight)
+    x, w = operand("input", input), operand("weight", weight)
     channels_last = layout_is_channels_last(layout, ndim)
     rank("input", x, (ndim + 2, ndim + 1), "(batched or not)")
     rank("weight", w, (ndim + 2,), "(channels, filters and kernel)")
     batched = x.ndim == ndim + 2
     x = _batched(x, ndim)
-    dtype = np.result_type(x, w)
     b = None
-    if bias is not None:
-        b = float_array("bias", bias)
-        dtype = np.result_type(dtype, b)
-    x, w = x.astype(dtype, copy=False), w.astype(dtype, copy=False)
+    if bias is None:
+        x, w = promoted(OPERANDS, x, w)
+    else:
+        x, w, b = promoted(OPERANDS, x, w, operand("bias", bias))
     plan = _transpose_plan(ndim, x, w, steps, output_padding, channels_last, algorithm)
     target = _batched_out(out, batched, plan.input_size, plan.dtype)
     if b is not None:
@@ -313,13 +303,13 @@ def _transpose_backward(
     needs: Iterable[str],
 ) -> ConvGrads:
     needed = _needed(needs)
-    dy = float_array("grad_output", grad_output)
-    x, w = float_array("input", input), float_array("weight", weight)
+    dy = operand("grad_output", grad_output)
+    x, w = operand("input", input), operand("weight", weight)
     channels_last = layout_is_channels_last(layout, ndim)
     rank("input", x, (ndim + 2, ndim + 1), "(batched or not)")
     rank("weight", w, (ndim + 2,), "(channels, filters and kernel)")
     batched = x.ndim == ndim + 2
-    dy, x, w = _promoted(dy, _batched(x, ndim), w)
+    dy, x, w = promoted(ALL_OPERANDS, dy, _batched(x, ndim), w)
     plan = _transpose_plan(ndim, x, w, steps, output_padding, channels_last, algorithm)
     # The transposed convolution's output is the plan's input.
     shaped("grad_output", dy, plan.input_size if batched else plan.input_size[1:])
@@ -352,15 +342,17 @@ def conv2d(
 
     Parameters
     ----------
-    input : float array (N, C, H, W) or (C, H, W)
-        float16, float32 or float64, any strides. Mixed floats are promoted by NumPy's rules.
-    weight : float array (K, C/G, R, S)
-    bias : float array (K,), optional
+    input : array (N, C, H, W) or (C, H, W)
+        float16, float32 or float64, any strides. Arrays of different dtypes are promoted by NumPy's rules,
+        integers and booleans too where one of them is of floats: bytes with float32 are computed in float32.
+    weight : array (K, C/G, R, S)
+    bias : array (K,), optional
     stride : int or tuple of int
         In cells, one number or one for each spatial dimension.
     padding : int, tuple of int, tuple of pairs (before, after), or "valid", "same", "full"
-        Zeros around the input, in cells. "same" gives ``ceil(H / stride)`` rows, the odd extra cell at
-        the end; "full" gives every position where kernel and input touch.
+        Zeros around the input, in cells; (top, bottom, left, right) are two pairs. "same" gives
+        ``ceil(H / stride)`` rows, the odd extra cell at the end; "full" gives every position where kernel and
+        input touch. Names may be in capitals.
     dilation : int or tuple of int
         Distance between the taps of the kernel, in cells.
     groups : int
@@ -376,7 +368,8 @@ def conv2d(
     Returns
     -------
     array (N, K, OH, OW), or (K, OH, OW) for an unbatched input
-        ``OH = floor((H + before + after - dilation*(R - 1) - 1) / stride) + 1``, likewise OW.
+        ``OH = floor((H + before + after - dilation*(R - 1) - 1) / stride) + 1``, likewise OW; either may
+        be 0. Cells of padding alone hold the bias.
         float16 is computed in float32 and handed back as float16.
 
     Raises
@@ -416,7 +409,7 @@ def conv2d_backward(
 
     Parameters
     ----------
-    grad_output : float array (N, K, OH, OW) or (K, OH, OW)
+    grad_output : array (N, K, OH, OW) or (K, OH, OW)
         The gradient of a loss with respect to the output.
     input, weight, stride, padding, dilation, groups, layout, algorithm
         As they were given to `conv2d`.
@@ -468,8 +461,8 @@ def conv2d_backward_input(
 
     Parameters
     ----------
-    grad_output : float array (N, K, OH, OW) or (K, OH, OW)
-    weight : float array (K, C/G, R, S)
+    grad_output : array (N, K, OH, OW) or (K, OH, OW)
+    weight : array (K, C/G, R, S)
     input_size : tuple of int
         The whole shape of the input, batch included if it has one: several input sizes can give one
         output size where the stride is over 1.
@@ -515,8 +508,8 @@ def conv2d_backward_weight(
 
     Parameters
     ----------
-    grad_output : float array (N, K, OH, OW) or (K, OH, OW)
-    input : float array (N, C, H, W) or (C, H, W)
+    grad_output : array (N, K, OH, OW) or (K, OH, OW)
+    input : array (N, C, H, W) or (C, H, W)
     weight_size : tuple of int
         The whole shape of the weight.
     stride, padding, dilation, groups, layout, algorithm, out
@@ -562,10 +555,10 @@ def conv_transpose2d(
 
     Parameters
     ----------
-    input : float array (N, C, H, W) or (C, H, W)
-    weight : float array (C, K/G, R, S)
+    input : array (N, C, H, W) or (C, H, W)
+    weight : array (C, K/G, R, S)
         The input's channels first, as in PyTorch; (C, R, S, K/G) with ``layout="NHWC"``.
-    bias : float array (K,), optional
+    bias : array (K,), optional
     stride, dilation : int or tuple of int
         Of the convolution whose adjoint this is, in cells.
     padding : int, tuple of int, tuple of pairs (before, after), or "valid", "same", "full"
@@ -619,7 +612,7 @@ def conv_transpose2d_backward(
 
     Parameters
     ----------
-    grad_output : float array (N, K, OH, OW) or (K, OH, OW)
+    grad_output : array (N, K, OH, OW) or (K, OH, OW)
     input, weight, stride, padding, output_padding, groups, dilation, layout, algorithm
         As they were given to `conv_transpose2d`.
     needs : tuple of str

@@ -15,9 +15,9 @@ from fastconv.arguments import (
     Size,
     delivered,
     direct_output,
-    float_array,
     must_be,
     must_be_said,
+    operand,
     output_array,
     shaped,
 )
@@ -170,10 +170,11 @@ class ConvPlan:
             and value.flags.aligned
         ):
             return value
-        array = float_array(name, value)
+        array = operand(name, value)
         shaped(name, array, shape)
         if array.dtype != self.dtype:
-            must_be_said(TypeError, name, f"of the plan's dtype {self.dtype}", f"dtype {array.dtype}")
+            came = f"dtype {array.dtype}; convert it with np.asarray({name}, '{self.dtype}')"
+            must_be_said(TypeError, name, f"of the plan's dtype {self.dtype}", came)
         return array
 
     def __call__(

@@ -51,15 +51,7 @@ def _planes(ndim: int, name: str, array: Array, layout: object) -> Planes:
 
 
 def _layout(ndim: int, name: str, shape: Size, layout: object) -> Planes:
-    planes = Planes(len(shape) == ndim + 2, layout_is_channels_last(layout, ndim))
-    _not_empty(name, planes, shape)
-    return planes
-
-
-def _not_empty(name: str, planes: Planes, shape: Size) -> None:
-    (_, channels), extent = planes.leading_and_extent(shape)
-    if min(channels, *extent) < 1:
-        must_be_said(ValueError, name, "of at least 1 in every extent but the batch", f"shape {shape}")
+    return Planes(len(shape) == ndim + 2, layout_is_channels_last(layout, ndim))
 
 
 def _compute_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
@@ -140,18 +132,20 @@ def _cached_planes(ndim: int, input_size: object, layout: object) -> tuple[Plane
     return planes, shape
 
 
-def _adaptive_pooling(planes: Planes, shape: Size, dtype: np.dtype[Any], output: Size) -> Pooling:
+def _adaptive_pooling(name: str, planes: Planes, shape: Size, dtype: np.dtype[Any], output: Size) -> Pooling:
     """The sizes of a pooling from an input of this shape to these extents."""
     make = _cached_adaptive if _is_small(shape) and _is_small(output) else _cached_adaptive.__wrapped__
-    return make(planes.batched, planes.channels_last, shape, dtype, output)
+    return make(name, planes.batched, planes.channels_last, shape, dtype, output)
 
 
 @lru_cache(CACHED_POOLINGS)
 def _cached_adaptive(
-    batched: bool, channels_last: bool, shape: Size, dtype: np.dtype[Any], output: Size
+    name: str, batched: bool, channels_last: bool, shape: Size, dtype: np.dtype[Any], output: Size
 ) -> Pooling:
     planes = Planes(batched, channels_last)
     leading, extent = planes.leading_and_extent(shape)
+    if 0 in extent and 0 not in output:
+        must_be_said(ValueError, name, "of at least 1 in every spatial extent", f"shape {shape}")
     output_size = planes.size(leading, output)
     addressable("the output", output_size, 8)
     windows = adaptive_windows(extent, output)
@@ -200,7 +194,7 @@ def _adaptive_max_pool(
     x = number_array("input", input)
     planes = _planes(ndim, "input", x, layout)
     output = _adaptive_output(ndim, planes, x.shape, output_size)
-    pooling = _adaptive_pooling(planes, x.shape, x.dtype, output)
+    pooling = _adaptive_pooling("input", planes, x.shape, x.dtype, output)
     return _max(x, pooling, return_indices, None)
 
 
@@ -211,7 +205,7 @@ def _adaptive_output(ndim: int, planes: Planes, shape: Size, output_size: object
         output_size = [n if wanted is None else wanted for n, wanted in zip(extent, output_size, strict=True)]
     elif output_size is None:
         output_size = extent
-    output = extents("output_size", output_size, ndim, 1)
+    output = extents("output_size", output_size, ndim, 0)
     addressable("output_size", output, 16)
     return output
 
@@ -233,7 +227,8 @@ def _max_pool_backward(
 def _all_inside(outside: int, planes: Planes, shape: Size) -> None:
     if outside:
         cells = prod(planes.leading_and_extent(shape)[1])
-        must_be_said(ValueError, "indices", f"from 0 to {cells - 1}", f"{outside} outside that")
+        expected = f"from 0 to {cells - 1}" if cells else "-1 in planes without cells"
+        must_be_said(ValueError, "indices", expected, f"{outside} outside that")
 
 
 # Unpooling
@@ -276,12 +271,12 @@ def _unpooled(extent: Size, kernel: Size, stride: Size, padding: Size, output_si
         (n - 1) * s - 2 * p + k for n, s, p, k in zip(extent, stride, padding, kernel, strict=True)
     )
     if output_size is None:
-        if min(smallest) < 1:
+        if min(smallest) < 0:
             must_be_said(ValueError, "padding", "small enough to leave an output", f"{padding}")
         return smallest
     whole = size("output_size", output_size, (ndim, ndim + 1, ndim + 2))
     wanted = whole[len(whole) - ndim :]
-    if not all(max(1, n - s + 1) <= w < n + s for n, s, w in zip(smallest, stride, wanted, strict=True)):
+    if not all(max(0, n - s + 1) <= w < n + s for n, s, w in zip(smallest, stride, wanted, strict=True)):
         must_be_said(
             ValueError, "output_size", f"less than a stride {stride} away from {smallest}", f"{wanted}"
         )
@@ -297,6 +292,8 @@ def _max_unpool_backward(ndim: int, grad_output: object, indices: object) -> Arr
     cells = prod(extent)
     outside = int(((index < -1) | (index >= cells)).sum())
     _all_inside(outside, planes, dy.shape)
+    if not cells:  # indices are -1 or there are none
+        return np.zeros(index.shape, dy.dtype)
     flat = index.reshape(*leading, prod(planes.leading_and_extent(index.shape)[1]))
     taken = np.take_along_axis(dy.reshape(*leading, cells), np.maximum(flat, 0), axis=2)
     return np.where(flat < 0, dy.dtype.type(0), taken).reshape(index.shape)
@@ -361,16 +358,15 @@ def _adaptive_avg_pool(ndim: int, input: object, output_size: object, layout: ob
     x = float_array("input", input)
     planes = _planes(ndim, "input", x, layout)
     output = _adaptive_output(ndim, planes, x.shape, output_size)
-    return _avg(x, _adaptive_pooling(planes, x.shape, x.dtype, output))
+    return _avg(x, _adaptive_pooling("input", planes, x.shape, x.dtype, output))
 
 
 def _adaptive_avg_pool_backward(ndim: int, grad_output: object, input_size: object, layout: object) -> Array:
     dy = float_array("grad_output", grad_output)
     planes, shape = _input_planes(ndim, input_size, layout)
     rank("grad_output", dy, (len(shape),), "(as many as input_size has)")
-    _not_empty("grad_output", planes, dy.shape)
     output = planes.leading_and_extent(dy.shape)[1]
-    return _avg_backward(dy, _adaptive_pooling(planes, shape, dy.dtype, output))
+    return _avg_backward(dy, _adaptive_pooling("input_size", planes, shape, dy.dtype, output))
 
 
 _CHANNELS_FIRST = {1: "NCW", 2: "NCHW", 3: "NCDHW"}

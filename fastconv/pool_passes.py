@@ -89,6 +89,11 @@ class Pooling:
     padded: bool = True  # whether cells in the padding count
     divisor: int | None = None  # instead of any count
 
+    @cached_property
+    def is_empty(self) -> bool:
+        """Whether no window has a cell, or there are no windows."""
+        return 0 in self.input_size or 0 in self.output_size
+
     @property
     def for_vectors(self) -> bool:
         """Whether contiguous arrays go to the vector kernels."""
@@ -335,6 +340,11 @@ def _flat(array: Array) -> Array:
 
 def max_forward(x: Array, result: Array, indices: Array, pooling: Pooling) -> None:
     """Write the maxima and, unless ``indices`` is empty, where they stand."""
+    if pooling.is_empty:
+        if result.size:  # windows of nothing but padding
+            result[...] = -np.inf
+            indices[...] = -1
+        return
     loops = pooling.max_loops
     step = pooling.max_step if x.flags.c_contiguous else loops
     if step is not loops:
@@ -349,6 +359,8 @@ def max_forward(x: Array, result: Array, indices: Array, pooling: Pooling) -> No
 def max_backward(dy: Array, indices: Array, planes: Planes, shape: Size) -> tuple[Array, int]:
     """The gradient of an input of this shape, and how many indices lay outside its planes."""
     (batch, channels), extent = planes.leading_and_extent(shape)
+    if dy.size == 0 or 0 in shape:
+        return np.zeros(shape, dy.dtype), int(np.count_nonzero(indices != -1))
     visited = prod(shape) + 4 * dy.size
     if not (dy.flags.c_contiguous and indices.flags.c_contiguous):
         dx = zeros(shape, dy.dtype)
@@ -381,6 +393,10 @@ def _halved(windows: Size, extent: Size, itemsize: int) -> tuple[int, int, int]:
 
 def avg_forward(x: Array, out: Array, pooling: Pooling) -> None:
     """Write the means."""
+    if pooling.is_empty:
+        with np.errstate(invalid="ignore"):  # where the padding does not count, the mean of nothing is a NaN
+            out[...] = _divided(np.zeros_like(out), pooling)
+        return
     loops = pooling.avg_loops
     step = pooling.avg_step if x.flags.c_contiguous else loops
     if step is loops:
@@ -391,6 +407,9 @@ def avg_forward(x: Array, out: Array, pooling: Pooling) -> None:
 
 def avg_backward(dy: Array, dx: Array, pooling: Pooling) -> None:
     """Write the gradient of the input: a sum over the windows that cover each cell."""
+    if pooling.is_empty:
+        dx[...] = 0
+        return
     loops = pooling.avg_backward_loops
     step = pooling.avg_backward_step if dy.flags.c_contiguous else loops
     if step is loops:

@@ -94,14 +94,12 @@ class Reading:
 
     def padding(self):
         value = self["padding"]
-        return (
-            str(value)
-            if isinstance(value, str)
-            else tuple(
-                whole(pad) if items(pad) is None else ints(pad, 2)
-                for pad in items(value) or [value] * self.ndim
-            )
-        )
+        if isinstance(value, str):
+            return value.lower()
+        pads = items(value) or [value] * self.ndim
+        if len(pads) == 2 * self.ndim:
+            return tuple(zip(map(whole, pads[::2]), map(whole, pads[1::2]), strict=True))
+        return tuple(whole(pad) if items(pad) is None else ints(pad, 2) for pad in pads)
 
     def steps(self, extents, kernel):
         """`(stride, pairs, dilation)` over an input of these extents."""

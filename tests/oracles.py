@@ -37,6 +37,8 @@ def resolve_padding(padding, extents, kernel, stride, dilation):
         return tuple((d * (k - 1),) * 2 for d, k in zip(dilation, kernel, strict=True))
     if padding == "same":
         return tuple(itertools.starmap(same_pair, zip(extents, kernel, stride, dilation, strict=True)))
+    if not isinstance(padding, int) and len(padding) == 2 * ndim:
+        return tuple(zip(padding[::2], padding[1::2], strict=True))
     return tuple(per_axis(pad, 2) for pad in per_axis(padding, ndim))
 
 

@@ -272,7 +272,10 @@ def _named_padding(padding: str) -> str:
 def _none_fits(
     extent: Size, window: Size, strides: Sequence[int], padding: str, dilation: Sequence[int]
 ) -> Size | None:
-    """The output's extents where it has no cells, which fastconv refuses and Keras does not; else None."""
+    """The output's extents where no window fits, however large they are, as Keras has it; else None.
+
+    fastconv refuses windows that are larger than the input by more than a stride.
+    """
     reach = list(map(effective, window, dilation))
     if padding == "same" or all(r <= n for r, n in zip(reach, extent, strict=True)):
         return None

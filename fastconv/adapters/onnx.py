@@ -386,7 +386,7 @@ class GlobalAveragePool(host.GlobalAveragePool):
     """The average of every plane, in any number of dimensions."""
 
     def _run(self, x: Array) -> Outputs:
-        if not _is_float(x):
+        if not _is_float(x) or 0 in x.shape[2:]:
             return super()._run(x)
         planes, shape = _as_one_axis(x)
         return (fastconv.adaptive_avg_pool1d(planes, 1).reshape(shape),)

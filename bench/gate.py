@@ -41,7 +41,9 @@ def cases() -> list[Case]:
 def package_of(tree: Path, folder: Path) -> Path:
     """A folder to put on the path: the package as it is installed, with the working tree's ruler in it."""
     package = folder / "fastconv"
-    shutil.copytree(tree / "fastconv", package, ignore=shutil.ignore_patterns("__pycache__", "bench", "kernels"))
+    shutil.copytree(
+        tree / "fastconv", package, ignore=shutil.ignore_patterns("__pycache__", "bench", "kernels")
+    )
     shutil.copytree(tree / "kernels", package / "kernels", ignore=shutil.ignore_patterns("__pycache__"))
     ruler = ROOT / "fastconv" / "bench"
     shutil.copytree(ruler, package / "bench", ignore=shutil.ignore_patterns("__pycache__"))

@@ -35,7 +35,15 @@ from fastconv.arguments import (
 )
 from fastconv.buffers import new_result
 from fastconv.geometry import layout_is_channels_last, read_only
-from fastconv.pool_passes import Planes, Pooling, avg_backward, avg_forward, max_backward, max_forward
+from fastconv.pool_passes import (
+    Planes,
+    Pooling,
+    avg_backward,
+    avg_forward,
+    max_backward,
+    max_backward_ties,
+    max_forward,
+)
 from fastconv.threads import run_ranges
 from fastconv.windows import adaptive_windows, fixed_windows
 
@@ -167,12 +175,17 @@ def _max(x: Array, pooling: Pooling, return_indices: object, out: object) -> Arr
     target = output_array(out, shape, x.dtype)
     dtype = _compute_dtype(x.dtype)
     result = target if target is not None and direct_output(target, dtype, x) else new_result(shape, dtype)
-    if pooling.some_empty and dtype.kind != "f" and result.size:
-        must_be(ValueError, "input", "of a float dtype where a window is all padding", x)
+    _has_maxima(x, pooling)
     indices = new_result(shape if wanted else (0,) * len(shape), np.dtype(np.int64))
     max_forward(x.astype(dtype, copy=False), result, indices, pooling)
     result = delivered(result, target, x.dtype)
     return (result, indices) if wanted else result
+
+
+def _has_maxima(x: Array, pooling: Pooling) -> None:
+    """Refuse integers where a window is empty: they have no -inf."""
+    if pooling.some_empty and x.dtype.kind != "f" and 0 not in pooling.output_size:
+        must_be(ValueError, "input", "of a float dtype where a window is all padding", x)
 
 
 def _max_pool(
@@ -227,6 +240,31 @@ def _max_pool_backward(
     shaped("grad_output", dy, planes.size(leading, planes.leading_and_extent(dy.shape)[1]))
     dx, outside = max_backward(dy.astype(_compute_dtype(dy.dtype), copy=False), index, planes, shape)
     _all_inside(outside, planes, shape)
+    return delivered(dx, None, dy.dtype)
+
+
+def _max_pool_backward_ties(
+    ndim: int,
+    grad_output: object,
+    input: object,
+    kernel_size: object,
+    stride: object,
+    padding: object,
+    dilation: object,
+    ceil_mode: object,
+    layout: object,
+) -> Array:
+    dy, x = float_array("grad_output", grad_output), number_array("input", input)
+    rank("input", x, (ndim + 2, ndim + 1), "(batched or not)")
+    windows = (kernel_size, stride, padding, dilation, ceil_mode)
+    pooling = _pooling(ndim, "input", x.shape, x.dtype, layout, *windows)
+    shaped("grad_output", dy, pooling.output_size)
+    _has_maxima(x, pooling)
+    dtype = _compute_dtype(dy.dtype)
+    dx = new_result(x.shape, dtype)
+    max_backward_ties(
+        dy.astype(dtype, copy=False), x.astype(_compute_dtype(x.dtype), copy=False), dx, pooling
+    )
     return delivered(dx, None, dy.dtype)
 
 
@@ -417,7 +455,8 @@ def max_pool2d(
         gives -inf.
     indices : int64 array (N, C, OH, OW), only with ``return_indices``
         Flat in the unpadded plane, ``h*W + w``: of the first maximum in row-major order; -1 for a
-        window that is all padding.
+        window that is all padding. Programs that give the gradient to every cell equal to the maximum have
+        `max_pool2d_backward_ties`.
 
     Raises
     ------
@@ -444,6 +483,8 @@ def max_pool2d_backward(
     layout: str = "NCHW",
 ) -> Array:
     """The gradient of `max_pool2d`: each output's gradient goes to the cell its maximum came from.
+
+    Of equal maxima that is the first in row-major order; `max_pool2d_backward_ties` serves all of them.
 
     Parameters
     ----------
@@ -474,6 +515,56 @@ def max_pool2d_backward(
            [10.,  0.,  0.,  0.]])
     """
     return _max_pool_backward(2, grad_output, indices, input_size, layout)
+
+
+def max_pool2d_backward_ties(
+    grad_output: Array,
+    input: Array,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+    *,
+    layout: str = "NCHW",
+) -> Array:
+    """The gradient of `max_pool2d`, the whole of it to every cell that equals its window's maximum.
+
+    `max_pool2d_backward` gives it to the first such cell alone, as frameworks do. This is for numbers that
+    were made the other way, by ``x == x.max()``: images with a constant background have many such ties.
+
+    Parameters
+    ----------
+    grad_output : float array (N, C, OH, OW) or (C, OH, OW)
+    input : array (N, C, H, W) or (C, H, W)
+        What was pooled: float16, float32, float64 or any integer dtype.
+    kernel_size, stride, padding, dilation, ceil_mode, layout
+        As they were given to `max_pool2d`.
+
+    Returns
+    -------
+    array of the shape of ``input`` and the dtype of ``grad_output``
+        Gradients of windows that share a cell add up. The maximum of a window with a NaN is NaN, and the
+        cells equal to it are those that are NaN; padding never is the maximum.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is wrong; the message names it.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastconv
+    >>> image = np.array([[7.0, 7.0, 0.0, 0.0], [1.0, 7.0, 0.0, 3.0]]).reshape(1, 1, 2, 4)
+    >>> gradient = np.array([[[[10.0, 20.0]]]])
+    >>> fastconv.max_pool2d_backward_ties(gradient, image, 2)[0, 0]
+    array([[10., 10.,  0.,  0.],
+           [ 0., 10.,  0., 20.]])
+    """
+    return _max_pool_backward_ties(
+        2, grad_output, input, kernel_size, stride, padding, dilation, ceil_mode, layout
+    )
 
 
 def max_unpool2d(
@@ -820,6 +911,23 @@ def max_pool1d_backward(
     return _max_pool_backward(1, grad_output, indices, input_size, layout)
 
 
+def max_pool1d_backward_ties(
+    grad_output: Array,
+    input: Array,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+    *,
+    layout: str = "NCW",
+) -> Array:
+    """`max_pool2d_backward_ties` in one spatial dimension: arrays (N, C, W)."""
+    return _max_pool_backward_ties(
+        1, grad_output, input, kernel_size, stride, padding, dilation, ceil_mode, layout
+    )
+
+
 def max_unpool1d(
     input: Array,
     indices: Array,
@@ -951,6 +1059,23 @@ def max_pool3d_backward(
 ) -> Array:
     """`max_pool2d_backward` in three spatial dimensions: arrays (N, C, D, H, W)."""
     return _max_pool_backward(3, grad_output, indices, input_size, layout)
+
+
+def max_pool3d_backward_ties(
+    grad_output: Array,
+    input: Array,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+    *,
+    layout: str = "NCDHW",
+) -> Array:
+    """`max_pool2d_backward_ties` in three spatial dimensions: arrays (N, C, D, H, W)."""
+    return _max_pool_backward_ties(
+        3, grad_output, input, kernel_size, stride, padding, dilation, ceil_mode, layout
+    )
 
 
 def max_unpool3d(

@@ -29,6 +29,7 @@ from fastconv.pool import (
     avg_pool2d_backward,
     max_pool2d,
     max_pool2d_backward,
+    max_pool2d_backward_ties,
     max_unpool2d,
 )
 from fastconv.threads import num_threads, run_jobs
@@ -129,6 +130,7 @@ def _pooling_of(dtype: str, layout: str) -> None:
         x = np.ascontiguousarray(x.transpose(0, 2, 3, 1)) if layout == "NHWC" else x
         y, indices = max_pool2d(x, kernel, stride, return_indices=True, layout=layout)
         max_pool2d_backward(y, indices, x.shape, layout=layout)
+        max_pool2d_backward_ties(y, x, kernel, stride, layout=layout)
         avg_pool2d(x, kernel, stride, layout=layout)
         avg_pool2d_backward(y, x.shape, kernel, stride, layout=layout)
     if layout == "NCHW":

@@ -10,6 +10,9 @@ except ImportError as error:
     ) from None
 
 from fastconv import nn
+from fastconv.annotations import (
+    ALGORITHMS,
+)
 from fastconv.columns import (
     col2im,
     conv_matrix,
@@ -89,6 +92,7 @@ from fastconv.threads import (
 __version__ = "0.1.0"
 
 __all__ = [
+    "ALGORITHMS",
     "ConvGrads",
     "ConvPlan",
     "__version__",

@@ -11,8 +11,21 @@ from math import prod
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from fastconv import kernels
+from fastconv.annotations import (
+    AdaptiveMaxPool,
+    Extents,
+    Layout1d,
+    Layout2d,
+    Layout3d,
+    MaxPool,
+    Outputs,
+    Padding,
+    Shape,
+    declared,
+)
 from fastconv.arguments import (
     Array,
     Size,
@@ -414,18 +427,19 @@ def _adaptive_avg_pool_backward(ndim: int, grad_output: object, input_size: obje
 _CHANNELS_FIRST = {1: "NCW", 2: "NCHW", 3: "NCDHW"}
 
 
+@declared[MaxPool[Layout2d]]()
 def max_pool2d(
-    input: Array,
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
-    dilation: Any = 1,
+    input: ArrayLike,
+    kernel_size: Extents,
+    stride: Extents | None = None,
+    padding: Padding = 0,
+    dilation: Extents = 1,
     ceil_mode: bool = False,
     return_indices: bool = False,
     *,
-    layout: str = "NCHW",
+    layout: Layout2d = "NCHW",
     out: Array | None = None,
-) -> Any:
+) -> Array | tuple[Array, Array]:
     """The maximum of every window.
 
     Parameters
@@ -476,11 +490,11 @@ def max_pool2d(
 
 
 def max_pool2d_backward(
-    grad_output: Array,
-    indices: Array,
-    input_size: Any,
+    grad_output: ArrayLike,
+    indices: ArrayLike,
+    input_size: Shape,
     *,
-    layout: str = "NCHW",
+    layout: Layout2d = "NCHW",
 ) -> Array:
     """The gradient of `max_pool2d`: each output's gradient goes to the cell its maximum came from.
 
@@ -518,15 +532,15 @@ def max_pool2d_backward(
 
 
 def max_pool2d_backward_ties(
-    grad_output: Array,
-    input: Array,
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
-    dilation: Any = 1,
+    grad_output: ArrayLike,
+    input: ArrayLike,
+    kernel_size: Extents,
+    stride: Extents | None = None,
+    padding: Padding = 0,
+    dilation: Extents = 1,
     ceil_mode: bool = False,
     *,
-    layout: str = "NCHW",
+    layout: Layout2d = "NCHW",
 ) -> Array:
     """The gradient of `max_pool2d`, the whole of it to every cell that equals its window's maximum.
 
@@ -568,12 +582,12 @@ def max_pool2d_backward_ties(
 
 
 def max_unpool2d(
-    input: Array,
-    indices: Array,
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
-    output_size: Any = None,
+    input: ArrayLike,
+    indices: ArrayLike,
+    kernel_size: Extents,
+    stride: Extents | None = None,
+    padding: Padding = 0,
+    output_size: Shape | None = None,
 ) -> Array:
     """Put values back where the maxima of `max_pool2d` stood, with zeros around them.
 
@@ -609,8 +623,8 @@ def max_unpool2d(
 
 
 def max_unpool2d_backward(
-    grad_output: Array,
-    indices: Array,
+    grad_output: ArrayLike,
+    indices: ArrayLike,
 ) -> Array:
     """The gradient of `max_unpool2d`: the gradients at the cells that were filled.
 
@@ -640,15 +654,15 @@ def max_unpool2d_backward(
 
 
 def avg_pool2d(
-    input: Array,
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
+    input: ArrayLike,
+    kernel_size: Extents,
+    stride: Extents | None = None,
+    padding: Padding = 0,
     ceil_mode: bool = False,
     count_include_pad: bool = True,
     divisor_override: int | None = None,
     *,
-    layout: str = "NCHW",
+    layout: Layout2d = "NCHW",
 ) -> Array:
     """The average of every window.
 
@@ -685,16 +699,16 @@ def avg_pool2d(
 
 
 def avg_pool2d_backward(
-    grad_output: Array,
-    input_size: Any,
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
+    grad_output: ArrayLike,
+    input_size: Shape,
+    kernel_size: Extents,
+    stride: Extents | None = None,
+    padding: Padding = 0,
     ceil_mode: bool = False,
     count_include_pad: bool = True,
     divisor_override: int | None = None,
     *,
-    layout: str = "NCHW",
+    layout: Layout2d = "NCHW",
 ) -> Array:
     """The gradient of `avg_pool2d`.
 
@@ -738,10 +752,10 @@ def avg_pool2d_backward(
 
 
 def adaptive_avg_pool2d(
-    input: Array,
-    output_size: Any,
+    input: ArrayLike,
+    output_size: Outputs,
     *,
-    layout: str = "NCHW",
+    layout: Layout2d = "NCHW",
 ) -> Array:
     """The averages of windows that share the input out to an output of a given size.
 
@@ -773,10 +787,10 @@ def adaptive_avg_pool2d(
 
 
 def adaptive_avg_pool2d_backward(
-    grad_output: Array,
-    input_size: Any,
+    grad_output: ArrayLike,
+    input_size: Shape,
     *,
-    layout: str = "NCHW",
+    layout: Layout2d = "NCHW",
 ) -> Array:
     """The gradient of `adaptive_avg_pool2d`.
 
@@ -807,13 +821,14 @@ def adaptive_avg_pool2d_backward(
     return _adaptive_avg_pool_backward(2, grad_output, input_size, layout)
 
 
+@declared[AdaptiveMaxPool[Layout2d]]()
 def adaptive_max_pool2d(
-    input: Array,
-    output_size: Any,
+    input: ArrayLike,
+    output_size: Outputs,
     return_indices: bool = False,
     *,
-    layout: str = "NCHW",
-) -> Any:
+    layout: Layout2d = "NCHW",
+) -> Array | tuple[Array, Array]:
     """The maxima of windows that share the input out to an output of a given size.
 
     Parameters
@@ -847,11 +862,11 @@ def adaptive_max_pool2d(
 
 
 def adaptive_max_pool2d_backward(
-    grad_output: Array,
-    indices: Array,
-    input_size: Any,
+    grad_output: ArrayLike,
+    indices: ArrayLike,
+    input_size: Shape,
     *,
-    layout: str = "NCHW",
+    layout: Layout2d = "NCHW",
 ) -> Array:
     """The gradient of `adaptive_max_pool2d`.
 
@@ -884,43 +899,44 @@ def adaptive_max_pool2d_backward(
     return _max_pool_backward(2, grad_output, indices, input_size, layout)
 
 
+@declared[MaxPool[Layout1d]]()
 def max_pool1d(
-    input: Array,
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
-    dilation: Any = 1,
+    input: ArrayLike,
+    kernel_size: Extents,
+    stride: Extents | None = None,
+    padding: Padding = 0,
+    dilation: Extents = 1,
     ceil_mode: bool = False,
     return_indices: bool = False,
     *,
-    layout: str = "NCW",
+    layout: Layout1d = "NCW",
     out: Array | None = None,
-) -> Any:
+) -> Array | tuple[Array, Array]:
     """`max_pool2d` in one spatial dimension: arrays (N, C, W)."""
     return _max_pool(1, input, kernel_size, stride, padding, dilation, ceil_mode, return_indices, layout, out)
 
 
 def max_pool1d_backward(
-    grad_output: Array,
-    indices: Array,
-    input_size: Any,
+    grad_output: ArrayLike,
+    indices: ArrayLike,
+    input_size: Shape,
     *,
-    layout: str = "NCW",
+    layout: Layout1d = "NCW",
 ) -> Array:
     """`max_pool2d_backward` in one spatial dimension: arrays (N, C, W)."""
     return _max_pool_backward(1, grad_output, indices, input_size, layout)
 
 
 def max_pool1d_backward_ties(
-    grad_output: Array,
-    input: Array,
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
-    dilation: Any = 1,
+    grad_output: ArrayLike,
+    input: ArrayLike,
+    kernel_size: Extents,
+    stride: Extents | None = None,
+    padding: Padding = 0,
+    dilation: Extents = 1,
     ceil_mode: bool = False,
     *,
-    layout: str = "NCW",
+    layout: Layout1d = "NCW",
 ) -> Array:
     """`max_pool2d_backward_ties` in one spatial dimension: arrays (N, C, W)."""
     return _max_pool_backward_ties(
@@ -929,35 +945,35 @@ def max_pool1d_backward_ties(
 
 
 def max_unpool1d(
-    input: Array,
-    indices: Array,
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
-    output_size: Any = None,
+    input: ArrayLike,
+    indices: ArrayLike,
+    kernel_size: Extents,
+    stride: Extents | None = None,
+    padding: Padding = 0,
+    output_size: Shape | None = None,
 ) -> Array:
     """`max_unpool2d` in one spatial dimension: arrays (N, C, W)."""
     return _max_unpool(1, input, indices, kernel_size, stride, padding, output_size)
 
 
 def max_unpool1d_backward(
-    grad_output: Array,
-    indices: Array,
+    grad_output: ArrayLike,
+    indices: ArrayLike,
 ) -> Array:
     """`max_unpool2d_backward` in one spatial dimension: arrays (N, C, W)."""
     return _max_unpool_backward(1, grad_output, indices)
 
 
 def avg_pool1d(
-    input: Array,
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
+    input: ArrayLike,
+    kernel_size: Extents,
+    stride: Extents | None = None,
+    padding: Padding = 0,
     ceil_mode: bool = False,
     count_include_pad: bool = True,
     divisor_override: int | None = None,
     *,
-    layout: str = "NCW",
+    layout: Layout1d = "NCW",
 ) -> Array:
     """`avg_pool2d` in one spatial dimension: arrays (N, C, W)."""
     return _avg_pool(
@@ -966,16 +982,16 @@ def avg_pool1d(
 
 
 def avg_pool1d_backward(
-    grad_output: Array,
-    input_size: Any,
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
+    grad_output: ArrayLike,
+    input_size: Shape,
+    kernel_size: Extents,
+    stride: Extents | None = None,
+    padding: Padding = 0,
     ceil_mode: bool = False,
     count_include_pad: bool = True,
     divisor_override: int | None = None,
     *,
-    layout: str = "NCW",
+    layout: Layout1d = "NCW",
 ) -> Array:
     """`avg_pool2d_backward` in one spatial dimension: arrays (N, C, W)."""
     return _avg_pool_backward(
@@ -993,84 +1009,86 @@ def avg_pool1d_backward(
 
 
 def adaptive_avg_pool1d(
-    input: Array,
-    output_size: Any,
+    input: ArrayLike,
+    output_size: Outputs,
     *,
-    layout: str = "NCW",
+    layout: Layout1d = "NCW",
 ) -> Array:
     """`adaptive_avg_pool2d` in one spatial dimension: arrays (N, C, W)."""
     return _adaptive_avg_pool(1, input, output_size, layout)
 
 
 def adaptive_avg_pool1d_backward(
-    grad_output: Array,
-    input_size: Any,
+    grad_output: ArrayLike,
+    input_size: Shape,
     *,
-    layout: str = "NCW",
+    layout: Layout1d = "NCW",
 ) -> Array:
     """`adaptive_avg_pool2d_backward` in one spatial dimension: arrays (N, C, W)."""
     return _adaptive_avg_pool_backward(1, grad_output, input_size, layout)
 
 
+@declared[AdaptiveMaxPool[Layout1d]]()
 def adaptive_max_pool1d(
-    input: Array,
-    output_size: Any,
+    input: ArrayLike,
+    output_size: Outputs,
     return_indices: bool = False,
     *,
-    layout: str = "NCW",
-) -> Any:
+    layout: Layout1d = "NCW",
+) -> Array | tuple[Array, Array]:
     """`adaptive_max_pool2d` in one spatial dimension: arrays (N, C, W)."""
     return _adaptive_max_pool(1, input, output_size, return_indices, layout)
 
 
 def adaptive_max_pool1d_backward(
-    grad_output: Array,
-    indices: Array,
-    input_size: Any,
+    grad_output: ArrayLike,
+    indices: ArrayLike,
+    input_size: Shape,
     *,
-    layout: str = "NCW",
+    layout: Layout1d = "NCW",
 ) -> Array:
     """`adaptive_max_pool2d_backward` in one spatial dimension: arrays (N, C, W)."""
     return _max_pool_backward(1, grad_output, indices, input_size, layout)
 
 
+@declared[MaxPool[Layout3d]]()
 def max_pool3d(
-    input: Array,
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
-    dilation: Any = 1,
+    input: ArrayLike,
+    kernel_size: Extents,
+    stride: Extents | None = None,
+    padding: Padding = 0,
+    dilation: Extents = 1,
     ceil_mode: bool = False,
     return_indices: bool = False,
     *,
-    layout: str = "NCDHW",
+    layout: Layout3d = "NCDHW",
     out: Array | None = None,
-) -> Any:
+) -> Array | tuple[Array, Array]:
     """`max_pool2d` in three spatial dimensions: arrays (N, C, D, H, W)."""
     return _max_pool(3, input, kernel_size, stride, padding, dilation, ceil_mode, return_indices, layout, out)
 
 
 def max_pool3d_backward(
-    grad_output: Array,
-    indices: Array,
-    input_size: Any,
+    grad_output: ArrayLike,
+    indices: ArrayLike,
+    input_size: Shape,
     *,
-    layout: str = "NCDHW",
+    layout: Layout3d = "NCDHW",
 ) -> Array:
     """`max_pool2d_backward` in three spatial dimensions: arrays (N, C, D, H, W)."""
     return _max_pool_backward(3, grad_output, indices, input_size, layout)
 
 
 def max_pool3d_backward_ties(
-    grad_output: Array,
-    input: Array,
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
-    dilation: Any = 1,
+    grad_output: ArrayLike,
+    input: ArrayLike,
+    kernel_size: Extents,
+    stride: Extents | None = None,
+    padding: Padding = 0,
+    dilation: Extents = 1,
     ceil_mode: bool = False,
     *,
-    layout: str = "NCDHW",
+    layout: Layout3d = "NCDHW",
 ) -> Array:
     """`max_pool2d_backward_ties` in three spatial dimensions: arrays (N, C, D, H, W)."""
     return _max_pool_backward_ties(
@@ -1079,35 +1097,35 @@ def max_pool3d_backward_ties(
 
 
 def max_unpool3d(
-    input: Array,
-    indices: Array,
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
-    output_size: Any = None,
+    input: ArrayLike,
+    indices: ArrayLike,
+    kernel_size: Extents,
+    stride: Extents | None = None,
+    padding: Padding = 0,
+    output_size: Shape | None = None,
 ) -> Array:
     """`max_unpool2d` in three spatial dimensions: arrays (N, C, D, H, W)."""
     return _max_unpool(3, input, indices, kernel_size, stride, padding, output_size)
 
 
 def max_unpool3d_backward(
-    grad_output: Array,
-    indices: Array,
+    grad_output: ArrayLike,
+    indices: ArrayLike,
 ) -> Array:
     """`max_unpool2d_backward` in three spatial dimensions: arrays (N, C, D, H, W)."""
     return _max_unpool_backward(3, grad_output, indices)
 
 
 def avg_pool3d(
-    input: Array,
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
+    input: ArrayLike,
+    kernel_size: Extents,
+    stride: Extents | None = None,
+    padding: Padding = 0,
     ceil_mode: bool = False,
     count_include_pad: bool = True,
     divisor_override: int | None = None,
     *,
-    layout: str = "NCDHW",
+    layout: Layout3d = "NCDHW",
 ) -> Array:
     """`avg_pool2d` in three spatial dimensions: arrays (N, C, D, H, W)."""
     return _avg_pool(
@@ -1116,16 +1134,16 @@ def avg_pool3d(
 
 
 def avg_pool3d_backward(
-    grad_output: Array,
-    input_size: Any,
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
+    grad_output: ArrayLike,
+    input_size: Shape,
+    kernel_size: Extents,
+    stride: Extents | None = None,
+    padding: Padding = 0,
     ceil_mode: bool = False,
     count_include_pad: bool = True,
     divisor_override: int | None = None,
     *,
-    layout: str = "NCDHW",
+    layout: Layout3d = "NCDHW",
 ) -> Array:
     """`avg_pool2d_backward` in three spatial dimensions: arrays (N, C, D, H, W)."""
     return _avg_pool_backward(
@@ -1143,42 +1161,43 @@ def avg_pool3d_backward(
 
 
 def adaptive_avg_pool3d(
-    input: Array,
-    output_size: Any,
+    input: ArrayLike,
+    output_size: Outputs,
     *,
-    layout: str = "NCDHW",
+    layout: Layout3d = "NCDHW",
 ) -> Array:
     """`adaptive_avg_pool2d` in three spatial dimensions: arrays (N, C, D, H, W)."""
     return _adaptive_avg_pool(3, input, output_size, layout)
 
 
 def adaptive_avg_pool3d_backward(
-    grad_output: Array,
-    input_size: Any,
+    grad_output: ArrayLike,
+    input_size: Shape,
     *,
-    layout: str = "NCDHW",
+    layout: Layout3d = "NCDHW",
 ) -> Array:
     """`adaptive_avg_pool2d_backward` in three spatial dimensions: arrays (N, C, D, H, W)."""
     return _adaptive_avg_pool_backward(3, grad_output, input_size, layout)
 
 
+@declared[AdaptiveMaxPool[Layout3d]]()
 def adaptive_max_pool3d(
-    input: Array,
-    output_size: Any,
+    input: ArrayLike,
+    output_size: Outputs,
     return_indices: bool = False,
     *,
-    layout: str = "NCDHW",
-) -> Any:
+    layout: Layout3d = "NCDHW",
+) -> Array | tuple[Array, Array]:
     """`adaptive_max_pool2d` in three spatial dimensions: arrays (N, C, D, H, W)."""
     return _adaptive_max_pool(3, input, output_size, return_indices, layout)
 
 
 def adaptive_max_pool3d_backward(
-    grad_output: Array,
-    indices: Array,
-    input_size: Any,
+    grad_output: ArrayLike,
+    indices: ArrayLike,
+    input_size: Shape,
     *,
-    layout: str = "NCDHW",
+    layout: Layout3d = "NCDHW",
 ) -> Array:
     """`adaptive_max_pool2d_backward` in three spatial dimensions: arrays (N, C, D, H, W)."""
     return _max_pool_backward(3, grad_output, indices, input_size, layout)

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from fastconv.annotations import Layout2d
 from fastconv.bench.cases import (
     PASSES,
     POOLING,
@@ -45,7 +46,7 @@ class Options:
     ours: Sequence[str]
     passes: Sequence[str]
     dtype: str
-    layout: str
+    layout: Layout2d
     threads: int
     rounds: int
     json: Path | None

@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 import scipy.sparse
+from numpy.typing import ArrayLike
 
 from fastconv import kernels
+from fastconv.annotations import Extents, Padding, Shape
 from fastconv.arguments import (
     Array,
     Size,
@@ -76,7 +78,9 @@ def _run_rows(g: Geometry, run: Callable[[int, int, int], None]) -> None:
     run_ranges(g.batch * g.channels, g.batch * g.taps * g.pixels, planes)
 
 
-def im2col(input: Array, kernel_size: Any, dilation: Any = 1, padding: Any = 0, stride: Any = 1) -> Array:
+def im2col(
+    input: ArrayLike, kernel_size: Extents, dilation: Extents = 1, padding: Padding = 0, stride: Extents = 1
+) -> Array:
     """The column matrix of every image: what each output cell of a convolution sums over.
 
     Parameters
@@ -137,7 +141,12 @@ def im2col(input: Array, kernel_size: Any, dilation: Any = 1, padding: Any = 0, 
 
 
 def col2im(
-    columns: Array, output_size: Any, kernel_size: Any, dilation: Any = 1, padding: Any = 0, stride: Any = 1
+    columns: ArrayLike,
+    output_size: Extents,
+    kernel_size: Extents,
+    dilation: Extents = 1,
+    padding: Padding = 0,
+    stride: Extents = 1,
 ) -> Array:
     """The adjoint of `im2col`: every cell of the columns added back to where it came from.
 
@@ -202,7 +211,12 @@ def col2im(
 
 
 def conv_matrix(
-    weight: Array, input_size: Any, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1
+    weight: ArrayLike,
+    input_size: Shape,
+    stride: Extents = 1,
+    padding: Padding = 0,
+    dilation: Extents = 1,
+    groups: int = 1,
 ) -> scipy.sparse.csr_array:
     """A convolution of one image as one sparse matrix M: ``output.ravel() == M @ input.ravel()``.
 
@@ -244,9 +258,9 @@ def conv_matrix(
     ndim = w.ndim - 2
     shape = size("input_size", input_size, (ndim + 1, ndim + 2))
     image = shape[len(shape) - ndim - 1 :]
-    stride, padding, dilation, groups = canonical_steps(stride, padding, dilation, groups, ndim)
+    steps = canonical_steps(stride, padding, dilation, groups, ndim)
     names = ("input_size", "weight")
-    g = conv_geometry(ndim, (1, *image), w.shape, stride, padding, dilation, groups, w.dtype, False, names)
+    g = conv_geometry(ndim, (1, *image), w.shape, *steps, w.dtype, False, names)
     entries = g.filters * g.taps * g.pixels
     addressable("the matrix", (entries,), 16)
     # Where each (tap, pixel) of an image's columns comes from: im2col of the cells' own numbers. Numbers

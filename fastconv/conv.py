@@ -9,10 +9,24 @@ from __future__ import annotations
 from collections.abc import Iterable
 from itertools import combinations, islice
 from math import prod
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
+from fastconv.annotations import (
+    AlgorithmName,
+    ConvBackward,
+    ConvTransposeBackward,
+    Extents,
+    Gradient,
+    Layout1d,
+    Layout2d,
+    Layout3d,
+    Padding,
+    Shape,
+    declared,
+)
 from fastconv.arguments import (
     Array,
     Size,
@@ -29,7 +43,7 @@ from fastconv.geometry import Steps, channels_first_size, layout_is_channels_las
 from fastconv.kernels import bias as kernels
 from fastconv.plan import ConvPlan, conv_plan, conv_transpose_plan
 
-GRADIENTS = ("input", "weight", "bias")
+GRADIENTS: tuple[Gradient, ...] = ("input", "weight", "bias")
 # What errors call the arrays that are promoted together.
 OPERANDS, ALL_OPERANDS = GRADIENTS, ("grad_output", "input", "weight")
 # So many names are looked at: an iterator may have no end.
@@ -37,12 +51,28 @@ MOST_NEEDS = 100
 _SUBSETS = {names: frozenset(names) for n in range(4) for names in combinations(GRADIENTS, n)}
 
 
-class ConvGrads(NamedTuple):
-    """The gradients of a convolution; None where one was not asked for."""
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar  # known to type checkers, not needed to run
 
-    input: Array | None
-    weight: Array | None
-    bias: Array | None
+    _Input = TypeVar("_Input", covariant=True, default=Array | None)
+    _Weight = TypeVar("_Weight", covariant=True, default=Array | None)
+    _Bias = TypeVar("_Bias", covariant=True, default=Array | None)
+
+    class ConvGrads(NamedTuple, Generic[_Input, _Weight, _Bias]):
+        """The gradients of a convolution; None where one was not asked for."""
+
+        input: _Input
+        weight: _Weight
+        bias: _Bias
+
+else:  # a generic named tuple takes Python 3.11
+
+    class ConvGrads(NamedTuple):
+        """The gradients of a convolution; None where one was not asked for."""
+
+        input: Array | None
+        weight: Array | None
+        bias: Array | None
 
 
 # The steps that all of the functions share. `batched` and `unbatched` add and take away the batch of one
@@ -323,16 +353,16 @@ def _transpose_backward(
 
 
 def conv2d(
-    input: Array,
-    weight: Array,
-    bias: Array | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
+    input: ArrayLike,
+    weight: ArrayLike,
+    bias: ArrayLike | None = None,
+    stride: Extents = 1,
+    padding: Padding = 0,
+    dilation: Extents = 1,
     groups: int = 1,
     *,
-    layout: str = "NCHW",
-    algorithm: str = "auto",
+    layout: Layout2d = "NCHW",
+    algorithm: AlgorithmName = "auto",
     out: Array | None = None,
 ) -> Array:
     """Cross-correlate ``input`` with ``weight``, as every deep-learning library does.
@@ -392,18 +422,19 @@ def conv2d(
     return _forward(2, input, weight, bias, (stride, padding, dilation, groups), layout, algorithm, out)
 
 
+@declared[ConvBackward[Layout2d]]()
 def conv2d_backward(
-    grad_output: Array,
-    input: Array,
-    weight: Array,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
+    grad_output: ArrayLike,
+    input: ArrayLike,
+    weight: ArrayLike,
+    stride: Extents = 1,
+    padding: Padding = 0,
+    dilation: Extents = 1,
     groups: int = 1,
     *,
-    layout: str = "NCHW",
-    algorithm: str = "auto",
-    needs: Iterable[str] = GRADIENTS,
+    layout: Layout2d = "NCHW",
+    algorithm: AlgorithmName = "auto",
+    needs: Iterable[Gradient] = GRADIENTS,
 ) -> ConvGrads:
     """The gradients of `conv2d` with respect to its input, weight and bias.
 
@@ -442,16 +473,16 @@ def conv2d_backward(
 
 
 def conv2d_backward_input(
-    grad_output: Array,
-    weight: Array,
-    input_size: Any,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
+    grad_output: ArrayLike,
+    weight: ArrayLike,
+    input_size: Shape,
+    stride: Extents = 1,
+    padding: Padding = 0,
+    dilation: Extents = 1,
     groups: int = 1,
     *,
-    layout: str = "NCHW",
-    algorithm: str = "auto",
+    layout: Layout2d = "NCHW",
+    algorithm: AlgorithmName = "auto",
     out: Array | None = None,
 ) -> Array:
     """The gradient of `conv2d` with respect to its input.
@@ -492,16 +523,16 @@ def conv2d_backward_input(
 
 
 def conv2d_backward_weight(
-    grad_output: Array,
-    input: Array,
-    weight_size: Any,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
+    grad_output: ArrayLike,
+    input: ArrayLike,
+    weight_size: Shape,
+    stride: Extents = 1,
+    padding: Padding = 0,
+    dilation: Extents = 1,
     groups: int = 1,
     *,
-    layout: str = "NCHW",
-    algorithm: str = "auto",
+    layout: Layout2d = "NCHW",
+    algorithm: AlgorithmName = "auto",
     out: Array | None = None,
 ) -> Array:
     """The gradient of `conv2d` with respect to its weight, summed over the batch.
@@ -538,17 +569,17 @@ def conv2d_backward_weight(
 
 
 def conv_transpose2d(
-    input: Array,
-    weight: Array,
-    bias: Array | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    output_padding: Any = 0,
+    input: ArrayLike,
+    weight: ArrayLike,
+    bias: ArrayLike | None = None,
+    stride: Extents = 1,
+    padding: Padding = 0,
+    output_padding: Extents = 0,
     groups: int = 1,
-    dilation: Any = 1,
+    dilation: Extents = 1,
     *,
-    layout: str = "NCHW",
-    algorithm: str = "auto",
+    layout: Layout2d = "NCHW",
+    algorithm: AlgorithmName = "auto",
     out: Array | None = None,
 ) -> Array:
     """Transposed convolution: the adjoint of `conv2d`, as an operation of its own.
@@ -594,19 +625,20 @@ def conv_transpose2d(
     )
 
 
+@declared[ConvTransposeBackward[Layout2d]]()
 def conv_transpose2d_backward(
-    grad_output: Array,
-    input: Array,
-    weight: Array,
-    stride: Any = 1,
-    padding: Any = 0,
-    output_padding: Any = 0,
+    grad_output: ArrayLike,
+    input: ArrayLike,
+    weight: ArrayLike,
+    stride: Extents = 1,
+    padding: Padding = 0,
+    output_padding: Extents = 0,
     groups: int = 1,
-    dilation: Any = 1,
+    dilation: Extents = 1,
     *,
-    layout: str = "NCHW",
-    algorithm: str = "auto",
-    needs: Iterable[str] = GRADIENTS,
+    layout: Layout2d = "NCHW",
+    algorithm: AlgorithmName = "auto",
+    needs: Iterable[Gradient] = GRADIENTS,
 ) -> ConvGrads:
     """The gradients of `conv_transpose2d` with respect to its input, weight and bias.
 
@@ -651,34 +683,35 @@ def conv_transpose2d_backward(
 
 
 def conv1d(
-    input: Array,
-    weight: Array,
-    bias: Array | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
+    input: ArrayLike,
+    weight: ArrayLike,
+    bias: ArrayLike | None = None,
+    stride: Extents = 1,
+    padding: Padding = 0,
+    dilation: Extents = 1,
     groups: int = 1,
     *,
-    layout: str = "NCW",
-    algorithm: str = "auto",
+    layout: Layout1d = "NCW",
+    algorithm: AlgorithmName = "auto",
     out: Array | None = None,
 ) -> Array:
     """`conv2d` in one dimension: input (N, C, W), weight (K, C/G, S)."""
     return _forward(1, input, weight, bias, (stride, padding, dilation, groups), layout, algorithm, out)
 
 
+@declared[ConvBackward[Layout1d]]()
 def conv1d_backward(
-    grad_output: Array,
-    input: Array,
-    weight: Array,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
+    grad_output: ArrayLike,
+    input: ArrayLike,
+    weight: ArrayLike,
+    stride: Extents = 1,
+    padding: Padding = 0,
+    dilation: Extents = 1,
     groups: int = 1,
     *,
-    layout: str = "NCW",
-    algorithm: str = "auto",
-    needs: Iterable[str] = GRADIENTS,
+    layout: Layout1d = "NCW",
+    algorithm: AlgorithmName = "auto",
+    needs: Iterable[Gradient] = GRADIENTS,
 ) -> ConvGrads:
     """`conv2d_backward` in one dimension: input (N, C, W), weight (K, C/G, S)."""
     return _backward(
@@ -687,16 +720,16 @@ def conv1d_backward(
 
 
 def conv1d_backward_input(
-    grad_output: Array,
-    weight: Array,
-    input_size: Any,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
+    grad_output: ArrayLike,
+    weight: ArrayLike,
+    input_size: Shape,
+    stride: Extents = 1,
+    padding: Padding = 0,
+    dilation: Extents = 1,
     groups: int = 1,
     *,
-    layout: str = "NCW",
-    algorithm: str = "auto",
+    layout: Layout1d = "NCW",
+    algorithm: AlgorithmName = "auto",
     out: Array | None = None,
 ) -> Array:
     """`conv2d_backward_input` in one dimension: input (N, C, W), weight (K, C/G, S)."""
@@ -706,16 +739,16 @@ def conv1d_backward_input(
 
 
 def conv1d_backward_weight(
-    grad_output: Array,
-    input: Array,
-    weight_size: Any,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
+    grad_output: ArrayLike,
+    input: ArrayLike,
+    weight_size: Shape,
+    stride: Extents = 1,
+    padding: Padding = 0,
+    dilation: Extents = 1,
     groups: int = 1,
     *,
-    layout: str = "NCW",
-    algorithm: str = "auto",
+    layout: Layout1d = "NCW",
+    algorithm: AlgorithmName = "auto",
     out: Array | None = None,
 ) -> Array:
     """`conv2d_backward_weight` in one dimension: input (N, C, W), weight (K, C/G, S)."""
@@ -725,17 +758,17 @@ def conv1d_backward_weight(
 
 
 def conv_transpose1d(
-    input: Array,
-    weight: Array,
-    bias: Array | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    output_padding: Any = 0,
+    input: ArrayLike,
+    weight: ArrayLike,
+    bias: ArrayLike | None = None,
+    stride: Extents = 1,
+    padding: Padding = 0,
+    output_padding: Extents = 0,
     groups: int = 1,
-    dilation: Any = 1,
+    dilation: Extents = 1,
     *,
-    layout: str = "NCW",
-    algorithm: str = "auto",
+    layout: Layout1d = "NCW",
+    algorithm: AlgorithmName = "auto",
     out: Array | None = None,
 ) -> Array:
     """`conv_transpose2d` in one dimension: input (N, C, W), weight (C, K/G, S)."""
@@ -744,19 +777,20 @@ def conv_transpose1d(
     )
 
 
+@declared[ConvTransposeBackward[Layout1d]]()
 def conv_transpose1d_backward(
-    grad_output: Array,
-    input: Array,
-    weight: Array,
-    stride: Any = 1,
-    padding: Any = 0,
-    output_padding: Any = 0,
+    grad_output: ArrayLike,
+    input: ArrayLike,
+    weight: ArrayLike,
+    stride: Extents = 1,
+    padding: Padding = 0,
+    output_padding: Extents = 0,
     groups: int = 1,
-    dilation: Any = 1,
+    dilation: Extents = 1,
     *,
-    layout: str = "NCW",
-    algorithm: str = "auto",
-    needs: Iterable[str] = GRADIENTS,
+    layout: Layout1d = "NCW",
+    algorithm: AlgorithmName = "auto",
+    needs: Iterable[Gradient] = GRADIENTS,
 ) -> ConvGrads:
     """`conv_transpose2d_backward` in one dimension: input (N, C, W), weight (C, K/G, S)."""
     return _transpose_backward(
@@ -773,34 +807,35 @@ def conv_transpose1d_backward(
 
 
 def conv3d(
-    input: Array,
-    weight: Array,
-    bias: Array | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
+    input: ArrayLike,
+    weight: ArrayLike,
+    bias: ArrayLike | None = None,
+    stride: Extents = 1,
+    padding: Padding = 0,
+    dilation: Extents = 1,
     groups: int = 1,
     *,
-    layout: str = "NCDHW",
-    algorithm: str = "auto",
+    layout: Layout3d = "NCDHW",
+    algorithm: AlgorithmName = "auto",
     out: Array | None = None,
 ) -> Array:
     """`conv2d` in three dimensions: input (N, C, D, H, W), weight (K, C/G, T, R, S)."""
     return _forward(3, input, weight, bias, (stride, padding, dilation, groups), layout, algorithm, out)
 
 
+@declared[ConvBackward[Layout3d]]()
 def conv3d_backward(
-    grad_output: Array,
-    input: Array,
-    weight: Array,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
+    grad_output: ArrayLike,
+    input: ArrayLike,
+    weight: ArrayLike,
+    stride: Extents = 1,
+    padding: Padding = 0,
+    dilation: Extents = 1,
     groups: int = 1,
     *,
-    layout: str = "NCDHW",
-    algorithm: str = "auto",
-    needs: Iterable[str] = GRADIENTS,
+    layout: Layout3d = "NCDHW",
+    algorithm: AlgorithmName = "auto",
+    needs: Iterable[Gradient] = GRADIENTS,
 ) -> ConvGrads:
     """`conv2d_backward` in three dimensions: input (N, C, D, H, W), weight (K, C/G, T, R, S)."""
     return _backward(
@@ -809,16 +844,16 @@ def conv3d_backward(
 
 
 def conv3d_backward_input(
-    grad_output: Array,
-    weight: Array,
-    input_size: Any,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
+    grad_output: ArrayLike,
+    weight: ArrayLike,
+    input_size: Shape,
+    stride: Extents = 1,
+    padding: Padding = 0,
+    dilation: Extents = 1,
     groups: int = 1,
     *,
-    layout: str = "NCDHW",
-    algorithm: str = "auto",
+    layout: Layout3d = "NCDHW",
+    algorithm: AlgorithmName = "auto",
     out: Array | None = None,
 ) -> Array:
     """`conv2d_backward_input` in three dimensions: input (N, C, D, H, W), weight (K, C/G, T, R, S)."""
@@ -828,16 +863,16 @@ def conv3d_backward_input(
 
 
 def conv3d_backward_weight(
-    grad_output: Array,
-    input: Array,
-    weight_size: Any,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
+    grad_output: ArrayLike,
+    input: ArrayLike,
+    weight_size: Shape,
+    stride: Extents = 1,
+    padding: Padding = 0,
+    dilation: Extents = 1,
     groups: int = 1,
     *,
-    layout: str = "NCDHW",
-    algorithm: str = "auto",
+    layout: Layout3d = "NCDHW",
+    algorithm: AlgorithmName = "auto",
     out: Array | None = None,
 ) -> Array:
     """`conv2d_backward_weight` in three dimensions: input (N, C, D, H, W), weight (K, C/G, T, R, S)."""
@@ -847,17 +882,17 @@ def conv3d_backward_weight(
 
 
 def conv_transpose3d(
-    input: Array,
-    weight: Array,
-    bias: Array | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    output_padding: Any = 0,
+    input: ArrayLike,
+    weight: ArrayLike,
+    bias: ArrayLike | None = None,
+    stride: Extents = 1,
+    padding: Padding = 0,
+    output_padding: Extents = 0,
     groups: int = 1,
-    dilation: Any = 1,
+    dilation: Extents = 1,
     *,
-    layout: str = "NCDHW",
-    algorithm: str = "auto",
+    layout: Layout3d = "NCDHW",
+    algorithm: AlgorithmName = "auto",
     out: Array | None = None,
 ) -> Array:
     """`conv_transpose2d` in three dimensions: input (N, C, D, H, W), weight (C, K/G, T, R, S)."""
@@ -866,19 +901,20 @@ def conv_transpose3d(
     )
 
 
+@declared[ConvTransposeBackward[Layout3d]]()
 def conv_transpose3d_backward(
-    grad_output: Array,
-    input: Array,
-    weight: Array,
-    stride: Any = 1,
-    padding: Any = 0,
-    output_padding: Any = 0,
+    grad_output: ArrayLike,
+    input: ArrayLike,
+    weight: ArrayLike,
+    stride: Extents = 1,
+    padding: Padding = 0,
+    output_padding: Extents = 0,
     groups: int = 1,
-    dilation: Any = 1,
+    dilation: Extents = 1,
     *,
-    layout: str = "NCDHW",
-    algorithm: str = "auto",
-    needs: Iterable[str] = GRADIENTS,
+    layout: Layout3d = "NCDHW",
+    algorithm: AlgorithmName = "auto",
+    needs: Iterable[Gradient] = GRADIENTS,
 ) -> ConvGrads:
     """`conv_transpose2d_backward` in three dimensions: input (N, C, D, H, W), weight (C, K/G, T, R, S)."""
     return _transpose_backward(

@@ -247,6 +247,24 @@ class Pooling:
         return self.max_loops
 
     @cached_property
+    def ties_loops(self) -> Step:
+        """The gradients of the maxima of any arrays, to all that are equal."""
+        return self._step(kernels.max_pool_backward_ties, prod(self.leading), *self.tables, self.steps)
+
+    @cached_property
+    def ties_step(self) -> Step:
+        """The gradients of the maxima of contiguous arrays of one dtype, to all that are equal."""
+        (batch, channels), extent, output = self.leading, self.extent, self.output
+        if self.for_vectors and self.planes.channels_last:
+            sizes = CHANNEL_BLOCK, channels, extent, output, *self.tables, self.steps
+            blocks = batch * -(-channels // CHANNEL_BLOCK)
+            return self._step(vectors.max_pool_backward_ties_pixels, blocks, *sizes)
+        if self.for_vectors and self.line:
+            sizes = *self.lines, self.line
+            return self._step(vectors.max_pool_backward_ties_planes, batch * channels, *sizes)
+        return self.ties_loops
+
+    @cached_property
     def avg_loops(self) -> Step:
         """The means of any arrays."""
         lines = prod(self.leading) * prod(self.output[:2])
@@ -389,6 +407,18 @@ def _halved(windows: Size, extent: Size, itemsize: int) -> tuple[int, int, int]:
     if side_by_side and windows[1] * itemsize >= VECTOR_BYTES and prod(extent) * itemsize <= ROUTED_BYTES:
         return windows[1], extent[0], extent[1]
     return 0, 0, 0
+
+
+def max_backward_ties(dy: Array, x: Array, dx: Array, pooling: Pooling) -> None:
+    """Write the gradient of the input: to every cell that equals its window's maximum."""
+    loops = pooling.ties_loops
+    contiguous = dy.flags.c_contiguous and x.flags.c_contiguous
+    step = pooling.ties_step if contiguous and dy.dtype == x.dtype else loops
+    if step is loops:
+        normal = pooling.planes.normal
+        step.run(read_only(normal(dy)), read_only(normal(x)), normal(dx))
+    else:
+        step.run(_flat(dy), _flat(x), dx.reshape(-1))
 
 
 def avg_forward(x: Array, out: Array, pooling: Pooling) -> None:

@@ -218,6 +218,20 @@ def ref_max_pool_backward(dy, indices, extents):
     return ref_scatter_add(dy, indices, extents)
 
 
+def ref_max_pool_backward_ties(dy, x, kernel, stride, padding, dilation):
+    """Every gradient, whole, to all cells that equal their window's maximum (NaN equals NaN)."""
+    extents, outputs = x.shape[2:], dy.shape[2:]
+    best = {}
+    for cell, _, position in reads(extents, kernel, stride, padding, dilation, outputs):
+        best[cell] = np.maximum(best.get(cell, x[(ALL, ALL, *position)]), x[(ALL, ALL, *position)])
+    dx = np.zeros(x.shape)
+    for cell, _, position in reads(extents, kernel, stride, padding, dilation, outputs):
+        value, most = x[(ALL, ALL, *position)], best[cell]
+        equal = (value == most) | ((value != value) & (most != most))
+        dx[(ALL, ALL, *position)] += np.where(equal, dy[(ALL, ALL, *cell)], 0)
+    return dx
+
+
 def ref_max_unpool(x, indices, extents):
     """Each value is put at its index in the plane; of several with one index the last stays."""
     y = np.zeros((*x.shape[:2], math.prod(extents)), x.dtype)

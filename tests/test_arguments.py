@@ -42,6 +42,7 @@ GOOD = {
     "col2im": {"columns": zeros(2, 36, 36), "output_size": (8, 8), "kernel_size": 3},
     "max_pool2d": {"input": X, "kernel_size": 2},
     "max_pool2d_backward": {"grad_output": POOLED, "indices": INDICES, "input_size": X.shape},
+    "max_pool2d_backward_ties": {"grad_output": POOLED, "input": X, "kernel_size": 2},
     "max_unpool2d": {"input": POOLED, "indices": INDICES, "kernel_size": 2},
     "max_unpool2d_backward": {"grad_output": X, "indices": INDICES},
     "avg_pool2d": {"input": X, "kernel_size": 2},
@@ -55,12 +56,21 @@ GOOD = {
 SAME_BUT_WRONG = [True, 1.0, np.True_, (1, True), (1.0, 1), ((1, 1), (1, 1.0))]
 CONVS = [name for name in GOOD if name.startswith(("conv2d", "conv_transpose2d"))]
 STEPPED = [*CONVS, "plan_conv2d", "conv_matrix"]
-WINDOWED = ["im2col", "col2im", "max_pool2d", "max_unpool2d", "avg_pool2d", "avg_pool2d_backward"]
+WINDOWED = [
+    "im2col",
+    "col2im",
+    "max_pool2d",
+    "max_pool2d_backward_ties",
+    "max_unpool2d",
+    "avg_pool2d",
+    "avg_pool2d_backward",
+]
 LAID_OUT = [
     *CONVS,
     "plan_conv2d",
     "max_pool2d",
     "max_pool2d_backward",
+    "max_pool2d_backward_ties",
     "avg_pool2d",
     "avg_pool2d_backward",
 ]
@@ -87,6 +97,7 @@ def float_cases():
             for dtype in wrong:
                 whole_taken = name in CONVS  # beside floats
                 integer_taken = whole_taken or name in ("max_pool2d", "adaptive_max_pool2d", "max_unpool2d")
+                integer_taken = integer_taken or (name, argument) == ("max_pool2d_backward_ties", "input")
                 if (dtype is np.int64 and integer_taken) or (dtype is np.bool_ and whole_taken):
                     continue
                 value = np.zeros(arguments[argument].shape, dtype)
@@ -266,6 +277,9 @@ MISFITS = [
     ("max_pool2d_backward", {"indices": zeros(2, 4, 4, 4)}, TypeError, "indices"),
     ("max_pool2d_backward", {"indices": INDICES + 64}, ValueError, "indices"),
     ("max_pool2d_backward", {"input_size": (2, 5, 8, 8)}, ValueError, "grad_output|input_size|indices"),
+    ("max_pool2d_backward_ties", {"grad_output": zeros(2, 4, 4, 3)}, ValueError, "grad_output"),
+    ("max_pool2d_backward_ties", {"input": zeros(2, 4, 8, 8, dtype=bool)}, TypeError, "input"),
+    ("max_pool2d_backward_ties", {"padding": 2}, ValueError, "padding"),
     ("max_pool2d_backward", {"input_size": (4, 8, 8)}, ValueError, "grad_output|input_size|indices"),
     ("max_unpool2d", {"output_size": (2, 2, 2, 2, 2)}, ValueError, "output_size"),
     ("max_unpool2d", {"output_size": (8.0, 8)}, TypeError, "output_size"),
@@ -295,10 +309,10 @@ TABLE = [
     *with_argument(STEPPED, "stride", COUNTS + HUGE_COUNTS[1:]),
     *with_argument(STEPPED, "dilation", COUNTS + HUGE_COUNTS),
     *with_argument(STEPPED, "groups", GROUPS),
-    *with_argument([*STEPPED, *WINDOWED[:3], "avg_pool2d", "avg_pool2d_backward"], "padding", PADDINGS),
+    *with_argument([*STEPPED, *WINDOWED[:4], "avg_pool2d", "avg_pool2d_backward"], "padding", PADDINGS),
     *with_argument(WINDOWED, "kernel_size", COUNTS + HUGE_COUNTS),
     *with_argument(WINDOWED, "stride", COUNTS[:8] + COUNTS[9:]),
-    *with_argument(["im2col", "col2im", "max_pool2d"], "dilation", COUNTS),
+    *with_argument(WINDOWED[:4], "dilation", COUNTS),
     *with_argument(LAID_OUT, "layout", LAYOUT_NAMES),
     *with_argument([*CONVS, "plan_conv2d"], "algorithm", ALGORITHMS),
     *with_argument(BACKWARDS, "needs", NEEDS),
@@ -309,7 +323,7 @@ TABLE = [
     ),
     *with_argument(["conv2d_backward_weight", "plan_conv2d"], "weight_size", SIZES),
     *with_argument(["conv2d", "conv_transpose2d"], "bias", BIASES),
-    *with_argument(["max_pool2d", "avg_pool2d"], "ceil_mode", FLAGS),
+    *with_argument(["max_pool2d", "max_pool2d_backward_ties", "avg_pool2d"], "ceil_mode", FLAGS),
     *with_argument(["max_pool2d", "adaptive_max_pool2d"], "return_indices", FLAGS),
     *with_argument(["avg_pool2d", "avg_pool2d_backward"], "count_include_pad", FLAGS),
     *[pytest.param(*case, id=f"{case[0]}-misfit-{i}") for i, case in enumerate(MISFITS)],
@@ -467,6 +481,7 @@ EXTRA = {
     "avg_pool2d": ("stride", "padding", "ceil_mode", "count_include_pad", "divisor_override", "layout"),
     "max_unpool2d": ("stride", "padding", "output_size"),
     "max_pool2d_backward": ("layout",),
+    "max_pool2d_backward_ties": ("stride", "padding", "dilation", "ceil_mode", "layout"),
     "max_unpool2d_backward": ("indices",),
     "adaptive_avg_pool2d": ("output_size",),
     "adaptive_avg_pool2d_backward": ("input_size",),

@@ -64,3 +64,8 @@ __all__ = [
     "Sigmoid",
     "Tanh",
 ]
+
+
+def __dir__() -> list[str]:
+    """The public names alone."""
+    return sorted(__all__)

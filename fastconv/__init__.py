@@ -10,6 +10,9 @@ except ImportError as error:
     ) from None
 
 from fastconv import compiling, nn
+from fastconv.annotations import (
+    ALGORITHMS,
+)
 from fastconv.columns import (
     col2im,
     conv_matrix,
@@ -66,10 +69,13 @@ from fastconv.pool import (
     avg_pool3d_backward,
     max_pool1d,
     max_pool1d_backward,
+    max_pool1d_backward_ties,
     max_pool2d,
     max_pool2d_backward,
+    max_pool2d_backward_ties,
     max_pool3d,
     max_pool3d_backward,
+    max_pool3d_backward_ties,
     max_unpool1d,
     max_unpool1d_backward,
     max_unpool2d,
@@ -88,6 +94,7 @@ __version__ = "0.1.0"
 compiling.watch()
 
 __all__ = [
+    "ALGORITHMS",
     "ConvGrads",
     "ConvPlan",
     "__version__",
@@ -134,10 +141,13 @@ __all__ = [
     "kernels",
     "max_pool1d",
     "max_pool1d_backward",
+    "max_pool1d_backward_ties",
     "max_pool2d",
     "max_pool2d_backward",
+    "max_pool2d_backward_ties",
     "max_pool3d",
     "max_pool3d_backward",
+    "max_pool3d_backward_ties",
     "max_unpool1d",
     "max_unpool1d_backward",
     "max_unpool2d",

@@ -7,7 +7,6 @@ Every message has one form, so that a reader finds the argument first:
 from __future__ import annotations
 
 import operator
-import reprlib
 import sys
 from collections.abc import Sequence
 from math import prod
@@ -15,6 +14,8 @@ from typing import Any, NoReturn, TypeAlias, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
+
+from fastconv import advice
 
 Array: TypeAlias = NDArray[Any]
 Size: TypeAlias = tuple[int, ...]
@@ -25,29 +26,26 @@ Pairs: TypeAlias = tuple[tuple[int, int], ...]
 LARGEST_STEP = 2**31 - 1
 
 NAMED_PADDINGS = ("valid", "same", "full")
+# Numbers that an argument may have, generously; a longer array is not one of them.
+MOST_NUMBERS = 10
 
 # What convolution takes, in the machine's own byte order.
 _FLOATS = frozenset(np.dtype(char) for char in "efd")
-
-
-def got(value: object) -> str:
-    """How a message shows what came: arrays by shape and dtype, the rest by a short repr."""
-    if isinstance(value, np.ndarray):
-        return f"an array of shape {value.shape} and dtype {value.dtype}"
-    try:
-        return reprlib.repr(value)
-    except ValueError:  # Python refuses to print integers of thousands of digits
-        return f"a {type(value).__name__} too long to print"
+FLOATS = "a float16, float32 or float64 array"
+INTEGERS = np.typecodes["AllInteger"]
 
 
 def must_be(kind: type[Exception], name: str, expected: str, value: object) -> NoReturn:
     """Raise ``kind`` with the message that every wrong argument gets."""
-    must_be_said(kind, name, expected, got(value))
+    must_be_said(kind, name, expected, advice.shown(value))
 
 
 def must_be_said(kind: type[Exception], name: str, expected: str, what_came: str) -> NoReturn:
     """As `must_be`, with what came already put into words."""
-    raise kind(f"{name} must be {expected}, got {what_came}")
+    message = f"{name} must be {expected}, got {what_came}"
+    if len(message) >= advice.LONGEST_MESSAGE:
+        message = f"{message[: advice.LONGEST_MESSAGE - 4]}..."
+    raise kind(message)
 
 
 def whole_number(name: str, value: object, least: int, most: int = LARGEST_STEP) -> int:
@@ -73,47 +71,67 @@ def _is_sequence(value: object) -> TypeGuard[Sequence[Any]]:
     return isinstance(value, Sequence) and not isinstance(value, (str, bytes))
 
 
-def _listed(value: object) -> object:
-    """A one-dimensional array as a list, so that arrays of sizes are taken like tuples."""
-    return value.tolist() if isinstance(value, np.ndarray) and value.ndim > 0 else value
+def _listed(value: object, ndim: int = 1) -> object:
+    """A short array of whole numbers as a list, so that arrays of sizes are taken like tuples."""
+    if isinstance(value, np.ndarray) and value.dtype.kind in "iu":
+        return value.tolist() if value.ndim <= ndim and value.size <= MOST_NUMBERS else value
+    return value
+
+
+def _one_number(name: str, value: object, least: int, expected: str, extents: int | None = None) -> int:
+    """``value`` as a whole number; an array in its place is told from a number, by its shape alone."""
+    if advice.shape_of(value):
+        must_be_said(TypeError, name, expected, advice.shown(value) + advice.its_shape(name, value, extents))
+    return whole_number(name, value, least)
 
 
 def extents(name: str, value: object, ndim: int, least: int) -> Size:
     """One whole number for every spatial dimension; a single number stands for all of them."""
-    value = _listed(value)
-    if not _is_sequence(value):
+    if type(value) is int:
         return (whole_number(name, value, least),) * ndim
-    if len(value) != ndim:
-        must_be(ValueError, name, f"a whole number or {ndim} of them", value)
-    return tuple(whole_number(name, v, least) for v in value)
+    items = _listed(value)
+    expected = f"a whole number or {ndim} of them"
+    if not _is_sequence(items):
+        return (_one_number(name, value, least, expected, ndim),) * ndim
+    if len(items) != ndim:
+        must_be(ValueError, name, expected, value)
+    return tuple(whole_number(name, v, least) for v in items)
 
 
 def padding_pairs(value: object, ndim: int) -> str | Pairs:
-    """A named padding as it is, anything else as ``ndim`` pairs ``(before, after)``."""
+    """A named padding as its name, anything else as ``ndim`` pairs ``(before, after)``."""
     if isinstance(value, str):
-        if value not in NAMED_PADDINGS:
+        name = value.lower()
+        if name not in NAMED_PADDINGS:
             must_be(ValueError, "padding", f"a number, pairs or one of {', '.join(NAMED_PADDINGS)}", value)
-        return value
-    value = _listed(value)
-    sides: list[Any] = [_listed(side) for side in value] if _is_sequence(value) else []
-    if not any(_is_sequence(side) for side in sides):
+        return name
+    items = _listed(value, 2)
+    if not _is_sequence(items):
         return tuple((pad, pad) for pad in extents("padding", value, ndim, 0))
-    if len(sides) != ndim or not all(_is_sequence(side) and len(side) == 2 for side in sides):
-        must_be(ValueError, "padding", f"{ndim} pairs (before, after)", value)
-    return tuple((whole_number("padding", side[0], 0), whole_number("padding", side[1], 0)) for side in sides)
+    if len(items) not in (ndim, 2 * ndim):
+        numbers = "1 or 2 numbers" if ndim == 1 else f"{ndim} or {2 * ndim} of them"
+        must_be(ValueError, "padding", f"a number, {numbers} or {ndim} pairs (before, after)", value)
+    sides: list[Any] = [_listed(side) for side in items]
+    if any(_is_sequence(side) for side in sides):
+        if len(sides) != ndim or not all(_is_sequence(side) and len(side) == 2 for side in sides):
+            must_be(ValueError, "padding", f"{ndim} pairs (before, after)", value)
+        sides = [pad for side in sides for pad in side]
+    pads = [whole_number("padding", pad, 0) for pad in sides]
+    before, after = (pads, pads) if len(pads) == ndim else (pads[::2], pads[1::2])
+    return tuple(zip(before, after, strict=True))
 
 
 def size(name: str, value: object, lengths: Sequence[int]) -> Size:
     """A whole array's shape, of one of the given numbers of dimensions; only a batch may be empty."""
     if type(value) is tuple and len(value) in lengths:  # an array's own shape, nearly always
         return tuple([whole_number(name, v, 0, sys.maxsize) for v in value])
-    value = _listed(value)
+    items = _listed(value)
     expected = f"a sequence of {' or '.join(map(str, lengths))} whole numbers"
-    if not _is_sequence(value):
-        must_be(TypeError, name, expected, value)
-    if len(value) not in lengths:
+    if not _is_sequence(items):
+        must_be_said(TypeError, name, expected, advice.shown(value) + advice.its_shape(name, value))
+    if len(items) not in lengths:
         must_be(ValueError, name, expected, value)
-    return tuple(whole_number(name, v, 0, sys.maxsize) for v in value)
+    return tuple(whole_number(name, v, 0, sys.maxsize) for v in items)
 
 
 def addressable(name: str, shape: Size, itemsize: int) -> None:
@@ -157,23 +175,46 @@ def float_array(name: str, value: object) -> Array:
     """``value`` as a float16, float32 or float64 array in native form; copied only if it is not."""
     if type(value) is np.ndarray and value.dtype in _FLOATS and value.flags.aligned:
         return value
-    expected = "a float16, float32 or float64 array"
+    return _in_native_form(_numbers(name, value, FLOATS, "efd"))
+
+
+def operand(name: str, value: object) -> Array:
+    """As `float_array`, but integers and booleans stay what they are: `promoted` has the last word."""
+    if type(value) is np.ndarray and value.dtype in _FLOATS and value.flags.aligned:
+        return value
+    return _in_native_form(_numbers(name, value, FLOATS, f"efd?{INTEGERS}"))
+
+
+def promoted(names: Sequence[str], *arrays: Array) -> tuple[Array, ...]:
+    """Operands in their common dtype, by NumPy's rules; one of them has to be of floats."""
+    dtype = arrays[0].dtype
+    for array in arrays:
+        if array.dtype != dtype:
+            break
+    else:
+        if dtype.kind == "f":
+            return arrays
+    dtype = np.result_type(*[array.dtype for array in arrays])
+    if dtype.kind != "f":
+        others = " and ".join(names[1 : len(arrays)])
+        came = f"dtype {arrays[0].dtype}, and with {others} {dtype} by NumPy's rules"
+        came += advice.conversion(names[0], None, dtype)
+        must_be_said(TypeError, names[0], f"{FLOATS}, or one of the others has to be", came)
+    return tuple([array.astype(dtype, copy=False) for array in arrays])
+
+
+def _numbers(name: str, value: object, expected: str, chars: str) -> Array:
+    """``value`` as an array, refused if its dtype is none of these."""
     array = value if type(value) is np.ndarray else _as_array(name, value, expected)
-    if array.dtype.char not in "efd":
-        hint = f"convert it with {name}.astype('float32')"
-        if array.dtype.kind == "c":
-            hint = "pass its real and imaginary parts one after the other"
-        must_be_said(TypeError, name, expected, f"dtype {array.dtype}; {hint}")
-    return _in_native_form(array)
+    if array.dtype.char not in chars:
+        hint = advice.conversion(name, value, array.dtype) if expected == FLOATS else ""
+        must_be_said(TypeError, name, expected, f"dtype {array.dtype}{hint}")
+    return array
 
 
 def number_array(name: str, value: object) -> Array:
     """As `float_array`, and integers too (for max-pooling)."""
-    expected = "an integer or a float16, float32 or float64 array"
-    array = value if type(value) is np.ndarray else _as_array(name, value, expected)
-    if array.dtype.char not in "efd" and array.dtype.kind not in "iu":
-        must_be_said(TypeError, name, expected, f"dtype {array.dtype}")
-    return _in_native_form(array)
+    return _in_native_form(_numbers(name, value, f"an integer or {FLOATS[2:]}", f"efd{INTEGERS}"))
 
 
 def index_array(name: str, value: object) -> Array:

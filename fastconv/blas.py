@@ -1,21 +1,44 @@
-"""NumPy's BLAS: which one it is, and one thread for it while our own threads share the work.
+"""NumPy's BLAS: which one it is, one thread for it while our own share the work, and idle threads that sleep.
 
 An OpenBLAS that starts threads inside each of our jobs would have more threads than cores, and does
 not split the long sums of the backward-weight pass at all (OpenBLAS issue 5629). So the jobs are split
 here and each runs BLAS on one thread. A BLAS without the calls below keeps its own threads; the
 results are right either way.
+
+After a product OpenBLAS's threads look out for the next one for 2**28 ticks of the processor's clock, some
+0.1 s, on cores that our helpers then lack: a convolution on two threads after a matrix product of NumPy
+takes 4.1 ms beside 2.4, and 4.8 on one (AVX-512 Zen 5). So they are told to sleep after 2**18 ticks, 0.1
+ms, by the variable that OpenBLAS has for it, before our first helper starts. A program that sets
+``OPENBLAS_THREAD_TIMEOUT`` itself keeps its choice.
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 
 import numpy as np
+
+# The logarithm of the ticks that an idle thread looks out for, and the variable that says it.
+IDLE_TICKS = 18
+IDLE_VARIABLE = "OPENBLAS_THREAD_TIMEOUT"
+# What `openblas_get_parallel` says of a build with threads of its own (1), not with OpenMP's (2).
+_OWN_THREADS = 1
+
+# Where a Python thread may be that is in no product of NumPy's: module and function.
+_WAITING = {
+    ("threading", "wait"),
+    ("threading", "join"),
+    ("threading", "_wait_for_tstate_lock"),
+    ("selectors", "select"),
+    ("concurrent.futures.thread", "_worker"),
+    ("ipykernel.heartbeat", "run"),
+}
 
 # The names OpenBLAS's functions have in NumPy's own wheels, in 64-bit-integer builds and in plain ones.
 _SPELLINGS = ("scipy_openblas_{}64_", "scipy_openblas_{}", "openblas_{}64_", "openblas_{}")
@@ -52,6 +75,69 @@ def description() -> str:
         core.restype = ctypes.c_char_p
         text += f", core type {core().decode()}"
     return text
+
+
+class _IdleThreads:
+    """What OpenBLAS's threads do between products."""
+
+    def __init__(self) -> None:
+        self.told = False
+
+    def let_sleep(self) -> None:
+        """Start OpenBLAS's threads anew, with a short look-out; nothing where it can't be done, or not now.
+
+        Its own function ends the threads, as before each fork, and the next product starts them. It would
+        also end those at work on another thread's product, so it waits for a call at which no other Python
+        thread can be in one.
+        """
+        if self.told:
+            return
+        functions = _restart()
+        if functions is None or os.environ.get(IDLE_VARIABLE):
+            self.told = True
+        elif _nobody_multiplies():
+            read_environment, end_threads = functions
+            os.environ[IDLE_VARIABLE] = str(IDLE_TICKS)
+            try:
+                read_environment()
+            finally:
+                del os.environ[IDLE_VARIABLE]
+            end_threads()
+            self.told = True
+
+    def description(self) -> str:
+        """What idle threads of BLAS do, and who says so."""
+        asked = os.environ.get(IDLE_VARIABLE)
+        if asked:
+            return f"as {IDLE_VARIABLE}={asked} says"
+        if _restart() is None:
+            return "as this BLAS has it: fastconv can't tell it"
+        return f"sleep after 2**{IDLE_TICKS} clock ticks, from fastconv's first call on several threads on"
+
+
+idle_threads = _IdleThreads()
+
+
+@cache
+def _restart() -> tuple[ctypes._NamedFuncPointer, ctypes._NamedFuncPointer] | None:
+    """OpenBLAS's functions that read the environment and that end its threads, called with the GIL held."""
+    library, parallel = _library(), _function("get_parallel")
+    if library is None or parallel is None or parallel() != _OWN_THREADS:
+        return None
+    holding = ctypes.PyDLL(library._name)
+    functions = getattr(holding, "openblas_read_env", None), getattr(holding, "blas_thread_shutdown_", None)
+    return None if None in functions else functions  # type: ignore[return-value]
+
+
+def _nobody_multiplies() -> bool:
+    """Whether every other Python thread is where it waits."""
+    own = threading.get_ident()
+    places = [
+        (frame.f_globals.get("__name__"), frame.f_code.co_name)
+        for thread, frame in sys._current_frames().items()
+        if thread != own
+    ]
+    return _WAITING.issuperset(places)
 
 
 class _OneThread:

@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 import scipy.sparse
+from numpy.typing import ArrayLike
 
 from fastconv import kernels
+from fastconv.annotations import Extents, Padding, Shape
 from fastconv.arguments import (
     Array,
     Size,
@@ -22,17 +24,17 @@ from fastconv.arguments import (
     shaped,
     size,
 )
-from fastconv.buffers import new_result
+from fastconv.buffers import new_result, zeros
 from fastconv.geometry import Geometry, canonical_steps, conv_geometry, normal_form, read_only
 from fastconv.threads import run_ranges
 
 
 def _spatial_dimensions(kernel_size: object) -> int:
     """How many spatial dimensions a kernel size speaks of: a number stands for two equal extents."""
-    if not isinstance(kernel_size, (tuple, list, np.ndarray)) or (
-        isinstance(kernel_size, np.ndarray) and kernel_size.ndim == 0
-    ):
+    if not isinstance(kernel_size, (tuple, list, np.ndarray)):
         return 2
+    if isinstance(kernel_size, np.ndarray) and kernel_size.ndim != 1:
+        return 2 if kernel_size.ndim == 0 else min(max(kernel_size.ndim - 2, 1), 3)  # refused as a weight
     if not 1 <= len(kernel_size) <= 3:
         must_be_said(
             ValueError, "kernel_size", "a whole number or 1 to 3 of them", f"{len(kernel_size)} of them"
@@ -63,7 +65,9 @@ def _one_filter_geometry(
 
 
 def _run_rows(g: Geometry, run: Callable[[int, int, int], None]) -> None:
-    """Run ``run(image, first row, stop row)`` over all planes; a plane's rows are never parted."""
+    """Run ``run(image, first row, stop row)`` over all planes, if any; a plane's rows are never parted."""
+    if g.is_empty:
+        return
     taps = prod(g.kernel)
 
     def planes(first: int, stop: int) -> None:
@@ -74,7 +78,9 @@ def _run_rows(g: Geometry, run: Callable[[int, int, int], None]) -> None:
     run_ranges(g.batch * g.channels, g.batch * g.taps * g.pixels, planes)
 
 
-def im2col(input: Array, kernel_size: Any, dilation: Any = 1, padding: Any = 0, stride: Any = 1) -> Array:
+def im2col(
+    input: ArrayLike, kernel_size: Extents, dilation: Extents = 1, padding: Padding = 0, stride: Extents = 1
+) -> Array:
     """The column matrix of every image: what each output cell of a convolution sums over.
 
     Parameters
@@ -119,6 +125,8 @@ def im2col(input: Array, kernel_size: Any, dilation: Any = 1, padding: Any = 0, 
     # float16 is only moved, not computed with: its bits travel as integers, which Numba can move.
     moved = np.dtype(np.uint16) if x.dtype == np.float16 else x.dtype
     columns = new_result((g.batch, g.taps, g.pixels), moved)
+    if g.is_empty:
+        columns[...] = 0  # of padding, or there are none
     source = read_only(normal_form(x.view(moved) if x.dtype == np.float16 else x, False))
 
     def run(image: int, first: int, stop: int) -> None:
@@ -133,7 +141,12 @@ def im2col(input: Array, kernel_size: Any, dilation: Any = 1, padding: Any = 0, 
 
 
 def col2im(
-    columns: Array, output_size: Any, kernel_size: Any, dilation: Any = 1, padding: Any = 0, stride: Any = 1
+    columns: ArrayLike,
+    output_size: Extents,
+    kernel_size: Extents,
+    dilation: Extents = 1,
+    padding: Padding = 0,
+    stride: Extents = 1,
 ) -> Array:
     """The adjoint of `im2col`: every cell of the columns added back to where it came from.
 
@@ -173,15 +186,15 @@ def col2im(
     values = values if batched else values[np.newaxis]
     ndim = _spatial_dimensions(kernel_size)
     kernel = extents("kernel_size", kernel_size, ndim, 1)
-    extent = extents("output_size", output_size, ndim, 1)
+    extent = extents("output_size", output_size, ndim, 0)
     batch, rows, _ = values.shape
     taps = prod(kernel)
-    if rows == 0 or rows % taps:
+    if rows % taps:
         must_be_said(ValueError, "columns", f"of rows divisible by the kernel's {taps} cells", f"{rows} rows")
     image_size = (batch, rows // taps, *extent)
     g = _one_filter_geometry(image_size, kernel, dilation, padding, stride, "output_size", values.dtype)
     shaped("columns", values, (batch, g.taps, g.pixels))
-    image = np.zeros(image_size, g.compute_dtype)
+    image = zeros(image_size, g.compute_dtype)
     source = read_only(values.astype(g.compute_dtype, copy=False))
     target = normal_form(image, False)
 
@@ -198,7 +211,12 @@ def col2im(
 
 
 def conv_matrix(
-    weight: Array, input_size: Any, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1
+    weight: ArrayLike,
+    input_size: Shape,
+    stride: Extents = 1,
+    padding: Padding = 0,
+    dilation: Extents = 1,
+    groups: int = 1,
 ) -> scipy.sparse.csr_array:
     """A convolution of one image as one sparse matrix M: ``output.ravel() == M @ input.ravel()``.
 
@@ -240,9 +258,9 @@ def conv_matrix(
     ndim = w.ndim - 2
     shape = size("input_size", input_size, (ndim + 1, ndim + 2))
     image = shape[len(shape) - ndim - 1 :]
-    stride, padding, dilation, groups = canonical_steps(stride, padding, dilation, groups, ndim)
+    steps = canonical_steps(stride, padding, dilation, groups, ndim)
     names = ("input_size", "weight")
-    g = conv_geometry(ndim, (1, *image), w.shape, stride, padding, dilation, groups, w.dtype, False, names)
+    g = conv_geometry(ndim, (1, *image), w.shape, *steps, w.dtype, False, names)
     entries = g.filters * g.taps * g.pixels
     addressable("the matrix", (entries,), 16)
     # Where each (tap, pixel) of an image's columns comes from: im2col of the cells' own numbers. Numbers
@@ -252,7 +270,7 @@ def conv_matrix(
     source = source.reshape(g.groups, 1, g.taps, g.pixels)
     value_shape = (g.groups, g.filters // g.groups, g.taps, g.pixels)
     inside = np.broadcast_to(source > 0, value_shape)
-    rows = np.arange(g.filters * g.pixels).reshape(g.groups, -1, 1, g.pixels)
+    rows = np.arange(g.filters * g.pixels).reshape(*value_shape[:2], 1, g.pixels)
     rows = np.broadcast_to(rows, value_shape)[inside]
     columns = np.broadcast_to(source - 1, value_shape)[inside]
     values = np.broadcast_to(w.reshape(*value_shape[:3], 1), value_shape)[inside]

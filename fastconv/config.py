@@ -70,6 +70,7 @@ def show_config() -> str:
         ("CPU", f"{cpu_name()} ({name}), {os.cpu_count()} cores"),
         ("vectors", f"{VECTOR_BITS} bits"),
         ("BLAS", blas.description()),
+        ("BLAS when idle", blas.idle_threads.description()),
         ("threads", f"{get_num_threads()}, Python threads that run kernels without the GIL"),
         ("kernel cache", _cache_in_words()),
     ]

@@ -9,17 +9,32 @@ from __future__ import annotations
 from collections.abc import Iterable
 from itertools import combinations, islice
 from math import prod
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
+from fastconv.annotations import (
+    AlgorithmName,
+    ConvBackward,
+    ConvTransposeBackward,
+    Extents,
+    Gradient,
+    Layout1d,
+    Layout2d,
+    Layout3d,
+    Padding,
+    Shape,
+    declared,
+)
 from fastconv.arguments import (
     Array,
     Size,
     extents,
-    float_array,
     must_be,
+    operand,
     output_array,
+    promoted,
     rank,
     shaped,
     size,
@@ -28,18 +43,36 @@ from fastconv.geometry import Steps, channels_first_size, layout_is_channels_las
 from fastconv.kernels import bias as kernels
 from fastconv.plan import ConvPlan, conv_plan, conv_transpose_plan
 
-GRADIENTS = ("input", "weight", "bias")
+GRADIENTS: tuple[Gradient, ...] = ("input", "weight", "bias")
+# What errors call the arrays that are promoted together.
+OPERANDS, ALL_OPERANDS = GRADIENTS, ("grad_output", "input", "weight")
 # So many names are looked at: an iterator may have no end.
 MOST_NEEDS = 100
 _SUBSETS = {names: frozenset(names) for n in range(4) for names in combinations(GRADIENTS, n)}
 
 
-class ConvGrads(NamedTuple):
-    """The gradients of a convolution; None where one was not asked for."""
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar  # known to type checkers, not needed to run
 
-    input: Array | None
-    weight: Array | None
-    bias: Array | None
+    _Input = TypeVar("_Input", covariant=True, default=Array | None)
+    _Weight = TypeVar("_Weight", covariant=True, default=Array | None)
+    _Bias = TypeVar("_Bias", covariant=True, default=Array | None)
+
+    class ConvGrads(NamedTuple, Generic[_Input, _Weight, _Bias]):
+        """The gradients of a convolution; None where one was not asked for."""
+
+        input: _Input
+        weight: _Weight
+        bias: _Bias
+
+else:  # a generic named tuple takes Python 3.11
+
+    class ConvGrads(NamedTuple):
+        """The gradients of a convolution; None where one was not asked for."""
+
+        input: Array | None
+        weight: Array | None
+        bias: Array | None
 
 
 # The steps that all of the functions share. `batched` and `unbatched` add and take away the batch of one
@@ -62,20 +95,8 @@ def _handed_back(result: Array, batched: bool, out: Array | None) -> Array:
     return result if batched else result[0]
 
 
-def _promoted(*arrays: Array) -> tuple[Array, ...]:
-    """All arrays in their common dtype, by NumPy's rules."""
-    dtype = arrays[0].dtype
-    for array in arrays:
-        if array.dtype != dtype:
-            break
-    else:
-        return arrays
-    dtype = np.result_type(*arrays)
-    return tuple(array.astype(dtype, copy=False) for array in arrays)
-
-
 def _bias_array(bias: object, filters: int) -> Array:
-    array = float_array("bias", bias)
+    array = operand("bias", bias)
     shaped("bias", array, (filters,))
     return array
 
@@ -121,7 +142,7 @@ def _forward(
     algorithm: str,
     out: object,
 ) -> Array:
-    x, w = float_array("input", input), float_array("weight", weight)
+    x, w = operand("input", input), operand("weight", weight)
     channels_last = layout_is_channels_last(layout, ndim)
     rank("input", x, (ndim + 2, ndim + 1), "(batched or not)")
     rank("weight", w, (ndim + 2,), "(filters, channels and kernel)")
@@ -129,9 +150,9 @@ def _forward(
     x = _batched(x, ndim)
     b = None
     if bias is None:
-        x, w = _promoted(x, w)
+        x, w = promoted(OPERANDS, x, w)
     else:
-        x, w, b = _promoted(x, w, _bias_array(bias, w.shape[0]))
+        x, w, b = promoted(OPERANDS, x, w, _bias_array(bias, w.shape[0]))
     plan = conv_plan(
         ndim,
         x.shape,
@@ -157,13 +178,13 @@ def _backward(
     needs: Iterable[str],
 ) -> ConvGrads:
     needed = _needed(needs)
-    dy = float_array("grad_output", grad_output)
-    x, w = float_array("input", input), float_array("weight", weight)
+    dy = operand("grad_output", grad_output)
+    x, w = operand("input", input), operand("weight", weight)
     channels_last = layout_is_channels_last(layout, ndim)
     rank("input", x, (ndim + 2, ndim + 1), "(batched or not)")
     rank("weight", w, (ndim + 2,), "(filters, channels and kernel)")
     batched = x.ndim == ndim + 2
-    dy, x, w = _promoted(dy, _batched(x, ndim), w)
+    dy, x, w = promoted(ALL_OPERANDS, dy, _batched(x, ndim), w)
     plan = conv_plan(
         ndim,
         x.shape,
@@ -199,12 +220,12 @@ def _backward_input(
     algorithm: str,
     out: object,
 ) -> Array:
-    dy, w = float_array("grad_output", grad_output), float_array("weight", weight)
+    dy, w = operand("grad_output", grad_output), operand("weight", weight)
     channels_last = layout_is_channels_last(layout, ndim)
     rank("weight", w, (ndim + 2,), "(filters, channels and kernel)")
     shape = size("input_size", input_size, (ndim + 2, ndim + 1))
     batched = len(shape) == ndim + 2
-    dy, w = _promoted(dy, w)
+    dy, w = promoted(("grad_output", "weight"), dy, w)
     plan = conv_plan(
         ndim,
         shape if batched else (1, *shape),
@@ -230,12 +251,12 @@ def _backward_weight(
     algorithm: str,
     out: object,
 ) -> Array:
-    dy, x = float_array("grad_output", grad_output), float_array("input", input)
+    dy, x = operand("grad_output", grad_output), operand("input", input)
     channels_last = layout_is_channels_last(layout, ndim)
     rank("input", x, (ndim + 2, ndim + 1), "(batched or not)")
     shape = size("weight_size", weight_size, (ndim + 2,))
     batched = x.ndim == ndim + 2
-    dy, x = _promoted(dy, _batched(x, ndim))
+    dy, x = promoted(("grad_output", "input"), dy, _batched(x, ndim))
     plan = conv_plan(
         ndim,
         x.shape,
@@ -282,18 +303,17 @@ def _transpose_forward(
     algorithm: str,
     out: object,
 ) -> Array:
-    x, w = float_array("input", input), float_array("weight", weight)
+    x, w = operand("input", input), operand("weight", weight)
     channels_last = layout_is_channels_last(layout, ndim)
     rank("input", x, (ndim + 2, ndim + 1), "(batched or not)")
     rank("weight", w, (ndim + 2,), "(channels, filters and kernel)")
     batched = x.ndim == ndim + 2
     x = _batched(x, ndim)
-    dtype = np.result_type(x, w)
     b = None
-    if bias is not None:
-        b = float_array("bias", bias)
-        dtype = np.result_type(dtype, b)
-    x, w = x.astype(dtype, copy=False), w.astype(dtype, copy=False)
+    if bias is None:
+        x, w = promoted(OPERANDS, x, w)
+    else:
+        x, w, b = promoted(OPERANDS, x, w, operand("bias", bias))
     plan = _transpose_plan(ndim, x, w, steps, output_padding, channels_last, algorithm)
     target = _batched_out(out, batched, plan.input_size, plan.dtype)
     if b is not None:
@@ -313,13 +333,13 @@ def _transpose_backward(
     needs: Iterable[str],
 ) -> ConvGrads:
     needed = _needed(needs)
-    dy = float_array("grad_output", grad_output)
-    x, w = float_array("input", input), float_array("weight", weight)
+    dy = operand("grad_output", grad_output)
+    x, w = operand("input", input), operand("weight", weight)
     channels_last = layout_is_channels_last(layout, ndim)
     rank("input", x, (ndim + 2, ndim + 1), "(batched or not)")
     rank("weight", w, (ndim + 2,), "(channels, filters and kernel)")
     batched = x.ndim == ndim + 2
-    dy, x, w = _promoted(dy, _batched(x, ndim), w)
+    dy, x, w = promoted(ALL_OPERANDS, dy, _batched(x, ndim), w)
     plan = _transpose_plan(ndim, x, w, steps, output_padding, channels_last, algorithm)
     # The transposed convolution's output is the plan's input.
     shaped("grad_output", dy, plan.input_size if batched else plan.input_size[1:])
@@ -333,16 +353,16 @@ def _transpose_backward(
 
 
 def conv2d(
-    input: Array,
-    weight: Array,
-    bias: Array | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
+    input: ArrayLike,
+    weight: ArrayLike,
+    bias: ArrayLike | None = None,
+    stride: Extents = 1,
+    padding: Padding = 0,
+    dilation: Extents = 1,
     groups: int = 1,
     *,
-    layout: str = "NCHW",
-    algorithm: str = "auto",
+    layout: Layout2d = "NCHW",
+    algorithm: AlgorithmName = "auto",
     out: Array | None = None,
 ) -> Array:
     """Cross-correlate ``input`` with ``weight``, as every deep-learning library does.
@@ -352,15 +372,17 @@ def conv2d(
 
     Parameters
     ----------
-    input : float array (N, C, H, W) or (C, H, W)
-        float16, float32 or float64, any strides. Mixed floats are promoted by NumPy's rules.
-    weight : float array (K, C/G, R, S)
-    bias : float array (K,), optional
+    input : array (N, C, H, W) or (C, H, W)
+        float16, float32 or float64, any strides. Arrays of different dtypes are promoted by NumPy's rules,
+        integers and booleans too where one of them is of floats: bytes with float32 are computed in float32.
+    weight : array (K, C/G, R, S)
+    bias : array (K,), optional
     stride : int or tuple of int
         In cells, one number or one for each spatial dimension.
     padding : int, tuple of int, tuple of pairs (before, after), or "valid", "same", "full"
-        Zeros around the input, in cells. "same" gives ``ceil(H / stride)`` rows, the odd extra cell at
-        the end; "full" gives every position where kernel and input touch.
+        Zeros around the input, in cells; (top, bottom, left, right) are two pairs. "same" gives
+        ``ceil(H / stride)`` rows, the odd extra cell at the end; "full" gives every position where kernel and
+        input touch. Names may be in capitals.
     dilation : int or tuple of int
         Distance between the taps of the kernel, in cells.
     groups : int
@@ -376,7 +398,8 @@ def conv2d(
     Returns
     -------
     array (N, K, OH, OW), or (K, OH, OW) for an unbatched input
-        ``OH = floor((H + before + after - dilation*(R - 1) - 1) / stride) + 1``, likewise OW.
+        ``OH = floor((H + before + after - dilation*(R - 1) - 1) / stride) + 1``, likewise OW; either may
+        be 0. Cells of padding alone hold the bias.
         float16 is computed in float32 and handed back as float16.
 
     Raises
@@ -399,24 +422,25 @@ def conv2d(
     return _forward(2, input, weight, bias, (stride, padding, dilation, groups), layout, algorithm, out)
 
 
+@declared[ConvBackward[Layout2d]]()
 def conv2d_backward(
-    grad_output: Array,
-    input: Array,
-    weight: Array,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
+    grad_output: ArrayLike,
+    input: ArrayLike,
+    weight: ArrayLike,
+    stride: Extents = 1,
+    padding: Padding = 0,
+    dilation: Extents = 1,
     groups: int = 1,
     *,
-    layout: str = "NCHW",
-    algorithm: str = "auto",
-    needs: Iterable[str] = GRADIENTS,
+    layout: Layout2d = "NCHW",
+    algorithm: AlgorithmName = "auto",
+    needs: Iterable[Gradient] = GRADIENTS,
 ) -> ConvGrads:
     """The gradients of `conv2d` with respect to its input, weight and bias.
 
     Parameters
     ----------
-    grad_output : float array (N, K, OH, OW) or (K, OH, OW)
+    grad_output : array (N, K, OH, OW) or (K, OH, OW)
         The gradient of a loss with respect to the output.
     input, weight, stride, padding, dilation, groups, layout, algorithm
         As they were given to `conv2d`.
@@ -449,16 +473,16 @@ def conv2d_backward(
 
 
 def conv2d_backward_input(
-    grad_output: Array,
-    weight: Array,
-    input_size: Any,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
+    grad_output: ArrayLike,
+    weight: ArrayLike,
+    input_size: Shape,
+    stride: Extents = 1,
+    padding: Padding = 0,
+    dilation: Extents = 1,
     groups: int = 1,
     *,
-    layout: str = "NCHW",
-    algorithm: str = "auto",
+    layout: Layout2d = "NCHW",
+    algorithm: AlgorithmName = "auto",
     out: Array | None = None,
 ) -> Array:
     """The gradient of `conv2d` with respect to its input.
@@ -468,8 +492,8 @@ def conv2d_backward_input(
 
     Parameters
     ----------
-    grad_output : float array (N, K, OH, OW) or (K, OH, OW)
-    weight : float array (K, C/G, R, S)
+    grad_output : array (N, K, OH, OW) or (K, OH, OW)
+    weight : array (K, C/G, R, S)
     input_size : tuple of int
         The whole shape of the input, batch included if it has one: several input sizes can give one
         output size where the stride is over 1.
@@ -499,24 +523,24 @@ def conv2d_backward_input(
 
 
 def conv2d_backward_weight(
-    grad_output: Array,
-    input: Array,
-    weight_size: Any,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
+    grad_output: ArrayLike,
+    input: ArrayLike,
+    weight_size: Shape,
+    stride: Extents = 1,
+    padding: Padding = 0,
+    dilation: Extents = 1,
     groups: int = 1,
     *,
-    layout: str = "NCHW",
-    algorithm: str = "auto",
+    layout: Layout2d = "NCHW",
+    algorithm: AlgorithmName = "auto",
     out: Array | None = None,
 ) -> Array:
     """The gradient of `conv2d` with respect to its weight, summed over the batch.
 
     Parameters
     ----------
-    grad_output : float array (N, K, OH, OW) or (K, OH, OW)
-    input : float array (N, C, H, W) or (C, H, W)
+    grad_output : array (N, K, OH, OW) or (K, OH, OW)
+    input : array (N, C, H, W) or (C, H, W)
     weight_size : tuple of int
         The whole shape of the weight.
     stride, padding, dilation, groups, layout, algorithm, out
@@ -545,27 +569,27 @@ def conv2d_backward_weight(
 
 
 def conv_transpose2d(
-    input: Array,
-    weight: Array,
-    bias: Array | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    output_padding: Any = 0,
+    input: ArrayLike,
+    weight: ArrayLike,
+    bias: ArrayLike | None = None,
+    stride: Extents = 1,
+    padding: Padding = 0,
+    output_padding: Extents = 0,
     groups: int = 1,
-    dilation: Any = 1,
+    dilation: Extents = 1,
     *,
-    layout: str = "NCHW",
-    algorithm: str = "auto",
+    layout: Layout2d = "NCHW",
+    algorithm: AlgorithmName = "auto",
     out: Array | None = None,
 ) -> Array:
     """Transposed convolution: the adjoint of `conv2d`, as an operation of its own.
 
     Parameters
     ----------
-    input : float array (N, C, H, W) or (C, H, W)
-    weight : float array (C, K/G, R, S)
+    input : array (N, C, H, W) or (C, H, W)
+    weight : array (C, K/G, R, S)
         The input's channels first, as in PyTorch; (C, R, S, K/G) with ``layout="NHWC"``.
-    bias : float array (K,), optional
+    bias : array (K,), optional
     stride, dilation : int or tuple of int
         Of the convolution whose adjoint this is, in cells.
     padding : int, tuple of int, tuple of pairs (before, after), or "valid", "same", "full"
@@ -601,25 +625,26 @@ def conv_transpose2d(
     )
 
 
+@declared[ConvTransposeBackward[Layout2d]]()
 def conv_transpose2d_backward(
-    grad_output: Array,
-    input: Array,
-    weight: Array,
-    stride: Any = 1,
-    padding: Any = 0,
-    output_padding: Any = 0,
+    grad_output: ArrayLike,
+    input: ArrayLike,
+    weight: ArrayLike,
+    stride: Extents = 1,
+    padding: Padding = 0,
+    output_padding: Extents = 0,
     groups: int = 1,
-    dilation: Any = 1,
+    dilation: Extents = 1,
     *,
-    layout: str = "NCHW",
-    algorithm: str = "auto",
-    needs: Iterable[str] = GRADIENTS,
+    layout: Layout2d = "NCHW",
+    algorithm: AlgorithmName = "auto",
+    needs: Iterable[Gradient] = GRADIENTS,
 ) -> ConvGrads:
     """The gradients of `conv_transpose2d` with respect to its input, weight and bias.
 
     Parameters
     ----------
-    grad_output : float array (N, K, OH, OW) or (K, OH, OW)
+    grad_output : array (N, K, OH, OW) or (K, OH, OW)
     input, weight, stride, padding, output_padding, groups, dilation, layout, algorithm
         As they were given to `conv_transpose2d`.
     needs : tuple of str
@@ -658,34 +683,35 @@ def conv_transpose2d_backward(
 
 
 def conv1d(
-    input: Array,
-    weight: Array,
-    bias: Array | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
+    input: ArrayLike,
+    weight: ArrayLike,
+    bias: ArrayLike | None = None,
+    stride: Extents = 1,
+    padding: Padding = 0,
+    dilation: Extents = 1,
     groups: int = 1,
     *,
-    layout: str = "NCW",
-    algorithm: str = "auto",
+    layout: Layout1d = "NCW",
+    algorithm: AlgorithmName = "auto",
     out: Array | None = None,
 ) -> Array:
     """`conv2d` in one dimension: input (N, C, W), weight (K, C/G, S)."""
     return _forward(1, input, weight, bias, (stride, padding, dilation, groups), layout, algorithm, out)
 
 
+@declared[ConvBackward[Layout1d]]()
 def conv1d_backward(
-    grad_output: Array,
-    input: Array,
-    weight: Array,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
+    grad_output: ArrayLike,
+    input: ArrayLike,
+    weight: ArrayLike,
+    stride: Extents = 1,
+    padding: Padding = 0,
+    dilation: Extents = 1,
     groups: int = 1,
     *,
-    layout: str = "NCW",
-    algorithm: str = "auto",
-    needs: Iterable[str] = GRADIENTS,
+    layout: Layout1d = "NCW",
+    algorithm: AlgorithmName = "auto",
+    needs: Iterable[Gradient] = GRADIENTS,
 ) -> ConvGrads:
     """`conv2d_backward` in one dimension: input (N, C, W), weight (K, C/G, S)."""
     return _backward(
@@ -694,16 +720,16 @@ def conv1d_backward(
 
 
 def conv1d_backward_input(
-    grad_output: Array,
-    weight: Array,
-    input_size: Any,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
+    grad_output: ArrayLike,
+    weight: ArrayLike,
+    input_size: Shape,
+    stride: Extents = 1,
+    padding: Padding = 0,
+    dilation: Extents = 1,
     groups: int = 1,
     *,
-    layout: str = "NCW",
-    algorithm: str = "auto",
+    layout: Layout1d = "NCW",
+    algorithm: AlgorithmName = "auto",
     out: Array | None = None,
 ) -> Array:
     """`conv2d_backward_input` in one dimension: input (N, C, W), weight (K, C/G, S)."""
@@ -713,16 +739,16 @@ def conv1d_backward_input(
 
 
 def conv1d_backward_weight(
-    grad_output: Array,
-    input: Array,
-    weight_size: Any,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
+    grad_output: ArrayLike,
+    input: ArrayLike,
+    weight_size: Shape,
+    stride: Extents = 1,
+    padding: Padding = 0,
+    dilation: Extents = 1,
     groups: int = 1,
     *,
-    layout: str = "NCW",
-    algorithm: str = "auto",
+    layout: Layout1d = "NCW",
+    algorithm: AlgorithmName = "auto",
     out: Array | None = None,
 ) -> Array:
     """`conv2d_backward_weight` in one dimension: input (N, C, W), weight (K, C/G, S)."""
@@ -732,17 +758,17 @@ def conv1d_backward_weight(
 
 
 def conv_transpose1d(
-    input: Array,
-    weight: Array,
-    bias: Array | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    output_padding: Any = 0,
+    input: ArrayLike,
+    weight: ArrayLike,
+    bias: ArrayLike | None = None,
+    stride: Extents = 1,
+    padding: Padding = 0,
+    output_padding: Extents = 0,
     groups: int = 1,
-    dilation: Any = 1,
+    dilation: Extents = 1,
     *,
-    layout: str = "NCW",
-    algorithm: str = "auto",
+    layout: Layout1d = "NCW",
+    algorithm: AlgorithmName = "auto",
     out: Array | None = None,
 ) -> Array:
     """`conv_transpose2d` in one dimension: input (N, C, W), weight (C, K/G, S)."""
@@ -751,19 +777,20 @@ def conv_transpose1d(
     )
 
 
+@declared[ConvTransposeBackward[Layout1d]]()
 def conv_transpose1d_backward(
-    grad_output: Array,
-    input: Array,
-    weight: Array,
-    stride: Any = 1,
-    padding: Any = 0,
-    output_padding: Any = 0,
+    grad_output: ArrayLike,
+    input: ArrayLike,
+    weight: ArrayLike,
+    stride: Extents = 1,
+    padding: Padding = 0,
+    output_padding: Extents = 0,
     groups: int = 1,
-    dilation: Any = 1,
+    dilation: Extents = 1,
     *,
-    layout: str = "NCW",
-    algorithm: str = "auto",
-    needs: Iterable[str] = GRADIENTS,
+    layout: Layout1d = "NCW",
+    algorithm: AlgorithmName = "auto",
+    needs: Iterable[Gradient] = GRADIENTS,
 ) -> ConvGrads:
     """`conv_transpose2d_backward` in one dimension: input (N, C, W), weight (C, K/G, S)."""
     return _transpose_backward(
@@ -780,34 +807,35 @@ def conv_transpose1d_backward(
 
 
 def conv3d(
-    input: Array,
-    weight: Array,
-    bias: Array | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
+    input: ArrayLike,
+    weight: ArrayLike,
+    bias: ArrayLike | None = None,
+    stride: Extents = 1,
+    padding: Padding = 0,
+    dilation: Extents = 1,
     groups: int = 1,
     *,
-    layout: str = "NCDHW",
-    algorithm: str = "auto",
+    layout: Layout3d = "NCDHW",
+    algorithm: AlgorithmName = "auto",
     out: Array | None = None,
 ) -> Array:
     """`conv2d` in three dimensions: input (N, C, D, H, W), weight (K, C/G, T, R, S)."""
     return _forward(3, input, weight, bias, (stride, padding, dilation, groups), layout, algorithm, out)
 
 
+@declared[ConvBackward[Layout3d]]()
 def conv3d_backward(
-    grad_output: Array,
-    input: Array,
-    weight: Array,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
+    grad_output: ArrayLike,
+    input: ArrayLike,
+    weight: ArrayLike,
+    stride: Extents = 1,
+    padding: Padding = 0,
+    dilation: Extents = 1,
     groups: int = 1,
     *,
-    layout: str = "NCDHW",
-    algorithm: str = "auto",
-    needs: Iterable[str] = GRADIENTS,
+    layout: Layout3d = "NCDHW",
+    algorithm: AlgorithmName = "auto",
+    needs: Iterable[Gradient] = GRADIENTS,
 ) -> ConvGrads:
     """`conv2d_backward` in three dimensions: input (N, C, D, H, W), weight (K, C/G, T, R, S)."""
     return _backward(
@@ -816,16 +844,16 @@ def conv3d_backward(
 
 
 def conv3d_backward_input(
-    grad_output: Array,
-    weight: Array,
-    input_size: Any,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
+    grad_output: ArrayLike,
+    weight: ArrayLike,
+    input_size: Shape,
+    stride: Extents = 1,
+    padding: Padding = 0,
+    dilation: Extents = 1,
     groups: int = 1,
     *,
-    layout: str = "NCDHW",
-    algorithm: str = "auto",
+    layout: Layout3d = "NCDHW",
+    algorithm: AlgorithmName = "auto",
     out: Array | None = None,
 ) -> Array:
     """`conv2d_backward_input` in three dimensions: input (N, C, D, H, W), weight (K, C/G, T, R, S)."""
@@ -835,16 +863,16 @@ def conv3d_backward_input(
 
 
 def conv3d_backward_weight(
-    grad_output: Array,
-    input: Array,
-    weight_size: Any,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
+    grad_output: ArrayLike,
+    input: ArrayLike,
+    weight_size: Shape,
+    stride: Extents = 1,
+    padding: Padding = 0,
+    dilation: Extents = 1,
     groups: int = 1,
     *,
-    layout: str = "NCDHW",
-    algorithm: str = "auto",
+    layout: Layout3d = "NCDHW",
+    algorithm: AlgorithmName = "auto",
     out: Array | None = None,
 ) -> Array:
     """`conv2d_backward_weight` in three dimensions: input (N, C, D, H, W), weight (K, C/G, T, R, S)."""
@@ -854,17 +882,17 @@ def conv3d_backward_weight(
 
 
 def conv_transpose3d(
-    input: Array,
-    weight: Array,
-    bias: Array | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    output_padding: Any = 0,
+    input: ArrayLike,
+    weight: ArrayLike,
+    bias: ArrayLike | None = None,
+    stride: Extents = 1,
+    padding: Padding = 0,
+    output_padding: Extents = 0,
     groups: int = 1,
-    dilation: Any = 1,
+    dilation: Extents = 1,
     *,
-    layout: str = "NCDHW",
-    algorithm: str = "auto",
+    layout: Layout3d = "NCDHW",
+    algorithm: AlgorithmName = "auto",
     out: Array | None = None,
 ) -> Array:
     """`conv_transpose2d` in three dimensions: input (N, C, D, H, W), weight (C, K/G, T, R, S)."""
@@ -873,19 +901,20 @@ def conv_transpose3d(
     )
 
 
+@declared[ConvTransposeBackward[Layout3d]]()
 def conv_transpose3d_backward(
-    grad_output: Array,
-    input: Array,
-    weight: Array,
-    stride: Any = 1,
-    padding: Any = 0,
-    output_padding: Any = 0,
+    grad_output: ArrayLike,
+    input: ArrayLike,
+    weight: ArrayLike,
+    stride: Extents = 1,
+    padding: Padding = 0,
+    output_padding: Extents = 0,
     groups: int = 1,
-    dilation: Any = 1,
+    dilation: Extents = 1,
     *,
-    layout: str = "NCDHW",
-    algorithm: str = "auto",
-    needs: Iterable[str] = GRADIENTS,
+    layout: Layout3d = "NCDHW",
+    algorithm: AlgorithmName = "auto",
+    needs: Iterable[Gradient] = GRADIENTS,
 ) -> ConvGrads:
     """`conv_transpose2d_backward` in three dimensions: input (N, C, D, H, W), weight (C, K/G, T, R, S)."""
     return _transpose_backward(

@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from fastconv.arguments import (
+    NAMED_PADDINGS,
     Array,
     Pairs,
     Size,
@@ -140,6 +141,11 @@ class Geometry:
         return self.channels // self.groups * prod(self.kernel)
 
     @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to multiply: all passes give zeros, and the forward one the bias."""
+        return 0 in (self.batch, self.channels, self.filters, *self.input, *self.output)
+
+    @property
     def multiplications(self) -> int:
         """Multiply-adds of one pass, those with padding included."""
         return self.batch * self.filters * self.taps * self.pixels
@@ -189,18 +195,18 @@ def resolved_padding(padding: str | Pairs, extent: Size, kernel: Size, stride: S
 def _padded_output(
     name: str, extent: Size, kernel: Size, stride: Size, padding: Pairs, dilation: Size
 ) -> Size:
-    """Output extents: floor((extent + before + after - effective kernel) / stride) + 1."""
+    """Output extents: floor((extent + before + after - effective kernel) / stride) + 1, which may be 0."""
     output = []
     for n, k, s, (before, after), d in zip(extent, kernel, stride, padding, dilation, strict=True):
-        room = n + before + after - effective(k, d)
-        if room < 0:
+        cells = (n + before + after - effective(k, d)) // s + 1
+        if cells < 0:
             must_be_said(
                 ValueError,
                 name,
                 f"at least as large as the dilated kernel {tuple(map(effective, kernel, dilation))}",
                 f"extents {extent} with padding {padding}",
             )
-        output.append(room // s + 1)
+        output.append(cells)
     return tuple(output)
 
 
@@ -209,10 +215,9 @@ def _three(values: Size, filler: int) -> tuple[int, int, int]:
     return padded[0], padded[1], padded[2]
 
 
-def _positive(name: str, shape: Size, first: int) -> None:
-    if min(shape[first:]) < 1:
-        axes = "every extent but the batch" if first else "every extent"
-        must_be_said(ValueError, name, f"of at least 1 in {axes}", f"shape {shape}")
+def _some_taps(name: str, weight_size: Size, channels_last: bool) -> None:
+    if min(channels_first_size(weight_size, channels_last)[2:]) < 1:
+        must_be_said(ValueError, name, "of at least 1 in every extent of the kernel", f"shape {weight_size}")
 
 
 def _grouped(names: tuple[str, str], channels: int, weight_size: Size, groups: int) -> None:
@@ -251,11 +256,16 @@ def canonical_steps(
 def steps_key(steps: Steps, ndim: int) -> Steps:
     """The step arguments as the key of a cache: as they came where that is possible, else in canonical form.
 
-    Canonical forms take 2.3 us. As keys, 1, 1.0 and True are equal, but only one of them is a number here.
+    Canonical forms take 2.3 us. As keys, 1, 1.0 and True are equal, but only one of them is a number here;
+    and "SAME" is another key than "same", but the same padding.
     """
     for step in steps:
         kind = type(step)
-        if not (kind is int or kind is str or (kind is tuple and all([type(v) is int for v in step]))):
+        if kind is tuple:
+            as_it_came = all([type(v) is int for v in step])
+        else:
+            as_it_came = kind is int or (kind is str and step in NAMED_PADDINGS)
+        if not as_it_came:
             return canonical_steps(*steps, ndim)
     return steps
 
@@ -274,10 +284,9 @@ def conv_geometry(
 ) -> Geometry:
     """The geometry of ``conv{ndim}d`` on arrays of these sizes (in their own layout, batch included)."""
     batch, channels, *extent = channels_first_size(input_size, channels_last)
+    _some_taps(names[1], weight_size, channels_last)
     weight_size = channels_first_size(weight_size, channels_last)
     filters, _, *kernel = weight_size
-    _positive(names[0], input_size, 1)
-    _positive(names[1], weight_size, 0)
     _grouped(names, channels, weight_size, groups)
     pairs = resolved_padding(padding, tuple(extent), tuple(kernel), stride, dilation)
     output = _padded_output(names[0], tuple(extent), tuple(kernel), stride, pairs, dilation)
@@ -319,9 +328,8 @@ def conv_transpose_geometry(
     of ``extent * stride``: the adjoint of the "same" convolution of an image of that size.
     """
     batch, filters, *small = channels_first_size(input_size, channels_last)
+    _some_taps("weight", weight_size, channels_last)
     weight_size = channels_first_size(weight_size, channels_last)
-    _positive("input", input_size, 1)
-    _positive("weight", weight_size, 0)
     if filters % groups:
         must_be_said(ValueError, "input", f"of channels divisible by groups={groups}", f"{filters} channels")
     if weight_size[0] != filters:
@@ -349,8 +357,8 @@ def conv_transpose_geometry(
                 small, kernel, stride, pairs, dilation, output_padding, strict=True
             )
         )
-    if min(extent) < 1:
-        expected = "small enough to leave an output of at least 1 cell"
+    if min(extent) < 0:
+        expected = "no more than there is to cut off"
         must_be_said(ValueError, "padding", expected, f"{padding!r}, which leaves extents {extent}")
     addressable("input", input_size, 8)
     addressable("weight", weight_size, 8)

@@ -7,6 +7,13 @@ does the thread that waits (56x56, 64 -> 64 channels, 1x1 taps, batch 8, float32
 Xeon, channels last: 989 us when all slept, 807 since). OpenMP's threads do likewise, and as there
 ``OMP_WAIT_POLICY=passive`` in the environment lets all of them sleep at once.
 
+Helpers are of use only where they have cores. Idle threads of other libraries may have taken them:
+OpenBLAS's are told to sleep (`fastconv.blas`), but those of OpenMP, which PyTorch and others use, look out
+for 5 to 200 ms after each of their own calls, and other processes may be at work. So now and then each
+thread of a call compares the time that it had a core with the time that went by. Where a thread had its
+core for less than `LEAST_SHARE` of it, calls run on their own thread alone for some milliseconds, for
+longer each time that the next try ends so.
+
 Threads look out without the GIL, which the others need meanwhile; but one that finds the GIL taken when it
 comes back sleeps. So a flag is seen some microseconds before it is acted upon, in which the thread that
 raised it goes from Python into its own first kernel: 50 us between the beginnings of both without that pause,
@@ -20,16 +27,24 @@ import threading
 import timeit
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from time import monotonic, perf_counter, thread_time
 
 import numba
 import numpy as np
 
+from fastconv.blas import idle_threads
 from fastconv.cores import usable_cores
 from fastconv.kernels.waiting import answer_and_look_out, look_out
 
 # Seconds that a thread looks out before it sleeps, and those from seeing a flag to asking for the GIL.
 AWAKE = 200e-6
 PAUSE = 15e-6
+# The share of a core that each thread of a call needs, so that two are faster than one with some room.
+LEAST_SHARE = 0.6
+# Seconds between measurements of it, and of work that are worth one.
+BETWEEN_SHARES, LEAST_WORK = 1e-3, 50e-6
+# Seconds that calls run alone after the first call that had too small a share, and after many in a row.
+ALONE, LONGEST_ALONE = 5e-3, 0.1
 # Looks whose time is taken to know how long one is: 10 to 50 ns.
 _TIMED = 1000
 
@@ -86,10 +101,50 @@ class _Helper:
         self.errand: Errand | None = None
 
 
+class Crowd:
+    """Whether other threads have the cores that helpers need."""
+
+    def __init__(self) -> None:
+        self._measured = 0.0
+        self._alone_until, self._alone = 0.0, ALONE
+
+    def alone(self) -> bool:
+        """Whether a call should do without helpers."""
+        return self._alone_until > 0 and monotonic() < self._alone_until
+
+    def share(self) -> Share | None:
+        """What a thread of a call measures with, where it is time to."""
+        return Share(self) if monotonic() - self._measured > BETWEEN_SHARES else None
+
+    def note(self, share: float) -> None:
+        """Draw the conclusion from a thread's share of its core."""
+        self._measured = now = monotonic()
+        if share < LEAST_SHARE:
+            if now >= self._alone_until:  # one thread of a call draws it for all
+                self._alone_until, self._alone = now + self._alone, min(2 * self._alone, LONGEST_ALONE)
+        elif now >= self._alone_until:
+            self._alone_until, self._alone = 0.0, ALONE
+
+
+class Share:
+    """The share of a core that this thread has from here on."""
+
+    def __init__(self, crowd: Crowd) -> None:
+        self._crowd = crowd
+        self._time, self._own = perf_counter(), thread_time()
+
+    def end(self) -> None:
+        """Up to here."""
+        time, own = perf_counter() - self._time, thread_time() - self._own
+        if time >= LEAST_WORK:
+            self._crowd.note(own / time)
+
+
 class Pool:
     """Helper threads shared by all calls, started when first needed."""
 
     def __init__(self) -> None:
+        self.crowd = Crowd()
         self._lock = threading.Lock()
         self._threads = 0
         self._executor: ThreadPoolExecutor | None = None
@@ -98,6 +153,7 @@ class Pool:
 
     def hand_out(self, count: int, work: Callable[[], None]) -> list[Errand]:
         """Ask ``count`` helpers to run ``work``; there may be fewer of them."""
+        idle_threads.let_sleep()
         errands: list[Errand] = []
         while len(errands) < count and (helper := self._next_awake()) is not None:
             errands.append(Errand(work))

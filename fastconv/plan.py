@@ -7,17 +7,19 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
 
 from fastconv.algorithms import PASSES, Algorithm, Pass, choose
 from fastconv.algorithms.memory import filters_outermost
+from fastconv.annotations import AlgorithmName, Extents, Layout1d, Layout2d, Layout3d, Padding, Shape
 from fastconv.arguments import (
     Array,
     Size,
     delivered,
     direct_output,
-    float_array,
     must_be,
     must_be_said,
+    operand,
     output_array,
     shaped,
 )
@@ -170,14 +172,15 @@ class ConvPlan:
             and value.flags.aligned
         ):
             return value
-        array = float_array(name, value)
+        array = operand(name, value)
         shaped(name, array, shape)
         if array.dtype != self.dtype:
-            must_be_said(TypeError, name, f"of the plan's dtype {self.dtype}", f"dtype {array.dtype}")
+            came = f"dtype {array.dtype}; convert it with np.asarray({name}, '{self.dtype}')"
+            must_be_said(TypeError, name, f"of the plan's dtype {self.dtype}", came)
         return array
 
     def __call__(
-        self, input: Array, weight: Array, bias: Array | None = None, out: Array | None = None
+        self, input: ArrayLike, weight: ArrayLike, bias: ArrayLike | None = None, out: Array | None = None
     ) -> Array:
         """The forward pass.
 
@@ -199,13 +202,12 @@ class ConvPlan:
         TypeError, ValueError
             If an array is of another shape or dtype than the plan's.
         """
-        input = self._taken("input", input, self.input_size)
-        weight = self._taken("weight", weight, self.weight_size)
-        if bias is not None:
-            bias = self._taken("bias", bias, (self._geometry.filters,))
-        return self.run_forward(input, weight, bias, output_array(out, self.output_size, self.dtype))
+        x = self._taken("input", input, self.input_size)
+        w = self._taken("weight", weight, self.weight_size)
+        b = None if bias is None else self._taken("bias", bias, (self._geometry.filters,))
+        return self.run_forward(x, w, b, output_array(out, self.output_size, self.dtype))
 
-    def backward_input(self, grad_output: Array, weight: Array, out: Array | None = None) -> Array:
+    def backward_input(self, grad_output: ArrayLike, weight: ArrayLike, out: Array | None = None) -> Array:
         """The gradient with respect to the input.
 
         Parameters
@@ -224,11 +226,11 @@ class ConvPlan:
         TypeError, ValueError
             If an array is of another shape or dtype than the plan's.
         """
-        grad_output = self._taken("grad_output", grad_output, self.output_size)
-        weight = self._taken("weight", weight, self.weight_size)
-        return self.run_backward_input(grad_output, weight, output_array(out, self.input_size, self.dtype))
+        dy = self._taken("grad_output", grad_output, self.output_size)
+        w = self._taken("weight", weight, self.weight_size)
+        return self.run_backward_input(dy, w, output_array(out, self.input_size, self.dtype))
 
-    def backward_weight(self, grad_output: Array, input: Array, out: Array | None = None) -> Array:
+    def backward_weight(self, grad_output: ArrayLike, input: ArrayLike, out: Array | None = None) -> Array:
         """The gradient with respect to the weight, summed over the batch.
 
         Parameters
@@ -247,9 +249,9 @@ class ConvPlan:
         TypeError, ValueError
             If an array is of another shape or dtype than the plan's.
         """
-        grad_output = self._taken("grad_output", grad_output, self.output_size)
-        input = self._taken("input", input, self.input_size)
-        return self.run_backward_weight(grad_output, input, output_array(out, self.weight_size, self.dtype))
+        dy = self._taken("grad_output", grad_output, self.output_size)
+        x = self._taken("input", input, self.input_size)
+        return self.run_backward_weight(dy, x, output_array(out, self.weight_size, self.dtype))
 
     def _algorithm(self, which: Pass) -> Algorithm:
         """The algorithm of a pass; an error that says why the one asked for can't serve it."""
@@ -418,32 +420,32 @@ def _plan_conv(
 
 
 def plan_conv1d(
-    input_size: Any,
-    weight_size: Any,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
+    input_size: Shape,
+    weight_size: Shape,
+    stride: Extents = 1,
+    padding: Padding = 0,
+    dilation: Extents = 1,
     groups: int = 1,
     *,
-    dtype: Any = "float32",
-    layout: str = "NCW",
-    algorithm: str = "auto",
+    dtype: DTypeLike = "float32",
+    layout: Layout1d = "NCW",
+    algorithm: AlgorithmName = "auto",
 ) -> ConvPlan:
     """Plan a one-dimensional convolution of arrays (N, C, W) and (K, C/G, S); see `plan_conv2d`."""
     return _plan_conv(1, input_size, weight_size, stride, padding, dilation, groups, dtype, layout, algorithm)
 
 
 def plan_conv2d(
-    input_size: Any,
-    weight_size: Any,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
+    input_size: Shape,
+    weight_size: Shape,
+    stride: Extents = 1,
+    padding: Padding = 0,
+    dilation: Extents = 1,
     groups: int = 1,
     *,
-    dtype: Any = "float32",
-    layout: str = "NCHW",
-    algorithm: str = "auto",
+    dtype: DTypeLike = "float32",
+    layout: Layout2d = "NCHW",
+    algorithm: AlgorithmName = "auto",
 ) -> ConvPlan:
     """Plan a convolution: check its sizes once, choose its algorithms, and call it any number of times.
 
@@ -483,16 +485,16 @@ def plan_conv2d(
 
 
 def plan_conv3d(
-    input_size: Any,
-    weight_size: Any,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
+    input_size: Shape,
+    weight_size: Shape,
+    stride: Extents = 1,
+    padding: Padding = 0,
+    dilation: Extents = 1,
     groups: int = 1,
     *,
-    dtype: Any = "float32",
-    layout: str = "NCDHW",
-    algorithm: str = "auto",
+    dtype: DTypeLike = "float32",
+    layout: Layout3d = "NCDHW",
+    algorithm: AlgorithmName = "auto",
 ) -> ConvPlan:
     """Plan a convolution of arrays (N, C, D, H, W) and (K, C/G, T, R, S); see `plan_conv2d`."""
     return _plan_conv(3, input_size, weight_size, stride, padding, dilation, groups, dtype, layout, algorithm)

@@ -11,8 +11,21 @@ from math import prod
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from fastconv import kernels
+from fastconv.annotations import (
+    AdaptiveMaxPool,
+    Extents,
+    Layout1d,
+    Layout2d,
+    Layout3d,
+    MaxPool,
+    Outputs,
+    Padding,
+    Shape,
+    declared,
+)
 from fastconv.arguments import (
     Array,
     Size,
@@ -33,9 +46,17 @@ from fastconv.arguments import (
     size,
     whole_number,
 )
-from fastconv.buffers import new_result
+from fastconv.buffers import new_result, zeros
 from fastconv.geometry import layout_is_channels_last, read_only
-from fastconv.pool_passes import Planes, Pooling, avg_backward, avg_forward, max_backward, max_forward
+from fastconv.pool_passes import (
+    Planes,
+    Pooling,
+    avg_backward,
+    avg_forward,
+    max_backward,
+    max_backward_ties,
+    max_forward,
+)
 from fastconv.threads import run_ranges
 from fastconv.windows import adaptive_windows, fixed_windows
 
@@ -51,15 +72,7 @@ def _planes(ndim: int, name: str, array: Array, layout: object) -> Planes:
 
 
 def _layout(ndim: int, name: str, shape: Size, layout: object) -> Planes:
-    planes = Planes(len(shape) == ndim + 2, layout_is_channels_last(layout, ndim))
-    _not_empty(name, planes, shape)
-    return planes
-
-
-def _not_empty(name: str, planes: Planes, shape: Size) -> None:
-    (_, channels), extent = planes.leading_and_extent(shape)
-    if min(channels, *extent) < 1:
-        must_be_said(ValueError, name, "of at least 1 in every extent but the batch", f"shape {shape}")
+    return Planes(len(shape) == ndim + 2, layout_is_channels_last(layout, ndim))
 
 
 def _compute_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
@@ -140,18 +153,20 @@ def _cached_planes(ndim: int, input_size: object, layout: object) -> tuple[Plane
     return planes, shape
 
 
-def _adaptive_pooling(planes: Planes, shape: Size, dtype: np.dtype[Any], output: Size) -> Pooling:
+def _adaptive_pooling(name: str, planes: Planes, shape: Size, dtype: np.dtype[Any], output: Size) -> Pooling:
     """The sizes of a pooling from an input of this shape to these extents."""
     make = _cached_adaptive if _is_small(shape) and _is_small(output) else _cached_adaptive.__wrapped__
-    return make(planes.batched, planes.channels_last, shape, dtype, output)
+    return make(name, planes.batched, planes.channels_last, shape, dtype, output)
 
 
 @lru_cache(CACHED_POOLINGS)
 def _cached_adaptive(
-    batched: bool, channels_last: bool, shape: Size, dtype: np.dtype[Any], output: Size
+    name: str, batched: bool, channels_last: bool, shape: Size, dtype: np.dtype[Any], output: Size
 ) -> Pooling:
     planes = Planes(batched, channels_last)
     leading, extent = planes.leading_and_extent(shape)
+    if 0 in extent and 0 not in output:
+        must_be_said(ValueError, name, "of at least 1 in every spatial extent", f"shape {shape}")
     output_size = planes.size(leading, output)
     addressable("the output", output_size, 8)
     windows = adaptive_windows(extent, output)
@@ -167,12 +182,17 @@ def _max(x: Array, pooling: Pooling, return_indices: object, out: object) -> Arr
     target = output_array(out, shape, x.dtype)
     dtype = _compute_dtype(x.dtype)
     result = target if target is not None and direct_output(target, dtype, x) else new_result(shape, dtype)
-    if pooling.some_empty and dtype.kind != "f" and result.size:
-        must_be(ValueError, "input", "of a float dtype where a window is all padding", x)
+    _has_maxima(x, pooling)
     indices = new_result(shape if wanted else (0,) * len(shape), np.dtype(np.int64))
     max_forward(x.astype(dtype, copy=False), result, indices, pooling)
     result = delivered(result, target, x.dtype)
     return (result, indices) if wanted else result
+
+
+def _has_maxima(x: Array, pooling: Pooling) -> None:
+    """Refuse integers where a window is empty: they have no -inf."""
+    if pooling.some_empty and x.dtype.kind != "f" and 0 not in pooling.output_size:
+        must_be(ValueError, "input", "of a float dtype where a window is all padding", x)
 
 
 def _max_pool(
@@ -200,7 +220,7 @@ def _adaptive_max_pool(
     x = number_array("input", input)
     planes = _planes(ndim, "input", x, layout)
     output = _adaptive_output(ndim, planes, x.shape, output_size)
-    pooling = _adaptive_pooling(planes, x.shape, x.dtype, output)
+    pooling = _adaptive_pooling("input", planes, x.shape, x.dtype, output)
     return _max(x, pooling, return_indices, None)
 
 
@@ -211,7 +231,7 @@ def _adaptive_output(ndim: int, planes: Planes, shape: Size, output_size: object
         output_size = [n if wanted is None else wanted for n, wanted in zip(extent, output_size, strict=True)]
     elif output_size is None:
         output_size = extent
-    output = extents("output_size", output_size, ndim, 1)
+    output = extents("output_size", output_size, ndim, 0)
     addressable("output_size", output, 16)
     return output
 
@@ -230,10 +250,36 @@ def _max_pool_backward(
     return delivered(dx, None, dy.dtype)
 
 
+def _max_pool_backward_ties(
+    ndim: int,
+    grad_output: object,
+    input: object,
+    kernel_size: object,
+    stride: object,
+    padding: object,
+    dilation: object,
+    ceil_mode: object,
+    layout: object,
+) -> Array:
+    dy, x = float_array("grad_output", grad_output), number_array("input", input)
+    rank("input", x, (ndim + 2, ndim + 1), "(batched or not)")
+    windows = (kernel_size, stride, padding, dilation, ceil_mode)
+    pooling = _pooling(ndim, "input", x.shape, x.dtype, layout, *windows)
+    shaped("grad_output", dy, pooling.output_size)
+    _has_maxima(x, pooling)
+    dtype = _compute_dtype(dy.dtype)
+    dx = new_result(x.shape, dtype)
+    max_backward_ties(
+        dy.astype(dtype, copy=False), x.astype(_compute_dtype(x.dtype), copy=False), dx, pooling
+    )
+    return delivered(dx, None, dy.dtype)
+
+
 def _all_inside(outside: int, planes: Planes, shape: Size) -> None:
     if outside:
         cells = prod(planes.leading_and_extent(shape)[1])
-        must_be_said(ValueError, "indices", f"from 0 to {cells - 1}", f"{outside} outside that")
+        expected = f"from 0 to {cells - 1}" if cells else "-1 in planes without cells"
+        must_be_said(ValueError, "indices", expected, f"{outside} outside that")
 
 
 # Unpooling
@@ -258,7 +304,7 @@ def _max_unpool(
     shape = planes.size(leading, _unpooled(extent, kernel, steps, pads, output_size))
     addressable("output_size", shape, 8)
     dtype = _compute_dtype(x.dtype)
-    out = np.zeros(shape, dtype)
+    out = zeros(shape, dtype)
     source, where = read_only(planes.normal(x.astype(dtype, copy=False))), read_only(planes.normal(index))
     target = planes.normal(out)
 
@@ -276,12 +322,12 @@ def _unpooled(extent: Size, kernel: Size, stride: Size, padding: Size, output_si
         (n - 1) * s - 2 * p + k for n, s, p, k in zip(extent, stride, padding, kernel, strict=True)
     )
     if output_size is None:
-        if min(smallest) < 1:
+        if min(smallest) < 0:
             must_be_said(ValueError, "padding", "small enough to leave an output", f"{padding}")
         return smallest
     whole = size("output_size", output_size, (ndim, ndim + 1, ndim + 2))
     wanted = whole[len(whole) - ndim :]
-    if not all(max(1, n - s + 1) <= w < n + s for n, s, w in zip(smallest, stride, wanted, strict=True)):
+    if not all(max(0, n - s + 1) <= w < n + s for n, s, w in zip(smallest, stride, wanted, strict=True)):
         must_be_said(
             ValueError, "output_size", f"less than a stride {stride} away from {smallest}", f"{wanted}"
         )
@@ -297,6 +343,8 @@ def _max_unpool_backward(ndim: int, grad_output: object, indices: object) -> Arr
     cells = prod(extent)
     outside = int(((index < -1) | (index >= cells)).sum())
     _all_inside(outside, planes, dy.shape)
+    if not cells:  # indices are -1 or there are none
+        return np.zeros(index.shape, dy.dtype)
     flat = index.reshape(*leading, prod(planes.leading_and_extent(index.shape)[1]))
     taken = np.take_along_axis(dy.reshape(*leading, cells), np.maximum(flat, 0), axis=2)
     return np.where(flat < 0, dy.dtype.type(0), taken).reshape(index.shape)
@@ -361,33 +409,33 @@ def _adaptive_avg_pool(ndim: int, input: object, output_size: object, layout: ob
     x = float_array("input", input)
     planes = _planes(ndim, "input", x, layout)
     output = _adaptive_output(ndim, planes, x.shape, output_size)
-    return _avg(x, _adaptive_pooling(planes, x.shape, x.dtype, output))
+    return _avg(x, _adaptive_pooling("input", planes, x.shape, x.dtype, output))
 
 
 def _adaptive_avg_pool_backward(ndim: int, grad_output: object, input_size: object, layout: object) -> Array:
     dy = float_array("grad_output", grad_output)
     planes, shape = _input_planes(ndim, input_size, layout)
     rank("grad_output", dy, (len(shape),), "(as many as input_size has)")
-    _not_empty("grad_output", planes, dy.shape)
     output = planes.leading_and_extent(dy.shape)[1]
-    return _avg_backward(dy, _adaptive_pooling(planes, shape, dy.dtype, output))
+    return _avg_backward(dy, _adaptive_pooling("input_size", planes, shape, dy.dtype, output))
 
 
 _CHANNELS_FIRST = {1: "NCW", 2: "NCHW", 3: "NCDHW"}
 
 
+@declared[MaxPool[Layout2d]]()
 def max_pool2d(
-    input: Array,
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
-    dilation: Any = 1,
+    input: ArrayLike,
+    kernel_size: Extents,
+    stride: Extents | None = None,
+    padding: Padding = 0,
+    dilation: Extents = 1,
     ceil_mode: bool = False,
     return_indices: bool = False,
     *,
-    layout: str = "NCHW",
+    layout: Layout2d = "NCHW",
     out: Array | None = None,
-) -> Any:
+) -> Array | tuple[Array, Array]:
     """The maximum of every window.
 
     Parameters
@@ -417,7 +465,8 @@ def max_pool2d(
         gives -inf.
     indices : int64 array (N, C, OH, OW), only with ``return_indices``
         Flat in the unpadded plane, ``h*W + w``: of the first maximum in row-major order; -1 for a
-        window that is all padding.
+        window that is all padding. Programs that give the gradient to every cell equal to the maximum have
+        `max_pool2d_backward_ties`.
 
     Raises
     ------
@@ -437,13 +486,15 @@ def max_pool2d(
 
 
 def max_pool2d_backward(
-    grad_output: Array,
-    indices: Array,
-    input_size: Any,
+    grad_output: ArrayLike,
+    indices: ArrayLike,
+    input_size: Shape,
     *,
-    layout: str = "NCHW",
+    layout: Layout2d = "NCHW",
 ) -> Array:
     """The gradient of `max_pool2d`: each output's gradient goes to the cell its maximum came from.
+
+    Of equal maxima that is the first in row-major order; `max_pool2d_backward_ties` serves all of them.
 
     Parameters
     ----------
@@ -476,13 +527,63 @@ def max_pool2d_backward(
     return _max_pool_backward(2, grad_output, indices, input_size, layout)
 
 
+def max_pool2d_backward_ties(
+    grad_output: ArrayLike,
+    input: ArrayLike,
+    kernel_size: Extents,
+    stride: Extents | None = None,
+    padding: Padding = 0,
+    dilation: Extents = 1,
+    ceil_mode: bool = False,
+    *,
+    layout: Layout2d = "NCHW",
+) -> Array:
+    """The gradient of `max_pool2d`, the whole of it to every cell that equals its window's maximum.
+
+    `max_pool2d_backward` gives it to the first such cell alone, as frameworks do. This is for numbers that
+    were made the other way, by ``x == x.max()``: images with a constant background have many such ties.
+
+    Parameters
+    ----------
+    grad_output : float array (N, C, OH, OW) or (C, OH, OW)
+    input : array (N, C, H, W) or (C, H, W)
+        What was pooled: float16, float32, float64 or any integer dtype.
+    kernel_size, stride, padding, dilation, ceil_mode, layout
+        As they were given to `max_pool2d`.
+
+    Returns
+    -------
+    array of the shape of ``input`` and the dtype of ``grad_output``
+        Gradients of windows that share a cell add up. The maximum of a window with a NaN is NaN, and the
+        cells equal to it are those that are NaN; padding never is the maximum.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is wrong; the message names it.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastconv
+    >>> image = np.array([[7.0, 7.0, 0.0, 0.0], [1.0, 7.0, 0.0, 3.0]]).reshape(1, 1, 2, 4)
+    >>> gradient = np.array([[[[10.0, 20.0]]]])
+    >>> fastconv.max_pool2d_backward_ties(gradient, image, 2)[0, 0]
+    array([[10., 10.,  0.,  0.],
+           [ 0., 10.,  0., 20.]])
+    """
+    return _max_pool_backward_ties(
+        2, grad_output, input, kernel_size, stride, padding, dilation, ceil_mode, layout
+    )
+
+
 def max_unpool2d(
-    input: Array,
-    indices: Array,
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
-    output_size: Any = None,
+    input: ArrayLike,
+    indices: ArrayLike,
+    kernel_size: Extents,
+    stride: Extents | None = None,
+    padding: Padding = 0,
+    output_size: Shape | None = None,
 ) -> Array:
     """Put values back where the maxima of `max_pool2d` stood, with zeros around them.
 
@@ -518,8 +619,8 @@ def max_unpool2d(
 
 
 def max_unpool2d_backward(
-    grad_output: Array,
-    indices: Array,
+    grad_output: ArrayLike,
+    indices: ArrayLike,
 ) -> Array:
     """The gradient of `max_unpool2d`: the gradients at the cells that were filled.
 
@@ -549,15 +650,15 @@ def max_unpool2d_backward(
 
 
 def avg_pool2d(
-    input: Array,
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
+    input: ArrayLike,
+    kernel_size: Extents,
+    stride: Extents | None = None,
+    padding: Padding = 0,
     ceil_mode: bool = False,
     count_include_pad: bool = True,
     divisor_override: int | None = None,
     *,
-    layout: str = "NCHW",
+    layout: Layout2d = "NCHW",
 ) -> Array:
     """The average of every window.
 
@@ -594,16 +695,16 @@ def avg_pool2d(
 
 
 def avg_pool2d_backward(
-    grad_output: Array,
-    input_size: Any,
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
+    grad_output: ArrayLike,
+    input_size: Shape,
+    kernel_size: Extents,
+    stride: Extents | None = None,
+    padding: Padding = 0,
     ceil_mode: bool = False,
     count_include_pad: bool = True,
     divisor_override: int | None = None,
     *,
-    layout: str = "NCHW",
+    layout: Layout2d = "NCHW",
 ) -> Array:
     """The gradient of `avg_pool2d`.
 
@@ -647,10 +748,10 @@ def avg_pool2d_backward(
 
 
 def adaptive_avg_pool2d(
-    input: Array,
-    output_size: Any,
+    input: ArrayLike,
+    output_size: Outputs,
     *,
-    layout: str = "NCHW",
+    layout: Layout2d = "NCHW",
 ) -> Array:
     """The averages of windows that share the input out to an output of a given size.
 
@@ -682,10 +783,10 @@ def adaptive_avg_pool2d(
 
 
 def adaptive_avg_pool2d_backward(
-    grad_output: Array,
-    input_size: Any,
+    grad_output: ArrayLike,
+    input_size: Shape,
     *,
-    layout: str = "NCHW",
+    layout: Layout2d = "NCHW",
 ) -> Array:
     """The gradient of `adaptive_avg_pool2d`.
 
@@ -716,13 +817,14 @@ def adaptive_avg_pool2d_backward(
     return _adaptive_avg_pool_backward(2, grad_output, input_size, layout)
 
 
+@declared[AdaptiveMaxPool[Layout2d]]()
 def adaptive_max_pool2d(
-    input: Array,
-    output_size: Any,
+    input: ArrayLike,
+    output_size: Outputs,
     return_indices: bool = False,
     *,
-    layout: str = "NCHW",
-) -> Any:
+    layout: Layout2d = "NCHW",
+) -> Array | tuple[Array, Array]:
     """The maxima of windows that share the input out to an output of a given size.
 
     Parameters
@@ -756,11 +858,11 @@ def adaptive_max_pool2d(
 
 
 def adaptive_max_pool2d_backward(
-    grad_output: Array,
-    indices: Array,
-    input_size: Any,
+    grad_output: ArrayLike,
+    indices: ArrayLike,
+    input_size: Shape,
     *,
-    layout: str = "NCHW",
+    layout: Layout2d = "NCHW",
 ) -> Array:
     """The gradient of `adaptive_max_pool2d`.
 
@@ -793,63 +895,81 @@ def adaptive_max_pool2d_backward(
     return _max_pool_backward(2, grad_output, indices, input_size, layout)
 
 
+@declared[MaxPool[Layout1d]]()
 def max_pool1d(
-    input: Array,
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
-    dilation: Any = 1,
+    input: ArrayLike,
+    kernel_size: Extents,
+    stride: Extents | None = None,
+    padding: Padding = 0,
+    dilation: Extents = 1,
     ceil_mode: bool = False,
     return_indices: bool = False,
     *,
-    layout: str = "NCW",
+    layout: Layout1d = "NCW",
     out: Array | None = None,
-) -> Any:
+) -> Array | tuple[Array, Array]:
     """`max_pool2d` in one spatial dimension: arrays (N, C, W)."""
     return _max_pool(1, input, kernel_size, stride, padding, dilation, ceil_mode, return_indices, layout, out)
 
 
 def max_pool1d_backward(
-    grad_output: Array,
-    indices: Array,
-    input_size: Any,
+    grad_output: ArrayLike,
+    indices: ArrayLike,
+    input_size: Shape,
     *,
-    layout: str = "NCW",
+    layout: Layout1d = "NCW",
 ) -> Array:
     """`max_pool2d_backward` in one spatial dimension: arrays (N, C, W)."""
     return _max_pool_backward(1, grad_output, indices, input_size, layout)
 
 
+def max_pool1d_backward_ties(
+    grad_output: ArrayLike,
+    input: ArrayLike,
+    kernel_size: Extents,
+    stride: Extents | None = None,
+    padding: Padding = 0,
+    dilation: Extents = 1,
+    ceil_mode: bool = False,
+    *,
+    layout: Layout1d = "NCW",
+) -> Array:
+    """`max_pool2d_backward_ties` in one spatial dimension: arrays (N, C, W)."""
+    return _max_pool_backward_ties(
+        1, grad_output, input, kernel_size, stride, padding, dilation, ceil_mode, layout
+    )
+
+
 def max_unpool1d(
-    input: Array,
-    indices: Array,
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
-    output_size: Any = None,
+    input: ArrayLike,
+    indices: ArrayLike,
+    kernel_size: Extents,
+    stride: Extents | None = None,
+    padding: Padding = 0,
+    output_size: Shape | None = None,
 ) -> Array:
     """`max_unpool2d` in one spatial dimension: arrays (N, C, W)."""
     return _max_unpool(1, input, indices, kernel_size, stride, padding, output_size)
 
 
 def max_unpool1d_backward(
-    grad_output: Array,
-    indices: Array,
+    grad_output: ArrayLike,
+    indices: ArrayLike,
 ) -> Array:
     """`max_unpool2d_backward` in one spatial dimension: arrays (N, C, W)."""
     return _max_unpool_backward(1, grad_output, indices)
 
 
 def avg_pool1d(
-    input: Array,
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
+    input: ArrayLike,
+    kernel_size: Extents,
+    stride: Extents | None = None,
+    padding: Padding = 0,
     ceil_mode: bool = False,
     count_include_pad: bool = True,
     divisor_override: int | None = None,
     *,
-    layout: str = "NCW",
+    layout: Layout1d = "NCW",
 ) -> Array:
     """`avg_pool2d` in one spatial dimension: arrays (N, C, W)."""
     return _avg_pool(
@@ -858,16 +978,16 @@ def avg_pool1d(
 
 
 def avg_pool1d_backward(
-    grad_output: Array,
-    input_size: Any,
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
+    grad_output: ArrayLike,
+    input_size: Shape,
+    kernel_size: Extents,
+    stride: Extents | None = None,
+    padding: Padding = 0,
     ceil_mode: bool = False,
     count_include_pad: bool = True,
     divisor_override: int | None = None,
     *,
-    layout: str = "NCW",
+    layout: Layout1d = "NCW",
 ) -> Array:
     """`avg_pool2d_backward` in one spatial dimension: arrays (N, C, W)."""
     return _avg_pool_backward(
@@ -885,104 +1005,123 @@ def avg_pool1d_backward(
 
 
 def adaptive_avg_pool1d(
-    input: Array,
-    output_size: Any,
+    input: ArrayLike,
+    output_size: Outputs,
     *,
-    layout: str = "NCW",
+    layout: Layout1d = "NCW",
 ) -> Array:
     """`adaptive_avg_pool2d` in one spatial dimension: arrays (N, C, W)."""
     return _adaptive_avg_pool(1, input, output_size, layout)
 
 
 def adaptive_avg_pool1d_backward(
-    grad_output: Array,
-    input_size: Any,
+    grad_output: ArrayLike,
+    input_size: Shape,
     *,
-    layout: str = "NCW",
+    layout: Layout1d = "NCW",
 ) -> Array:
     """`adaptive_avg_pool2d_backward` in one spatial dimension: arrays (N, C, W)."""
     return _adaptive_avg_pool_backward(1, grad_output, input_size, layout)
 
 
+@declared[AdaptiveMaxPool[Layout1d]]()
 def adaptive_max_pool1d(
-    input: Array,
-    output_size: Any,
+    input: ArrayLike,
+    output_size: Outputs,
     return_indices: bool = False,
     *,
-    layout: str = "NCW",
-) -> Any:
+    layout: Layout1d = "NCW",
+) -> Array | tuple[Array, Array]:
     """`adaptive_max_pool2d` in one spatial dimension: arrays (N, C, W)."""
     return _adaptive_max_pool(1, input, output_size, return_indices, layout)
 
 
 def adaptive_max_pool1d_backward(
-    grad_output: Array,
-    indices: Array,
-    input_size: Any,
+    grad_output: ArrayLike,
+    indices: ArrayLike,
+    input_size: Shape,
     *,
-    layout: str = "NCW",
+    layout: Layout1d = "NCW",
 ) -> Array:
     """`adaptive_max_pool2d_backward` in one spatial dimension: arrays (N, C, W)."""
     return _max_pool_backward(1, grad_output, indices, input_size, layout)
 
 
+@declared[MaxPool[Layout3d]]()
 def max_pool3d(
-    input: Array,
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
-    dilation: Any = 1,
+    input: ArrayLike,
+    kernel_size: Extents,
+    stride: Extents | None = None,
+    padding: Padding = 0,
+    dilation: Extents = 1,
     ceil_mode: bool = False,
     return_indices: bool = False,
     *,
-    layout: str = "NCDHW",
+    layout: Layout3d = "NCDHW",
     out: Array | None = None,
-) -> Any:
+) -> Array | tuple[Array, Array]:
     """`max_pool2d` in three spatial dimensions: arrays (N, C, D, H, W)."""
     return _max_pool(3, input, kernel_size, stride, padding, dilation, ceil_mode, return_indices, layout, out)
 
 
 def max_pool3d_backward(
-    grad_output: Array,
-    indices: Array,
-    input_size: Any,
+    grad_output: ArrayLike,
+    indices: ArrayLike,
+    input_size: Shape,
     *,
-    layout: str = "NCDHW",
+    layout: Layout3d = "NCDHW",
 ) -> Array:
     """`max_pool2d_backward` in three spatial dimensions: arrays (N, C, D, H, W)."""
     return _max_pool_backward(3, grad_output, indices, input_size, layout)
 
 
+def max_pool3d_backward_ties(
+    grad_output: ArrayLike,
+    input: ArrayLike,
+    kernel_size: Extents,
+    stride: Extents | None = None,
+    padding: Padding = 0,
+    dilation: Extents = 1,
+    ceil_mode: bool = False,
+    *,
+    layout: Layout3d = "NCDHW",
+) -> Array:
+    """`max_pool2d_backward_ties` in three spatial dimensions: arrays (N, C, D, H, W)."""
+    return _max_pool_backward_ties(
+        3, grad_output, input, kernel_size, stride, padding, dilation, ceil_mode, layout
+    )
+
+
 def max_unpool3d(
-    input: Array,
-    indices: Array,
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
-    output_size: Any = None,
+    input: ArrayLike,
+    indices: ArrayLike,
+    kernel_size: Extents,
+    stride: Extents | None = None,
+    padding: Padding = 0,
+    output_size: Shape | None = None,
 ) -> Array:
     """`max_unpool2d` in three spatial dimensions: arrays (N, C, D, H, W)."""
     return _max_unpool(3, input, indices, kernel_size, stride, padding, output_size)
 
 
 def max_unpool3d_backward(
-    grad_output: Array,
-    indices: Array,
+    grad_output: ArrayLike,
+    indices: ArrayLike,
 ) -> Array:
     """`max_unpool2d_backward` in three spatial dimensions: arrays (N, C, D, H, W)."""
     return _max_unpool_backward(3, grad_output, indices)
 
 
 def avg_pool3d(
-    input: Array,
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
+    input: ArrayLike,
+    kernel_size: Extents,
+    stride: Extents | None = None,
+    padding: Padding = 0,
     ceil_mode: bool = False,
     count_include_pad: bool = True,
     divisor_override: int | None = None,
     *,
-    layout: str = "NCDHW",
+    layout: Layout3d = "NCDHW",
 ) -> Array:
     """`avg_pool2d` in three spatial dimensions: arrays (N, C, D, H, W)."""
     return _avg_pool(
@@ -991,16 +1130,16 @@ def avg_pool3d(
 
 
 def avg_pool3d_backward(
-    grad_output: Array,
-    input_size: Any,
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
+    grad_output: ArrayLike,
+    input_size: Shape,
+    kernel_size: Extents,
+    stride: Extents | None = None,
+    padding: Padding = 0,
     ceil_mode: bool = False,
     count_include_pad: bool = True,
     divisor_override: int | None = None,
     *,
-    layout: str = "NCDHW",
+    layout: Layout3d = "NCDHW",
 ) -> Array:
     """`avg_pool2d_backward` in three spatial dimensions: arrays (N, C, D, H, W)."""
     return _avg_pool_backward(
@@ -1018,42 +1157,43 @@ def avg_pool3d_backward(
 
 
 def adaptive_avg_pool3d(
-    input: Array,
-    output_size: Any,
+    input: ArrayLike,
+    output_size: Outputs,
     *,
-    layout: str = "NCDHW",
+    layout: Layout3d = "NCDHW",
 ) -> Array:
     """`adaptive_avg_pool2d` in three spatial dimensions: arrays (N, C, D, H, W)."""
     return _adaptive_avg_pool(3, input, output_size, layout)
 
 
 def adaptive_avg_pool3d_backward(
-    grad_output: Array,
-    input_size: Any,
+    grad_output: ArrayLike,
+    input_size: Shape,
     *,
-    layout: str = "NCDHW",
+    layout: Layout3d = "NCDHW",
 ) -> Array:
     """`adaptive_avg_pool2d_backward` in three spatial dimensions: arrays (N, C, D, H, W)."""
     return _adaptive_avg_pool_backward(3, grad_output, input_size, layout)
 
 
+@declared[AdaptiveMaxPool[Layout3d]]()
 def adaptive_max_pool3d(
-    input: Array,
-    output_size: Any,
+    input: ArrayLike,
+    output_size: Outputs,
     return_indices: bool = False,
     *,
-    layout: str = "NCDHW",
-) -> Any:
+    layout: Layout3d = "NCDHW",
+) -> Array | tuple[Array, Array]:
     """`adaptive_max_pool2d` in three spatial dimensions: arrays (N, C, D, H, W)."""
     return _adaptive_max_pool(3, input, output_size, return_indices, layout)
 
 
 def adaptive_max_pool3d_backward(
-    grad_output: Array,
-    indices: Array,
-    input_size: Any,
+    grad_output: ArrayLike,
+    indices: ArrayLike,
+    input_size: Shape,
     *,
-    layout: str = "NCDHW",
+    layout: Layout3d = "NCDHW",
 ) -> Array:
     """`adaptive_max_pool2d_backward` in three spatial dimensions: arrays (N, C, D, H, W)."""
     return _max_pool_backward(3, grad_output, indices, input_size, layout)

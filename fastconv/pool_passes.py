@@ -16,7 +16,7 @@ import numpy as np
 
 from fastconv import kernels
 from fastconv.arguments import Array, Size
-from fastconv.buffers import new_result
+from fastconv.buffers import new_result, zeros
 from fastconv.geometry import channels_first_size, layout_size, normal_form, read_only
 from fastconv.kernels import pooling_vectors as vectors
 from fastconv.kernels.vectors import VECTOR_BYTES
@@ -88,6 +88,11 @@ class Pooling:
     output_size: Size
     padded: bool = True  # whether cells in the padding count
     divisor: int | None = None  # instead of any count
+
+    @cached_property
+    def is_empty(self) -> bool:
+        """Whether no window has a cell, or there are no windows."""
+        return 0 in self.input_size or 0 in self.output_size
 
     @property
     def for_vectors(self) -> bool:
@@ -242,6 +247,24 @@ class Pooling:
         return self.max_loops
 
     @cached_property
+    def ties_loops(self) -> Step:
+        """The gradients of the maxima of any arrays, to all that are equal."""
+        return self._step(kernels.max_pool_backward_ties, prod(self.leading), *self.tables, self.steps)
+
+    @cached_property
+    def ties_step(self) -> Step:
+        """The gradients of the maxima of contiguous arrays of one dtype, to all that are equal."""
+        (batch, channels), extent, output = self.leading, self.extent, self.output
+        if self.for_vectors and self.planes.channels_last:
+            sizes = CHANNEL_BLOCK, channels, extent, output, *self.tables, self.steps
+            blocks = batch * -(-channels // CHANNEL_BLOCK)
+            return self._step(vectors.max_pool_backward_ties_pixels, blocks, *sizes)
+        if self.for_vectors and self.line:
+            sizes = *self.lines, self.line
+            return self._step(vectors.max_pool_backward_ties_planes, batch * channels, *sizes)
+        return self.ties_loops
+
+    @cached_property
     def avg_loops(self) -> Step:
         """The means of any arrays."""
         lines = prod(self.leading) * prod(self.output[:2])
@@ -335,6 +358,11 @@ def _flat(array: Array) -> Array:
 
 def max_forward(x: Array, result: Array, indices: Array, pooling: Pooling) -> None:
     """Write the maxima and, unless ``indices`` is empty, where they stand."""
+    if pooling.is_empty:
+        if result.size:  # windows of nothing but padding
+            result[...] = -np.inf
+            indices[...] = -1
+        return
     loops = pooling.max_loops
     step = pooling.max_step if x.flags.c_contiguous else loops
     if step is not loops:
@@ -349,9 +377,11 @@ def max_forward(x: Array, result: Array, indices: Array, pooling: Pooling) -> No
 def max_backward(dy: Array, indices: Array, planes: Planes, shape: Size) -> tuple[Array, int]:
     """The gradient of an input of this shape, and how many indices lay outside its planes."""
     (batch, channels), extent = planes.leading_and_extent(shape)
+    if dy.size == 0 or 0 in shape:
+        return np.zeros(shape, dy.dtype), int(np.count_nonzero(indices != -1))
     visited = prod(shape) + 4 * dy.size
     if not (dy.flags.c_contiguous and indices.flags.c_contiguous):
-        dx = np.zeros(shape, dy.dtype)
+        dx = zeros(shape, dy.dtype)
         step = Step(kernels.max_pool_backward, batch * channels, visited)
         return dx, step.run(
             read_only(planes.normal(dy)), read_only(planes.normal(indices)), planes.normal(dx)
@@ -379,8 +409,24 @@ def _halved(windows: Size, extent: Size, itemsize: int) -> tuple[int, int, int]:
     return 0, 0, 0
 
 
+def max_backward_ties(dy: Array, x: Array, dx: Array, pooling: Pooling) -> None:
+    """Write the gradient of the input: to every cell that equals its window's maximum."""
+    loops = pooling.ties_loops
+    contiguous = dy.flags.c_contiguous and x.flags.c_contiguous
+    step = pooling.ties_step if contiguous and dy.dtype == x.dtype else loops
+    if step is loops:
+        normal = pooling.planes.normal
+        step.run(read_only(normal(dy)), read_only(normal(x)), normal(dx))
+    else:
+        step.run(_flat(dy), _flat(x), dx.reshape(-1))
+
+
 def avg_forward(x: Array, out: Array, pooling: Pooling) -> None:
     """Write the means."""
+    if pooling.is_empty:
+        with np.errstate(invalid="ignore"):  # where the padding does not count, the mean of nothing is a NaN
+            out[...] = _divided(np.zeros_like(out), pooling)
+        return
     loops = pooling.avg_loops
     step = pooling.avg_step if x.flags.c_contiguous else loops
     if step is loops:
@@ -391,6 +437,9 @@ def avg_forward(x: Array, out: Array, pooling: Pooling) -> None:
 
 def avg_backward(dy: Array, dx: Array, pooling: Pooling) -> None:
     """Write the gradient of the input: a sum over the windows that cover each cell."""
+    if pooling.is_empty:
+        dx[...] = 0
+        return
     loops = pooling.avg_backward_loops
     step = pooling.avg_backward_step if dy.flags.c_contiguous else loops
     if step is loops:

@@ -176,7 +176,7 @@ def run_jobs(count: int, start_worker: Callable[[], Job]) -> None:
         goes back to the system after every call, and its pages are faulted in again at the next.)
     """
     helpers = min(get_num_threads(), count) - 1
-    if helpers < 1:
+    if helpers < 1 or pool().crowd.alone():
         if count:
             job = start_worker()
             for i in range(count):
@@ -184,14 +184,16 @@ def run_jobs(count: int, start_worker: Callable[[], Job]) -> None:
         return
     workers = [start_worker() for _ in range(helpers + 1)]
     remaining = itertools.count()  # next() is atomic under the GIL: each job is taken once
-    stopped = threading.Event()
+    stopped, crowd = threading.Event(), pool().crowd
 
     def work() -> None:
         before, _running.stopped = getattr(_running, "stopped", None), stopped
         try:
-            job = workers.pop()
+            job, share = workers.pop(), crowd.share()
             while (i := next(remaining)) < count and not stopped.is_set():
                 job(i)
+            if share is not None:
+                share.end()
         except _Stopped:  # the failure itself is raised where it happened
             pass
         except BaseException:

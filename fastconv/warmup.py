@@ -18,7 +18,7 @@ from threading import Thread
 import numpy as np
 
 from fastconv import nn
-from fastconv.algorithms import ALGORITHMS
+from fastconv.annotations import ALGORITHMS, AlgorithmName, Layout2d
 from fastconv.columns import col2im, im2col
 from fastconv.conv import conv2d, conv2d_backward
 from fastconv.kernels.vectors import VECTOR_BYTES
@@ -29,23 +29,24 @@ from fastconv.pool import (
     avg_pool2d_backward,
     max_pool2d,
     max_pool2d_backward,
+    max_pool2d_backward_ties,
     max_unpool2d,
 )
 from fastconv.threads import num_threads, run_jobs
 
 Step = Callable[[], None]
 DTYPES = ("float32", "float64")
-_LAYOUTS = ("NCHW", "NHWC")
+_LAYOUTS: tuple[Layout2d, ...] = ("NCHW", "NHWC")
 
 
-def _algorithm(name: str, dtype: str) -> None:
+def _algorithm(name: AlgorithmName, dtype: str) -> None:
     for layout in _LAYOUTS:
         for groups in (1, 2):
             for kernel in (1, 2, 3):
                 _passes(name, dtype, layout, groups, kernel)
 
 
-def _passes(algorithm: str, dtype: str, layout: str, groups: int, kernel: int) -> None:
+def _passes(algorithm: AlgorithmName, dtype: str, layout: Layout2d, groups: int, kernel: int) -> None:
     x, w, dy = (
         np.ones(shape, dtype)
         for shape in ((1, 2, 4, 4), (2, 2 // groups, kernel, kernel), (1, 2, 5 - kernel, 5 - kernel))
@@ -75,10 +76,12 @@ def _depthwise(dtype: str) -> None:
 def _bundles(dtype: str) -> None:
     """Groups of a vector of channels, in both layouts."""
     lanes = VECTOR_BYTES // np.dtype(dtype).itemsize
-    for layout, size, weight in (
-        ("NCHW", (1, 2 * lanes, 3, 3), (2 * lanes, lanes, 3, 3)),
-        ("NHWC", (1, 3, 3, 2 * lanes), (2 * lanes, 3, 3, lanes)),
-    ):
+    sizes = {
+        "NCHW": ((1, 2 * lanes, 3, 3), (2 * lanes, lanes, 3, 3)),
+        "NHWC": ((1, 3, 3, 2 * lanes), (2 * lanes, 3, 3, lanes)),
+    }
+    for layout in _LAYOUTS:
+        size, weight = sizes[layout]
         x, w = np.ones(size, dtype), np.ones(weight, dtype)
         plan = plan_conv2d(size, weight, padding=1, groups=2, dtype=dtype, layout=layout, algorithm="bundles")
         plan.backward_weight(plan(x, w), x)
@@ -115,7 +118,7 @@ def _pooling(dtype: str) -> None:
         _pooling_of(dtype, layout)
 
 
-def _pooling_of(dtype: str, layout: str) -> None:
+def _pooling_of(dtype: str, layout: Layout2d) -> None:
     # Lines shorter than a vector, longer ones, and windows of a whole plane have kernels of their own; with
     # vectors of 16 bytes only large windows are a reason for lines.
     for size, kernel, stride in (
@@ -129,6 +132,7 @@ def _pooling_of(dtype: str, layout: str) -> None:
         x = np.ascontiguousarray(x.transpose(0, 2, 3, 1)) if layout == "NHWC" else x
         y, indices = max_pool2d(x, kernel, stride, return_indices=True, layout=layout)
         max_pool2d_backward(y, indices, x.shape, layout=layout)
+        max_pool2d_backward_ties(y, x, kernel, stride, layout=layout)
         avg_pool2d(x, kernel, stride, layout=layout)
         avg_pool2d_backward(y, x.shape, kernel, stride, layout=layout)
     if layout == "NCHW":
@@ -139,11 +143,7 @@ def _pooling_of(dtype: str, layout: str) -> None:
 # The long ones first, so that processes end together. No two steps compile the same kernel, but for
 # `turn_cells` (0.1 s), which three algorithms share, and the loops that wait (0.1 s), which have no dtype.
 _KINDS: dict[str, Callable[[str], None]] = {
-    **{
-        algorithm.name: partial(_algorithm, algorithm.name)
-        for algorithm in ALGORITHMS
-        if algorithm.name not in ("bundles", "im2col")
-    },
+    **{name: partial(_algorithm, name) for name in ALGORITHMS if name not in ("auto", "bundles", "im2col")},
     "bundles": _bundles,
     "pooling": _pooling,
     "depthwise": _depthwise,

@@ -117,7 +117,7 @@ def _three_axes(axes: Sequence[Axis]) -> Windows:
 def _fixed_axis(
     n: int, kernel: int, stride: int, padding: tuple[int, int], dilation: int, ceil_mode: bool
 ) -> FixedAxis | None:
-    """Windows of a fixed size; None where there is no room for one.
+    """Windows of a fixed size, none of them where one does not quite fit; None where there is far less room.
 
     ``ceil_mode`` adds a last window that would overhang, if it starts inside the input or the padding
     before it (PyTorch's rule).
@@ -128,7 +128,7 @@ def _fixed_axis(
     output = room // stride + 1
     if ceil_mode and (output - 1) * stride >= n + before:
         output -= 1
-    if output < 1:
+    if output < 0:
         return None
     return FixedAxis(n, output, dilation, kernel, reach, stride, before, after)
 

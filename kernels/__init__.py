@@ -20,6 +20,7 @@ from fastconv.kernels.pooling import (
     avg_pool_backward,
     max_pool,
     max_pool_backward,
+    max_pool_backward_ties,
     max_unpool,
 )
 
@@ -30,5 +31,6 @@ __all__ = [
     "im2col",
     "max_pool",
     "max_pool_backward",
+    "max_pool_backward_ties",
     "max_unpool",
 ]

@@ -105,6 +105,55 @@ def max_pool_backward(grad_output, indices, grad_input, first_plane, stop_plane)
 
 
 @jit
+def max_pool_backward_ties(
+    grad_output, x, grad_input, first_plane, stop_plane, depth_windows, height_windows, width_windows, steps
+):
+    """Route every output gradient, whole, to all cells that equal their window's maximum, for some planes.
+
+    In a window with a NaN, these are the cells that are NaN. Gradients of windows that overlap add up, in
+    row-major order of the output.
+
+    Parameters
+    ----------
+    grad_output : float array (N, C, OD, OH, OW)
+    x : array (N, C, D, H, W)
+        What was pooled.
+    grad_input : float array (N, C, D, H, W)
+        Written.
+    first_plane, stop_plane : int
+        Planes, counted as n*C + c; different planes never touch the same cell.
+    depth_windows, height_windows, width_windows, steps
+        As in `max_pool`.
+    """
+    channels, out_depth, out_height, out_width = grad_output.shape[1:]
+    for plane in range(first_plane, stop_plane):
+        n, c = divmod(plane, channels)
+        source, target = x[n, c], grad_input[n, c]
+        target[...] = 0
+        for od in range(out_depth):
+            depths = range(depth_windows[od, 0], depth_windows[od, 1], steps[0])
+            for oh in range(out_height):
+                heights = range(height_windows[oh, 0], height_windows[oh, 1], steps[1])
+                for ow in range(out_width):
+                    widths = range(width_windows[ow, 0], width_windows[ow, 1], steps[2])
+                    if len(depths) == 0 or len(heights) == 0 or len(widths) == 0:
+                        continue
+                    best = source[depths.start, heights.start, widths.start]
+                    for d in depths:
+                        for h in heights:
+                            for w in widths:
+                                value = source[d, h, w]
+                                best = value if (best == best) & (not value <= best) else best
+                    gradient = grad_output[n, c, od, oh, ow]
+                    for d in depths:
+                        for h in heights:
+                            for w in widths:
+                                value = source[d, h, w]
+                                if value == best or (value != value and best != best):
+                                    target[d, h, w] += gradient
+
+
+@jit
 def max_unpool(x, indices, out, first_plane, stop_plane):
     """Put every value where its index says, for a range of planes; the last of equal indices stays.
 

@@ -19,7 +19,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from fastconv.kernels.vectors import VECTOR_BYTES, lane_sum, pointer, splat, vector_load
+from fastconv.kernels.vectors import VECTOR_BYTES, lane_sum, pointer, splat, vector_load, vector_store
 
 # How far apart lanes read.
 CHANNELS = 0  # one element: the lanes are channels
@@ -84,17 +84,32 @@ class _Lanes:
         even = ir.Constant(self.integers(count), list(range(0, 2 * count, 2)))
         return builder.shuffle_vector(cells, ir.Constant(double, ir.Undefined), even)
 
-    def _gather(self, address: Any, valid: Any) -> Any:
+    def _places(self, address: Any, valid: Any) -> list[Any]:
+        """Every lane's own address, and what else a gather or a scatter is told: the alignment, the mask."""
         builder, count = self.builder, self.count
         distances = builder.sext(self.offsets, ir.VectorType(_INT64, count))
         pointers = builder.gep(address, [distances], source_etype=self.element)
         pointers.type = ir.VectorType(pointers.type, count)  # which llvmlite does not conclude
-        name = f"llvm.masked.gather.v{count}f{8 * self.size}.v{count}p0"
         mask = valid or ir.Constant(ir.VectorType(_BOOL, count), [1] * count)
-        zero = ir.Constant(self.vector, [0.0] * count)
-        signature = ir.FunctionType(self.vector, [pointers.type, _INT32, mask.type, self.vector])
-        function = cgutils.get_or_insert_function(builder.module, signature, name)
-        return builder.call(function, [pointers, ir.Constant(_INT32, self.size), mask, zero])
+        return [pointers, ir.Constant(_INT32, self.size), mask]
+
+    def _gather(self, address: Any, valid: Any) -> Any:
+        return self._call(
+            "gather",
+            self.vector,
+            [*self._places(address, valid), ir.Constant(self.vector, [0.0] * self.count)],
+        )
+
+    def scatter(self, values: Any, address: Any, valid: Any) -> None:
+        """Store one cell a lane, where it exists."""
+        self._call("scatter", ir.VoidType(), [values, *self._places(address, valid)])
+
+    def _call(self, name: str, result: Any, arguments: list[Any]) -> Any:
+        signature = ir.FunctionType(result, [argument.type for argument in arguments])
+        name = f"llvm.masked.{name}.v{self.count}f{8 * self.size}.v{self.count}p0"
+        return self.builder.call(
+            cgutils.get_or_insert_function(self.builder.module, signature, name), arguments
+        )
 
     def stored(self, count: Any) -> Any:
         """The first ``count`` lanes (None: all of them)."""
@@ -237,6 +252,81 @@ def _max_code(context: Any, lanes: _Lanes, signature: Any, arguments: Any) -> No
     with builder.if_then(builder.icmp_signed(">", size, ir.Constant(_INT64, 0))):
         wide = builder.sext(index, ir.VectorType(_INT64, lanes.count))
         lanes.store(wide, pointer(context, builder, indices_type, indices, place), count)
+
+
+@intrinsic(prefer_literal=True)
+def tie_lanes(
+    typingctx, x, out, cell, position, limit, lane_stride, maxima, first_maximum, grad, place, count, both,
+    spread, masked,
+):  # fmt: skip
+    """Add each lane's gradient to the cell at one tap of its window, if that is the maximum; NaN equals NaN.
+
+    Parameters
+    ----------
+    x, out : 1-D float array
+        The first lane's cell is ``x[cell]``; ``out`` is added to where ``x`` is read.
+    cell : int
+    position, limit, lane_stride
+        As in `max_lanes`, at this tap.
+    maxima, grad : 1-D float array
+        Every lane's, from ``first_maximum`` and from ``place`` on.
+    first_maximum, place : int
+    count : int
+        So many lanes there are; only with ``masked``, else all of them.
+    both : int
+        Not 0 to take the next cell too, for the tap that follows; only with `PAIRS`.
+    spread, masked
+        As in `max_lanes`.
+    """
+    whole = types.int64
+    signature = types.void(
+        x, out, whole, whole, whole, whole, maxima, whole, grad, whole, whole, whole, spread, whole
+    )
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        for way in _each_way(builder, spread, arguments[13]):
+            lanes = _Lanes(builder, signature.args[0].dtype, spread.literal_value, way, arguments[5])
+            _tie_code(context, lanes, signature, arguments)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+def _tie_code(context: Any, lanes: _Lanes, signature: Any, arguments: Any) -> None:
+    _, _, cell, position, limit, _, _, first_maximum, _, place, count, both, _, _ = arguments
+    builder, kinds = lanes.builder, signature.args
+    source, target, maxima, grad = (
+        pointer(context, builder, kinds[i], arguments[i], first)
+        for i, first in ((0, cell), (1, cell), (6, first_maximum), (8, place))
+    )
+    best = vector_load(builder, maxima, lanes.vector, lanes.size, None)
+    share = vector_load(builder, grad, lanes.vector, lanes.size, lanes.stored(count))
+    valid = lanes.valid(position, limit)
+    if lanes.spread == PAIRS:  # two cells a lane, of which the second may not be of this tap
+        two = 2 * lanes.count
+        order = ir.Constant(lanes.integers(two), [i // 2 for i in range(two)])
+        best, share = builder.shuffle_vector(best, best, order), builder.shuffle_vector(share, share, order)
+        valid = lanes.inside(lanes.numbers(two), position, limit) if lanes.masked else None
+        mask = splat(
+            builder, builder.icmp_signed("!=", both, ir.Constant(_INT64, 0)), ir.VectorType(_BOOL, two)
+        )
+        mask = builder.or_(mask, ir.Constant(mask.type, [1, 0] * lanes.count))
+        share = builder.select(mask, share, ir.Constant(share.type, [0.0] * two))
+
+    def load(address: Any) -> Any:
+        if lanes.spread == GATHER:
+            return lanes.load(address, position, limit, valid)
+        return vector_load(builder, address, best.type, lanes.size, valid)
+
+    value, so_far = load(source), load(target)
+    both_nan = builder.fcmp_unordered("uno", best, best)
+    both_nan = builder.and_(both_nan, builder.fcmp_unordered("uno", value, value))
+    equal = builder.or_(builder.fcmp_ordered("==", value, best), both_nan)
+    total = builder.select(equal, builder.fadd(so_far, share), so_far)
+    if lanes.spread == GATHER:
+        lanes.scatter(total, target, valid)
+    else:
+        vector_store(builder, total, target, best.type, lanes.size, valid)
 
 
 @intrinsic(prefer_literal=True)

@@ -24,12 +24,15 @@ from fastconv.kernels.pooling_lanes import (
     pair_lanes,
     route_lanes,
     sum_cells,
+    tie_lanes,
 )
 from fastconv.kernels.vectors import VECTOR_BYTES
 
 ONES = np.ones(VECTOR_BYTES // 4)  # factors of a vector that has none
 # Planes of so many bytes are zeroed at a time, and stay in the nearest cache until they are added to.
 ZEROED_BYTES = 2**14
+# Maxima that are taken before gradients go to their ties: so many of neighbouring lines.
+TIED_WINDOWS = 2**11
 
 
 @inner
@@ -282,6 +285,147 @@ def max_pool_backward_pixels(
                 elif index != -1:
                     outside += 1
     return outside
+
+
+@jit
+def max_pool_backward_ties_planes(
+    grad_output, x, grad_input, first_plane, stop_plane, rows, extents, steps, line
+):  # fmt: skip
+    """`pooling.max_pool_backward_ties` of contiguous planes; the order of a cell's sum is another.
+
+    Parameters
+    ----------
+    grad_output, x, grad_input : 1-D float array, all of one dtype
+        ``grad_input`` is written.
+    first_plane, stop_plane : int
+    rows, extents, steps, line
+        As in `max_pool_lines`.
+    """
+    if line[1] == 1:
+        tie_spread_planes(
+            grad_output, x, grad_input, first_plane, stop_plane, rows, extents, steps, line, UNIT
+        )
+    elif line[1] == 2:
+        tie_spread_planes(
+            grad_output, x, grad_input, first_plane, stop_plane, rows, extents, steps, line, PAIRS
+        )
+    else:
+        tie_spread_planes(
+            grad_output, x, grad_input, first_plane, stop_plane, rows, extents, steps, line, GATHER
+        )
+
+
+@by_value
+def tie_spread_planes(
+    grad_output, x, grad_input, first_plane, stop_plane, rows, extents, steps, line, spread
+):  # fmt: skip
+    """`max_pool_backward_ties_planes` for lanes of one spread, a literal.
+
+    Of some windows at a time all maxima are taken first, and then tap after tap is compared with them: in
+    between lie so many windows that no sum waits for the one before.
+    """
+    literally(spread)
+    lanes = VECTOR_BYTES // x.itemsize
+    cells, width, windows = extents
+    start, stride, taps, dilation = line
+    piece = min(TIED_WINDOWS, (windows + lanes - 1) // lanes * lanes)  # of a line
+    group = max(1, TIED_WINDOWS // piece)  # lines
+    maxima, no_indices = np.empty(group * piece, x.dtype), np.empty(0, np.int64)
+    together = 2 if spread == PAIRS and dilation == 1 else 1  # neighbouring taps of a line
+    rounds, one_tap = (taps + together - 1) // together, (0, stride, 1, 1)
+    for plane in range(first_plane, stop_plane):
+        origin, place = plane * cells, plane * len(rows) * windows
+        grad_input[origin : origin + cells] = 0
+        for first_row in range(0, len(rows), group):
+            stop_row = min(len(rows), first_row + group)
+            for first in range(0, windows, piece):
+                stop = min(windows, first + piece)
+                most_d = most_h = 0
+                for r in range(first_row, stop_row):
+                    most_d, most_h = max(most_d, rows[r, 1]), max(most_h, rows[r, 2])
+                    held, some = (r - first_row) * piece - first, rows[r, 1] * rows[r, 2] > 0
+                    for ow in range(first, stop, lanes):
+                        w = start + ow * stride
+                        whole = some and stop - ow >= lanes and whole_vector(w, line, lanes, width)
+                        max_lanes(
+                            x, origin, 1, rows[r, 0] + w, (rows[r, 1], rows[r, 2], taps),
+                            (steps[0], steps[1], dilation), w, dilation, width, stride,
+                            maxima, no_indices, held + ow, stop - ow, spread, 0 if whole else 1,
+                        )  # fmt: skip
+                for tap in range(most_d * most_h * rounds):
+                    dh, t = divmod(tap, rounds)
+                    d, h = divmod(dh, most_h)
+                    t *= together
+                    both = 1 if together == 2 and t + 1 < taps else 0
+                    for r in range(first_row, stop_row):
+                        if d >= rows[r, 1] or h >= rows[r, 2]:
+                            continue
+                        cell = origin + rows[r, 0] + d * steps[0] + h * steps[1]
+                        held = (r - first_row) * piece - first
+                        for ow in range(first, stop, lanes):
+                            w = start + ow * stride + t * dilation
+                            whole = stop - ow >= lanes and whole_vector(w, one_tap, lanes, width)
+                            tie_lanes(
+                                x, grad_input, cell + w, w, width, stride, maxima, held + ow, grad_output,
+                                place + r * windows + ow, stop - ow, both, spread, 0 if whole else 1,
+                            )  # fmt: skip
+
+
+@jit
+def max_pool_backward_ties_pixels(
+    grad_output, x, grad_input, first_block, stop_block, block, channels, extent, output, depth_windows,
+    height_windows, width_windows, steps,
+):  # fmt: skip
+    """`pooling.max_pool_backward_ties` of contiguous images (N, D, H, W, C).
+
+    Parameters
+    ----------
+    grad_output, x, grad_input
+        As in `max_pool_backward_ties_planes`.
+    first_block, stop_block : int
+        Blocks of ``block`` channels of an image, counted as n*blocks + i.
+    block : int
+    channels, extent, output, depth_windows, height_windows, width_windows, steps
+        As in `max_pool_pixels`.
+    """
+    lanes = VECTOR_BYTES // x.itemsize
+    maxima, no_indices = np.empty(lanes, x.dtype), np.empty(0, np.int64)
+    cells = extent[0] * extent[1] * extent[2]
+    windows = output[0] * output[1] * output[2]
+    cell_steps = (steps[0] * extent[1] * extent[2], steps[1] * extent[2], steps[2])
+    blocks = (channels + block - 1) // block
+    for i in range(first_block, stop_block):
+        n, first = divmod(i, blocks)
+        first *= block
+        stop = min(channels, first + block)
+        for cell in range(n * cells, (n + 1) * cells):
+            grad_input[cell * channels + first : cell * channels + stop] = 0
+        for window in range(windows):
+            lines, ow = divmod(window, output[2])
+            od, oh = divmod(lines, output[1])
+            d, h, w = depth_windows[od, 0], height_windows[oh, 0], width_windows[ow, 0]
+            taps = (
+                taps_between(d, depth_windows[od, 1], steps[0]),
+                taps_between(h, height_windows[oh, 1], steps[1]),
+                taps_between(w, width_windows[ow, 1], steps[2]),
+            )
+            cell = (d * extent[1] + h) * extent[2] + w
+            place, image = (n * windows + window) * channels, n * cells * channels
+            for c in range(first, stop, lanes):
+                left = stop - c
+                whole = left >= lanes and taps[0] * taps[1] * taps[2] > 0
+                max_lanes(
+                    x, image + c, channels, cell, taps, cell_steps, c, 0, stop, 0,
+                    maxima, no_indices, 0, left, CHANNELS, 0 if whole else 1,
+                )  # fmt: skip
+                for d in range(taps[0]):
+                    for h in range(taps[1]):
+                        for w in range(taps[2]):
+                            tap = cell + d * cell_steps[0] + h * cell_steps[1] + w * cell_steps[2]
+                            tie_lanes(
+                                x, grad_input, image + tap * channels + c, c, stop, 0, maxima, 0,
+                                grad_output, place + c, left, 0, CHANNELS, 0 if whole else 1,
+                            )  # fmt: skip
 
 
 @jit

@@ -100,8 +100,9 @@ DTYPES = [
 
 
 def filled(shape, dtype, step=1):
-    """Whole numbers in any dtype that has them, zeros in another."""
-    values = np.asarray(np.arange(math.prod(shape)).reshape(shape) * step % 5 - 2)
+    """Small whole numbers in any dtype that has them, zeros in another."""
+    values = np.asarray(np.arange(math.prod(shape)).reshape(shape) * step % 5)
+    values -= 0 if np.dtype(dtype).kind == "u" else 2
     try:
         return values.astype(dtype)
     except (TypeError, ValueError):

@@ -94,14 +94,12 @@ class Reading:
 
     def padding(self):
         value = self["padding"]
-        return (
-            str(value)
-            if isinstance(value, str)
-            else tuple(
-                whole(pad) if items(pad) is None else ints(pad, 2)
-                for pad in items(value) or [value] * self.ndim
-            )
-        )
+        if isinstance(value, str):
+            return value.lower()
+        pads = items(value) or [value] * self.ndim
+        if len(pads) == 2 * self.ndim:
+            return tuple(zip(map(whole, pads[::2]), map(whole, pads[1::2]), strict=True))
+        return tuple(whole(pad) if items(pad) is None else ints(pad, 2) for pad in pads)
 
     def steps(self, extents, kernel):
         """`(stride, pairs, dilation)` over an input of these extents."""
@@ -344,6 +342,19 @@ def expected_max_pool_backward(r):
     return one(tuple(r["input_size"]), promoted(r, "grad_output"), dy.size, value, fits)
 
 
+def expected_max_pool_backward_ties(r):
+    x, dy = r.images("input", None), r.images("grad_output")
+    steps, outputs = windows(r, x.shape[2:])
+    fits = dy.shape == (*x.shape[:2], *outputs)
+    return one(
+        r["input"].shape,
+        promoted(r, "grad_output"),
+        dy.size * math.prod(steps[0]),
+        lambda: r.back(oracles.ref_max_pool_backward_ties(dy, x, *steps)),
+        fits,
+    )
+
+
 def expected_max_unpool(r):
     indices, x = r.indices(), r.images("input", None)
     kernel = r.per_axis("kernel_size")
@@ -562,15 +573,20 @@ def pool_calls(draw, *names, dilated=True):
     arguments = {"kernel_size": p.kernel_size, "stride": p.stride, "padding": p.padding}
     arguments |= {"ceil_mode": p.ceil_mode, "layout": p.layout}
     if dilated:
-        arguments |= {"dilation": p.dilation, "return_indices": draw(st.booleans())}
+        arguments["dilation"] = p.dilation
+        if "grad_output" not in names:
+            arguments["return_indices"] = draw(st.booleans())
     else:
         arguments["count_include_pad"] = draw(st.booleans())
         arguments["divisor_override"] = draw(st.one_of(st.none(), st.integers(1, 9)))
-    if "input" in names:
+    if names == ("input",):
         return p.ndim, draw(unbatched({"input": laid(p, p.x), **arguments}, ["input"]))
     outputs = oracles.output_extents(p.x.shape[2:], *p.resolved, p.ceil_mode)
     dy = integers(np.random.default_rng(p.seed), (*p.x.shape[:2], *outputs), p.x.dtype)
-    arguments |= {"grad_output": laid(p, dy), "input_size": layout_shape(p.x.shape, p.layout)}
+    arguments["grad_output"] = laid(p, dy)
+    if "input" in names:
+        return p.ndim, draw(unbatched(arguments | {"input": laid(p, p.x)}, ["input", "grad_output"]))
+    arguments["input_size"] = layout_shape(p.x.shape, p.layout)
     return p.ndim, draw(unbatched(arguments, ["grad_output"], ["input_size"]))
 
 
@@ -639,6 +655,7 @@ CALLS = {
     "conv_matrix": matrix_calls(),
     "max_pool{}": pool_calls("input"),
     "max_pool{}_backward": index_calls("grad_output", "indices", "input_size", laid_out=True),
+    "max_pool{}_backward_ties": pool_calls("grad_output", "input"),
     "max_unpool{}": unpool_calls(),
     "max_unpool{}_backward": index_calls("grad_output", "indices", laid_out=False),
     "avg_pool{}": pool_calls("input", dilated=False),
@@ -663,6 +680,7 @@ EXPECTED = {
     "conv_matrix": expected_conv_matrix,
     "max_pool{}": expected_max_pool,
     "max_pool{}_backward": expected_max_pool_backward,
+    "max_pool{}_backward_ties": expected_max_pool_backward_ties,
     "max_unpool{}": expected_max_unpool,
     "max_unpool{}_backward": expected_max_unpool_backward,
     "avg_pool{}": expected_avg_pool,

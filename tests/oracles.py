@@ -37,6 +37,8 @@ def resolve_padding(padding, extents, kernel, stride, dilation):
         return tuple((d * (k - 1),) * 2 for d, k in zip(dilation, kernel, strict=True))
     if padding == "same":
         return tuple(itertools.starmap(same_pair, zip(extents, kernel, stride, dilation, strict=True)))
+    if not isinstance(padding, int) and len(padding) == 2 * ndim:
+        return tuple(zip(padding[::2], padding[1::2], strict=True))
     return tuple(per_axis(pad, 2) for pad in per_axis(padding, ndim))
 
 
@@ -214,6 +216,20 @@ def ref_scatter_add(dy, indices, extents):
 def ref_max_pool_backward(dy, indices, extents):
     """Scatter-add through the argmax."""
     return ref_scatter_add(dy, indices, extents)
+
+
+def ref_max_pool_backward_ties(dy, x, kernel, stride, padding, dilation):
+    """Every gradient, whole, to all cells that equal their window's maximum (NaN equals NaN)."""
+    extents, outputs = x.shape[2:], dy.shape[2:]
+    best = {}
+    for cell, _, position in reads(extents, kernel, stride, padding, dilation, outputs):
+        best[cell] = np.maximum(best.get(cell, x[(ALL, ALL, *position)]), x[(ALL, ALL, *position)])
+    dx = np.zeros(x.shape)
+    for cell, _, position in reads(extents, kernel, stride, padding, dilation, outputs):
+        value, most = x[(ALL, ALL, *position)], best[cell]
+        equal = (value == most) | ((value != value) & (most != most))
+        dx[(ALL, ALL, *position)] += np.where(equal, dy[(ALL, ALL, *cell)], 0)
+    return dx
 
 
 def ref_max_unpool(x, indices, extents):

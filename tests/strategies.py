@@ -75,7 +75,8 @@ def per_axis(draw, ndim, low, high):
 def draw_padding(draw, ndim, high=2, names=("valid", "same", "full")):
     """Every accepted form of a padding."""
     number = st.integers(0, high)
-    forms = [number, st.tuples(*[number] * ndim), st.tuples(*[st.tuples(number, number)] * ndim)]
+    forms = [number, *(st.tuples(*[number] * count) for count in (ndim, 2 * ndim))]
+    forms.append(st.tuples(*[st.tuples(number, number)] * ndim))
     return draw(st.one_of(*forms, *([st.sampled_from(names)] if names else [])))
 
 
@@ -265,10 +266,12 @@ class PoolProblem:
 
 
 def draw_pool_padding(draw, kernel):
-    """Pairs of at most half the kernel, one int of at most half the smallest, or a name."""
+    """Pairs of at most half the kernel, also in a row, one int of at most half the smallest, or a name."""
     pairs = st.tuples(*[st.tuples(st.integers(0, k // 2), st.integers(0, k // 2)) for k in kernel])
+    row = pairs.map(lambda pairs: sum(pairs, ()))
     ints = st.tuples(*[st.integers(0, k // 2) for k in kernel])
-    return draw(st.one_of(st.integers(0, min(kernel) // 2), ints, pairs, st.sampled_from(("same", "valid"))))
+    one, names = st.integers(0, min(kernel) // 2), st.sampled_from(("same", "valid"))
+    return draw(st.one_of(one, ints, pairs, row, names))
 
 
 @st.composite

@@ -265,6 +265,28 @@ def test_channels_last_is_channels_first_transposed(ndim, rng):
     np.testing.assert_array_equal(from_layout(last, LAST[ndim]), first)
 
 
+PADDED = {
+    "conv{}": lambda n, x, w, p: function("conv{}", n)(x, w, None, 2, p),
+    "conv_transpose{}": lambda n, x, w, p: function("conv_transpose{}", n)(x, w, None, 2, p),
+    "im2col": lambda n, x, w, p: fastconv.im2col(x, w.shape[2:], 1, p),
+    "max_pool{}": lambda n, x, w, p: function("max_pool{}", n)(x, 5, 2, p),
+    "avg_pool{}": lambda n, x, w, p: function("avg_pool{}", n)(x, 5, 2, p),
+}
+
+
+@pytest.mark.parametrize("ndim", [1, 2, 3])
+@pytest.mark.parametrize("name", PADDED)
+def test_padding_as_pairs_in_a_row_and_names_in_capitals(name, ndim, rng):
+    x, w = integers(rng, (1, 2, *(9, 8, 7)[:ndim])), integers(rng, (2, 2, *(3, 2, 3)[:ndim]))
+    pairs = ((1, 2), (2, 0), (0, 1))[:ndim]
+    for pads in ((1, 2, 2, 0, 0, 1)[: 2 * ndim], [1, 2, 2, 0, 0, 1][: 2 * ndim], np.array(pairs).ravel()):
+        expected = PADDED[name](ndim, x, w, pairs)
+        np.testing.assert_array_equal(PADDED[name](ndim, x, w, pads), expected)
+    for capitals in ("SAME", "Valid", "fuLL"):
+        expected = PADDED[name](ndim, x, w, capitals.lower())
+        np.testing.assert_array_equal(PADDED[name](ndim, x, w, capitals), expected)
+
+
 def test_lists_are_arrays():
     np.testing.assert_array_equal(fastconv.conv1d([[[1.0, 2.0, 3.0]]], [[[1.0, 1.0]]]), [[[3.0, 5.0]]])
 
@@ -285,6 +307,88 @@ def test_mixed_dtypes_promote(a, b, c, rng):
     dy = integers(rng, y.shape, c)
     assert fastconv.conv2d_backward_input(dy, w, x.shape).dtype == np.result_type(b, c)
     assert fastconv.conv2d_backward_weight(dy, x, w.shape).dtype == np.result_type(a, c)
+
+
+WHOLE = (np.bool_, np.uint8, np.int8, np.int16, np.uint16, np.int32, np.int64, np.uint64, ">i2")
+# Every function of several operands: its arguments by name, those of a call of one group.
+IMAGE, FILTERS, OUTPUT = (2, 3, 6, 5), (4, 3, 3, 2), (2, 4, 4, 4)
+OPERANDS = {
+    "conv2d": {"input": IMAGE, "weight": FILTERS, "bias": (4,)},
+    "conv2d_backward": {"grad_output": OUTPUT, "input": IMAGE, "weight": FILTERS},
+    "conv2d_backward_input": {"grad_output": OUTPUT, "weight": FILTERS},
+    "conv2d_backward_weight": {"grad_output": OUTPUT, "input": IMAGE},
+    "conv_transpose2d": {"input": OUTPUT, "weight": FILTERS, "bias": (3,)},
+    "conv_transpose2d_backward": {"grad_output": IMAGE, "input": OUTPUT, "weight": FILTERS},
+}
+SIZES = {"conv2d_backward_input": {"input_size": IMAGE}, "conv2d_backward_weight": {"weight_size": FILTERS}}
+
+
+@pytest.mark.parametrize("name", OPERANDS)
+@pytest.mark.parametrize("kind", FLOATS)
+@pytest.mark.parametrize("whole", WHOLE)
+def test_whole_numbers_promote_with_floats(name, kind, whole, rng):
+    """By NumPy's rules, in every place: the same bits as with arrays that were converted before."""
+    for floats in OPERANDS[name]:
+        arrays = {
+            n: integers(rng, shape, kind if n == floats else whole, low=0)
+            for n, shape in OPERANDS[name].items()
+        }
+        kept = {n: array.copy() for n, array in arrays.items()}
+        dtype = np.result_type(*[array.dtype for array in arrays.values()])
+        got = getattr(fastconv, name)(**arrays, **SIZES.get(name, {}))
+        converted = {n: array.astype(dtype) for n, array in arrays.items()}
+        expected = getattr(fastconv, name)(**converted, **SIZES.get(name, {}))
+        for one, other in zip(
+            *([r] if isinstance(r, np.ndarray) else r for r in (got, expected)), strict=True
+        ):
+            assert one.dtype == other.dtype == dtype
+            np.testing.assert_array_equal(one, other)
+        for n, array in arrays.items():
+            np.testing.assert_array_equal(array, kept[n])
+
+
+def test_bytes_in_any_memory_with_float_filters(rng):
+    x, w = integers(rng, IMAGE, np.uint8, low=0, high=255), integers(rng, FILTERS, np.float32)
+    expected = ref_conv(x, w, (1, 1), ((0, 0),) * 2, (1, 1), 1)
+    for disguise in DISGUISES.values():
+        out = np.empty(OUTPUT, np.float32)
+        assert fastconv.conv2d(disguise(x), w, out=out) is out
+        assert_equal(out, expected)
+
+
+@pytest.mark.parametrize(
+    ("whole", "wanted"), [(np.uint8, "float32"), (bool, "float32"), (np.int64, "float64")]
+)
+@pytest.mark.parametrize("name", OPERANDS)
+def test_whole_numbers_alone_are_refused(name, whole, wanted):
+    arrays = {n: np.ones(shape, whole) for n, shape in OPERANDS[name].items()}
+    first = next(iter(arrays))
+    by_the_rules = rf"{np.dtype(whole)} by NumPy's rules; convert it with np.asarray\({first}, '{wanted}'\)"
+    with pytest.raises(
+        TypeError, match=rf"^{first} must be .*, got dtype {np.dtype(whole)}, .* {by_the_rules}$"
+    ):
+        getattr(fastconv, name)(**arrays, **SIZES.get(name, {}))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda x: fastconv.im2col(x, 3),
+        lambda x: fastconv.col2im(x, 2, 1),
+        lambda x: fastconv.avg_pool1d(x, 2),
+        lambda x: fastconv.conv_matrix(x, (1, 2)),
+    ],
+)
+def test_a_single_array_of_whole_numbers_is_refused(call):
+    with pytest.raises(TypeError, match=r"convert it with \w+\.astype\('float32'\)$"):
+        call(np.ones((1, 1, 4), np.int16))
+
+
+def test_a_plan_takes_its_own_dtype_only():
+    x, w = np.ones((1, 1, 4)), np.ones((1, 1, 4), np.uint8)
+    plan = fastconv.plan_conv1d(x.shape, w.shape, dtype="float64")
+    with pytest.raises(TypeError, match=r"plan's dtype float64, got dtype uint8; .*\(weight, 'float64'\)$"):
+        plan(x, w)
 
 
 def test_float16_accumulates_in_float32():

@@ -83,9 +83,10 @@ def test_pooling_for_any_number_of_threads(windows, layout, dtype):
         with fastconv.num_threads(threads):
             y, indices = fastconv.max_pool2d(x, *windows, return_indices=True, layout=layout)
             back = fastconv.max_pool2d_backward(y, indices, x.shape, layout=layout)
+            ties = fastconv.max_pool2d_backward_ties(y, x, *windows, layout=layout)
             means = fastconv.avg_pool2d(x, *windows, layout=layout)
             spread = fastconv.avg_pool2d_backward(means, x.shape, *windows, layout=layout)
-        results.add(b"".join(a.tobytes() for a in (y, indices, back, means, spread)))
+        results.add(b"".join(a.tobytes() for a in (y, indices, back, ties, means, spread)))
     assert len(results) == 1
 
 

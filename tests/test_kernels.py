@@ -109,6 +109,30 @@ def test_max_pool_in_two_ranges_of_lines(with_indices, dilation):
         np.testing.assert_array_equal(dx, oracles.ref_max_pool_backward(expected, where, EXTENTS))
 
 
+@pytest.mark.parametrize("dilation", [1, 2])
+@pytest.mark.parametrize("dtype", [np.float64, np.int16])
+def test_gradient_of_all_ties_in_two_ranges_of_planes(dtype, dilation):
+    x = integers(np.random.default_rng(1), (2, 2, *EXTENTS), dtype)
+    pairs = ((0, 0), (1, 1), (1, 1))
+    steps = dict(kernel=(2, 2, 3), stride=(1, 2, 2), padding=pairs, dilation=(1, dilation, 1))
+    windows = fixed_windows(EXTENTS, **steps, ceil_mode=False)
+    tables = [axis.table for axis in windows.axes]
+    dy = integers(np.random.default_rng(2), (2, 2, *windows.output))
+    got = np.full(x.shape, np.nan)
+    for first, stop in ((1, 4), (0, 1)):
+        kernels.max_pool_backward_ties(dy, x, got, first, stop, *tables, steps["dilation"])
+    np.testing.assert_array_equal(got, oracles.ref_max_pool_backward_ties(dy, x, **steps))
+
+
+def test_ties_of_nan_are_the_cells_that_are_nan():
+    x = np.array([3.0, np.nan, 0.0, np.nan]).reshape(1, 1, 1, 2, 2)
+    whole, got = np.array([[0, 2]]), np.empty(x.shape)
+    kernels.max_pool_backward_ties(
+        np.ones((1, 1, 1, 1, 1)), x, got, 0, 1, np.array([[0, 1]]), whole, whole, (1, 1, 1)
+    )
+    np.testing.assert_array_equal(got.ravel(), [0, 1, 0, 1])
+
+
 def test_indices_outside_the_plane_are_counted_and_write_nothing():
     values = np.ones((1, 1, 1, 1, 4))
     indices = np.array([0, -1, 6, 2**62]).reshape(values.shape)

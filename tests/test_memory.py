@@ -217,6 +217,10 @@ def test_pooling_holds_little_beside_its_result(layout):
             lambda: fastconv.max_pool2d_backward(y, indices, x.shape, layout=layout),
             x.nbytes,
         ),
+        "max, backward to ties": (
+            lambda: fastconv.max_pool2d_backward_ties(y, x, 3, 2, layout=layout),
+            x.nbytes,
+        ),
         "avg": (lambda: fastconv.avg_pool2d(x, 3, 2, layout=layout), means.nbytes),
         "avg, backward": (
             lambda: fastconv.avg_pool2d_backward(means, x.shape, 3, 2, layout=layout),

@@ -22,6 +22,7 @@ NAMES_PER_DIMENSION = (
     "conv_transpose{}_backward",
     "max_pool{}",
     "max_pool{}_backward",
+    "max_pool{}_backward_ties",
     "max_unpool{}",
     "max_unpool{}_backward",
     "avg_pool{}",

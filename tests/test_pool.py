@@ -24,6 +24,7 @@ from oracles import (
     ref_avg_pool_backward,
     ref_max_pool,
     ref_max_pool_backward,
+    ref_max_pool_backward_ties,
     ref_max_unpool,
     ref_max_unpool_backward,
 )
@@ -105,6 +106,63 @@ def test_max_backward_equals_the_loops(p):
     assert dx.dtype == p.x.dtype
     assert_fresh(dx)
     assert_equal(from_layout(dx, p.layout), ref_max_pool_backward(dy, indices, p.x.shape[2:]))
+
+
+@given(pool_problems(dtypes=FLOATS + INTS), st.sampled_from(FLOATS))
+@examples(80)
+def test_max_backward_to_ties_equals_the_loops(p, dtype):
+    """The gradient's dtype is its own, whatever was pooled."""
+    _, indices = ref_max_pool(p.x, *p.resolved, p.ceil_mode)
+    dy = integers(np.random.default_rng(p.seed), indices.shape, dtype)
+    x, grad = p.dressed(to_layout(p.x, p.layout)), p.dressed(to_layout(dy, p.layout))
+    kept = x.copy(), grad.copy()
+    dx = function("max_pool{}_backward_ties", p.ndim)(grad, x, p.kernel_size, **max_arguments(p))
+    assert dx.dtype == dtype
+    assert_fresh(dx)
+    assert_equal(from_layout(dx, p.layout), ref_max_pool_backward_ties(dy, p.x, *p.resolved))
+    for array, before in zip((x, grad), kept, strict=True):
+        np.testing.assert_array_equal(array, before)
+
+
+@given(pool_problems(), st.sampled_from([np.nan, -np.inf, np.inf]), st.floats(0, 1))
+@examples(60)
+def test_max_backward_to_special_values(p, special, share):
+    x = p.x.copy()
+    x[np.random.default_rng(p.seed).random(x.shape) < share] = special
+    _, indices = ref_max_pool(x, *p.resolved, p.ceil_mode)
+    dy = integers(np.random.default_rng(p.seed), indices.shape, x.dtype)
+    dx = function("max_pool{}_backward_ties", p.ndim)(
+        to_layout(dy, p.layout), to_layout(x, p.layout), p.kernel_size, **max_arguments(p)
+    )
+    assert_equal(from_layout(dx, p.layout), ref_max_pool_backward_ties(dy, x, *p.resolved))
+
+
+def test_every_tie_gets_the_whole_gradient():
+    """Digits on a constant background: numbers of programs that route by ``x == x.max()``."""
+    x = np.zeros((1, 2, 4, 6), np.float32)
+    x[0, 0, 1, 1] = 1
+    x[0, 1, :, 3] = 2
+    dy = np.arange(1, 13, dtype=np.float32).reshape(1, 2, 2, 3)
+    blocks = x.reshape(1, 2, 2, 2, 3, 2)
+    expected = ((blocks == blocks.max((3, 5), keepdims=True)) * dy[:, :, :, None, :, None]).reshape(x.shape)
+    np.testing.assert_array_equal(fastconv.max_pool2d_backward_ties(dy, x, 2), expected)
+    turned = (np.moveaxis(array, 1, -1) for array in (dy, x))
+    dx = fastconv.max_pool2d_backward_ties(*turned, 2, layout="NHWC")
+    np.testing.assert_array_equal(np.moveaxis(dx, -1, 1), expected)
+
+
+def test_without_ties_both_gradients_are_the_same(rng):
+    x = rng.permutation(np.arange(2.0 * 3 * 9 * 8)).reshape(2, 3, 9, 8)
+    y, indices = fastconv.max_pool2d(x, 3, 2, 1, return_indices=True)
+    dx = fastconv.max_pool2d_backward_ties(y, x, 3, 2, 1)
+    np.testing.assert_array_equal(dx, fastconv.max_pool2d_backward(y, indices, x.shape))
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.float32])
+def test_zeros_are_equal_and_padding_gets_nothing(dtype):
+    x = np.array([[[-0.0, 0.0, -5.0, -5.0]]]).astype(dtype)
+    dx = fastconv.max_pool1d_backward_ties(np.array([[[1.0, 2.0, 4.0]]]), x, 2, padding=1)
+    np.testing.assert_array_equal(dx, [[[1, 2, 0, 4]]])
 
 
 def test_first_of_equals_wins():
@@ -419,6 +477,8 @@ def test_unbatched(ndim, layout, rng):
     np.testing.assert_array_equal(
         dx, function("max_pool{}_backward", ndim)(*batched, x.shape, layout=layout)[0]
     )
+    dx = function("max_pool{}_backward_ties", ndim)(single[0], x[0], **window)
+    np.testing.assert_array_equal(dx, function("max_pool{}_backward_ties", ndim)(batched[0], x, **window)[0])
     y = function("avg_pool{}", ndim)(x, **window)
     np.testing.assert_array_equal(function("avg_pool{}", ndim)(x[0], **window), y[0])
     dx = function("avg_pool{}_backward", ndim)(y[0], x[0].shape, **window)
@@ -444,6 +504,7 @@ def test_zero_length_batch(ndim, layout):
     assert values.shape == indices.shape == layout_shape((0, 2, *(2,) * ndim), layout)
     back = function("max_pool{}_backward", ndim)(values, indices, x.shape, layout=layout)
     assert back.shape == x.shape
+    assert function("max_pool{}_backward_ties", ndim)(values, x, 2, layout=layout).shape == x.shape
     assert function("avg_pool{}", ndim)(x, 2, layout=layout).shape == values.shape
     back = function("avg_pool{}_backward", ndim)(values, x.shape, 2, layout=layout)
     assert back.shape == x.shape
@@ -500,3 +561,7 @@ def test_windows_without_an_input_cell():
     assert np.isneginf(y).all()
     np.testing.assert_array_equal(i, [[[-1]]])
     np.testing.assert_array_equal(fastconv.max_pool1d_backward(y, i, x.shape), np.zeros(x.shape))
+    dx = fastconv.max_pool1d_backward_ties(np.ones_like(y), x, 2, 1, 1, dilation=2)
+    np.testing.assert_array_equal(dx, np.zeros(x.shape))
+    with pytest.raises(ValueError, match=r"^input must be of a float dtype where a window is all padding"):
+        fastconv.max_pool1d_backward_ties(np.ones_like(y), x.astype(int), 2, 1, 1, dilation=2)

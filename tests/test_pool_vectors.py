@@ -12,12 +12,14 @@ from helpers import FIRST, LAST, assert_equal, from_layout, function, integers, 
 from hypothesis import given
 from hypothesis import strategies as st
 from oracles import (
+    output_extents,
     ref_adaptive_avg_pool,
     ref_adaptive_avg_pool_backward,
     ref_avg_pool,
     ref_avg_pool_backward,
     ref_max_pool,
     ref_max_pool_backward,
+    ref_max_pool_backward_ties,
 )
 from strategies import examples
 
@@ -86,6 +88,31 @@ def test_max_and_its_gradient(problem, special, share):
     dx = function("max_pool{}_backward", x.ndim - 2)(dy, i, layout_shape(x.shape, layout), layout=layout)
     routed = np.where(seen, from_layout(dy, layout), 0)
     assert_equal(from_layout(dx, layout), ref_max_pool_backward(routed, np.maximum(places, 0), x.shape[2:]))
+
+
+@given(wide_problems(), st.sampled_from([0.0, np.nan, np.inf]), st.floats(0, 1))
+@examples(120)
+def test_gradient_of_all_ties(problem, special, share):
+    x, layout, kernel, dilation, windows = problem
+    x[np.random.default_rng(0).random(x.shape) < share] = special
+    outputs = output_extents(x.shape[2:], kernel, dilation=dilation, **windows)
+    dy = integers(np.random.default_rng(1), (*x.shape[:2], *outputs), x.dtype)
+    dx = function("max_pool{}_backward_ties", x.ndim - 2)(
+        to_layout(dy, layout), to_layout(x, layout), kernel, **windows, dilation=dilation, layout=layout
+    )
+    del windows["ceil_mode"]
+    expected = ref_max_pool_backward_ties(dy, x, kernel, dilation=dilation, **windows)
+    assert_equal(from_layout(dx, layout), expected)
+
+
+@pytest.mark.parametrize("extents", [(2, 3 * vectors.TIED_WINDOWS + 5), (vectors.TIED_WINDOWS // 6, 9)])
+@pytest.mark.parametrize("stride", [1, 2, 3])
+def test_ties_of_more_windows_than_are_taken_at_a_time(stride, extents):
+    x = integers(np.random.default_rng(0), (1, 2, *extents), np.float32)
+    dy = integers(np.random.default_rng(1), fastconv.max_pool2d(x, 3, stride, 1).shape, np.float32)
+    dx = fastconv.max_pool2d_backward_ties(dy, x, 3, stride, 1)
+    pairs = [(1, 1)] * 2
+    assert_equal(dx, ref_max_pool_backward_ties(dy, x, (3, 3), (stride,) * 2, pairs, (1, 1)))
 
 
 @given(
@@ -224,6 +251,7 @@ def all_steps(layout, dtype, kernel, stride, width):
     y, i = fastconv.max_pool2d(x, kernel, stride, kernel // 2, return_indices=True, layout=layout)
     yield sizes.avg_step, (x,), (y,)
     yield sizes.avg_backward_step, (y,), (x,)
+    yield sizes.ties_step, (y, x), (np.zeros_like(x),)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="protects pages of memory by a Linux call")

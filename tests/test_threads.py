@@ -17,8 +17,8 @@ import pytest
 from helpers import integers
 
 import fastconv
+from fastconv import blas, threads
 from fastconv import helpers as helper_threads
-from fastconv import threads
 from fastconv.helpers import Pool
 
 
@@ -352,3 +352,174 @@ assert sorted(done) == sorted([0, 1, 2] * 20), done
         timeout=120,
     )
     assert ended.returncode == 0, ended.stderr
+
+
+# --- in the company of other threads ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def crowd(monkeypatch):
+    """A crowd whose clock stands still, and the means to move it."""
+    monkeypatch.setattr(helper_threads, "LEAST_SHARE", 0.6)
+    clock = [1000.0]
+    monkeypatch.setattr(helper_threads, "monotonic", lambda: clock[0])
+    return helper_threads.Crowd(), clock
+
+
+def test_calls_run_alone_for_a_while_where_helpers_have_no_core(crowd):
+    crowd, clock = crowd
+    assert not crowd.alone()
+    crowd.note(0.9)
+    assert not crowd.alone()
+    crowd.note(0.4)
+    assert crowd.alone()
+    clock[0] += helper_threads.ALONE
+    assert not crowd.alone()
+
+
+def test_they_run_alone_for_longer_each_time_and_forget_it(crowd):
+    crowd, clock = crowd
+    whiles = []
+    for _ in range(7):
+        crowd.note(0.4)
+        crowd.note(0.4)  # by another thread of the same call
+        whiles.append(crowd._alone_until - clock[0])
+        clock[0] += whiles[-1]
+        assert not crowd.alone()
+    assert whiles == pytest.approx([5e-3, 10e-3, 20e-3, 40e-3, 80e-3, 100e-3, 100e-3])
+    crowd.note(0.4)
+    crowd.note(1.0)  # the other thread of that call had its core
+    assert crowd.alone()
+    clock[0] += 1
+    crowd.note(1.0)
+    crowd.note(0.4)
+    assert crowd._alone_until - clock[0] == pytest.approx(helper_threads.ALONE)
+
+
+def test_a_share_is_measured_now_and_then(crowd):
+    crowd, clock = crowd
+    assert crowd.share() is not None
+    crowd.note(1.0)
+    assert crowd.share() is None
+    clock[0] += 2 * helper_threads.BETWEEN_SHARES
+    assert crowd.share() is not None
+
+
+def test_a_share_is_the_time_on_a_core(crowd, monkeypatch):
+    crowd, _ = crowd
+    noted = []
+    monkeypatch.setattr(crowd, "note", noted.append)
+    for wall, own in ((1.0, 0.25), (1.0, 1.0), (1e-6, 0.0)):
+        walls, owns = iter([5.0, 5.0 + wall]), iter([7.0, 7.0 + own])
+        monkeypatch.setattr(helper_threads, "perf_counter", lambda walls=walls: next(walls))
+        monkeypatch.setattr(helper_threads, "thread_time", lambda owns=owns: next(owns))
+        helper_threads.Share(crowd).end()
+    assert noted == [0.25, 1.0]  # the last was too short to say anything
+
+
+def threads_of_a_call():
+    """Which threads take part in a call of several jobs."""
+    seen = set()
+    barrier = threading.Barrier(2)
+
+    def job(i):
+        seen.add(threading.get_ident())
+        with contextlib.suppress(threading.BrokenBarrierError):
+            barrier.wait(0.5)
+
+    threads.run_jobs(2, lambda: job)
+    return len(seen)
+
+
+def test_a_crowd_s_calls_have_no_helpers(monkeypatch):
+    pool = Pool()
+    monkeypatch.setattr(helper_threads, "_pool", pool)
+    with fastconv.num_threads(2):
+        assert threads_of_a_call() == 2
+        monkeypatch.setattr(pool.crowd, "alone", lambda: True)
+        assert threads_of_a_call() == 1
+
+
+# --- idle threads of BLAS -----------------------------------------------------------------------------------
+
+IDLE = """
+import ctypes, os
+import numpy as np
+import fastconv
+from fastconv import blas, threads
+
+a = np.ones((512, 512))
+a @ a
+if blas._restart() is None:
+    raise SystemExit(3)
+running = ctypes.c_int.in_dll(blas._library(), "blas_server_avail")
+with fastconv.num_threads(1):
+    threads.run_jobs(2, lambda: lambda i: None)
+print(blas._library().openblas_thread_timeout(), running.value)
+with fastconv.num_threads(2):
+    threads.run_jobs(2, lambda: lambda i: None)
+print(blas._library().openblas_thread_timeout(), running.value)
+assert np.array_equal(a @ a, np.full((512, 512), 512.0))
+print(running.value, os.environ.get("OPENBLAS_THREAD_TIMEOUT"))
+"""
+
+
+def test_idle_threads_of_blas_sleep_once_helpers_are_wanted():
+    """They are ended with the variable set, and the next product starts them, which reads it."""
+    mine = ("OPENBLAS_THREAD", "OPENBLAS_NUM", "OMP_")
+    run = subprocess.run(
+        [sys.executable, "-W", "error", "-c", IDLE],
+        env={name: value for name, value in os.environ.items() if not name.startswith(mine)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    if run.returncode == 3:
+        pytest.skip("another BLAS")
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.split("\n") == ["0 1", f"{blas.IDLE_TICKS} 0", "1 None", ""]
+
+
+def test_a_program_s_own_setting_stays(monkeypatch):
+    monkeypatch.setenv("OPENBLAS_THREAD_TIMEOUT", "28")
+    monkeypatch.setattr(blas, "_restart", lambda: (pytest.fail, pytest.fail))
+    idle = blas._IdleThreads()
+    assert "OPENBLAS_THREAD_TIMEOUT=28" in idle.description()
+    idle.let_sleep()
+    assert idle.told
+
+
+def test_no_thread_of_blas_is_ended_while_another_may_use_it():
+    """Another Python thread is in a product, or may be: it is somewhere else than where threads wait."""
+    ends, begins = threading.Event(), threading.Event()
+
+    def multiply():
+        begins.set()
+        while not ends.is_set():
+            pass
+
+    def rest():
+        begins.set()
+        ends.wait()
+
+    for target, alone in ((multiply, False), (rest, True)):
+        ends.clear(), begins.clear()
+        other = threading.Thread(target=target)
+        other.start()
+        begins.wait()
+        time.sleep(0.01)
+        found = blas._nobody_multiplies()
+        ends.set()
+        other.join()
+        assert found == alone or not blas._nobody_multiplies()  # threads that other tests have left
+
+
+def test_what_can_not_be_told_is_left_alone(monkeypatch):
+    monkeypatch.setattr(blas, "_restart", lambda: None)
+    idle = blas._IdleThreads()
+    idle.let_sleep()
+    assert idle.told
+    assert "can't tell" in idle.description()
+    monkeypatch.setattr(blas, "_restart", lambda: pytest.fail("asked for"))
+    idle.let_sleep()

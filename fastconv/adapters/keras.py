@@ -44,16 +44,28 @@ if _found is None:
 
 _FILE = Path((_found.submodule_search_locations or [""])[0], "src", "backend", "numpy", "nn.py")
 
-_CONV = {1: fastconv.conv1d, 2: fastconv.conv2d, 3: fastconv.conv3d}
-_CONV_TRANSPOSE = {1: fastconv.conv_transpose1d, 2: fastconv.conv_transpose2d, 3: fastconv.conv_transpose3d}
-_MAX_POOL = {1: fastconv.max_pool1d, 2: fastconv.max_pool2d, 3: fastconv.max_pool3d}
-_AVG_POOL = {1: fastconv.avg_pool1d, 2: fastconv.avg_pool2d, 3: fastconv.avg_pool3d}
-_ADAPTIVE_MAX_POOL = {
+_CONV: dict[int, Callable[..., Any]] = {1: fastconv.conv1d, 2: fastconv.conv2d, 3: fastconv.conv3d}
+_CONV_TRANSPOSE: dict[int, Callable[..., Any]] = {
+    1: fastconv.conv_transpose1d,
+    2: fastconv.conv_transpose2d,
+    3: fastconv.conv_transpose3d,
+}
+_MAX_POOL: dict[int, Callable[..., Any]] = {
+    1: fastconv.max_pool1d,
+    2: fastconv.max_pool2d,
+    3: fastconv.max_pool3d,
+}
+_AVG_POOL: dict[int, Callable[..., Any]] = {
+    1: fastconv.avg_pool1d,
+    2: fastconv.avg_pool2d,
+    3: fastconv.avg_pool3d,
+}
+_ADAPTIVE_MAX_POOL: dict[int, Callable[..., Any]] = {
     1: fastconv.adaptive_max_pool1d,
     2: fastconv.adaptive_max_pool2d,
     3: fastconv.adaptive_max_pool3d,
 }
-_ADAPTIVE_AVG_POOL = {
+_ADAPTIVE_AVG_POOL: dict[int, Callable[..., Any]] = {
     1: fastconv.adaptive_avg_pool1d,
     2: fastconv.adaptive_avg_pool2d,
     3: fastconv.adaptive_avg_pool3d,
@@ -272,7 +284,10 @@ def _named_padding(padding: str) -> str:
 def _none_fits(
     extent: Size, window: Size, strides: Sequence[int], padding: str, dilation: Sequence[int]
 ) -> Size | None:
-    """The output's extents where it has no cells, which fastconv refuses and Keras does not; else None."""
+    """The output's extents where no window fits, however large they are, as Keras has it; else None.
+
+    fastconv refuses windows that are larger than the input by more than a stride.
+    """
     reach = list(map(effective, window, dilation))
     if padding == "same" or all(r <= n for r, n in zip(reach, extent, strict=True)):
         return None

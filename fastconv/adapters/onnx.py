@@ -24,7 +24,7 @@ that fastconv does not have (bfloat16; integers, but for `MaxPool`), go to the h
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from math import prod
@@ -52,10 +52,22 @@ from onnx.reference.ops import _op_list as host  # noqa: E402
 Ints: TypeAlias = Sequence[int] | None
 Outputs: TypeAlias = tuple[Array, ...]
 
-_CONV = {1: fastconv.conv1d, 2: fastconv.conv2d, 3: fastconv.conv3d}
-_CONV_TRANSPOSE = {1: fastconv.conv_transpose1d, 2: fastconv.conv_transpose2d, 3: fastconv.conv_transpose3d}
-_MAX_POOL = {1: fastconv.max_pool1d, 2: fastconv.max_pool2d, 3: fastconv.max_pool3d}
-_AVG_POOL = {1: fastconv.avg_pool1d, 2: fastconv.avg_pool2d, 3: fastconv.avg_pool3d}
+_CONV: dict[int, Callable[..., Any]] = {1: fastconv.conv1d, 2: fastconv.conv2d, 3: fastconv.conv3d}
+_CONV_TRANSPOSE: dict[int, Callable[..., Any]] = {
+    1: fastconv.conv_transpose1d,
+    2: fastconv.conv_transpose2d,
+    3: fastconv.conv_transpose3d,
+}
+_MAX_POOL: dict[int, Callable[..., Any]] = {
+    1: fastconv.max_pool1d,
+    2: fastconv.max_pool2d,
+    3: fastconv.max_pool3d,
+}
+_AVG_POOL: dict[int, Callable[..., Any]] = {
+    1: fastconv.avg_pool1d,
+    2: fastconv.avg_pool2d,
+    3: fastconv.avg_pool3d,
+}
 
 
 def _is_float(x: Array) -> bool:
@@ -386,7 +398,7 @@ class GlobalAveragePool(host.GlobalAveragePool):
     """The average of every plane, in any number of dimensions."""
 
     def _run(self, x: Array) -> Outputs:
-        if not _is_float(x):
+        if not _is_float(x) or 0 in x.shape[2:]:
             return super()._run(x)
         planes, shape = _as_one_axis(x)
         return (fastconv.adaptive_avg_pool1d(planes, 1).reshape(shape),)

@@ -7,6 +7,7 @@ from typing import Literal, Protocol, TypeAlias, get_args
 from fastconv.algorithms.bundles import Bundles
 from fastconv.algorithms.costs import cheaper
 from fastconv.algorithms.direct import Direct
+from fastconv.algorithms.empty import Empty
 from fastconv.algorithms.grouped import Grouped
 from fastconv.algorithms.im2col import Im2col
 from fastconv.algorithms.lattice import Lattice
@@ -71,11 +72,15 @@ ALGORITHMS: tuple[type[Algorithm], ...] = (
 def choose(geometry: Geometry, which: Pass, wanted: str) -> type[Algorithm] | str:
     """The first algorithm that serves one pass; or the one wanted by name, or the reason why it can't.
 
+    Where there is nothing to multiply, that is `Empty` under any name.
+
     Raises
     ------
     TypeError, ValueError
         If there is none of that name.
     """
+    if geometry.is_empty and (wanted == "auto" or any(wanted == algorithm.name for algorithm in ALGORITHMS)):
+        return Empty
     if wanted == "auto":
         by_rule = next(
             algorithm

@@ -32,7 +32,7 @@ from fastconv.algorithms.jobs import blocks, ceil_div, jobs_now, pieces, wanted_
 from fastconv.algorithms.memory import Images, Three, add_parts, finite
 from fastconv.algorithms.virtual import Axis, backward_axes, forward_axis
 from fastconv.arguments import Array
-from fastconv.buffers import aligned
+from fastconv.buffers import aligned, contiguous, zeros
 from fastconv.geometry import Geometry
 from fastconv.kernels import bundles as kernels
 from fastconv.kernels.vectors import VECTOR_BYTES
@@ -194,7 +194,7 @@ class Sweep:
     def run(self, x: Images, packed: Array, bias: Array, y: Images, first: Three, stride: Three) -> None:
         """Write the cells of ``y`` from ``first`` on in strides."""
         work = packed.size * self.axes[0].output * self.axes[1].output * self.batch
-        jobs = list(blocks(self.units, ceil_div(self.units, jobs_now(wanted_jobs(work), work))))
+        jobs = list(blocks(self.units, ceil_div(self.units, jobs_now(work))))
         image, output = x.steps(0), y.phase(0, first, stride)
 
         def start_worker() -> Job:
@@ -229,7 +229,7 @@ class Sweep:
         owners = max(ceil_div(wanted, most_parts), min(wanted, ceil_div(self.bundles, ceil_div(WIDE, 2))))
         some = list(blocks(self.bundles, ceil_div(self.bundles, owners)))
         parts = list(blocks(batch, ceil_div(batch, min(batch, ceil_div(wanted, len(some))))))
-        partial = np.zeros((len(parts), *shape), self.dtype)
+        partial = zeros((len(parts), *shape), self.dtype)
         gradient, image = dy.steps(0), x.steps(0)
 
         def start_worker() -> Job:
@@ -254,7 +254,7 @@ class Sweep:
             total = total[:, np.argsort(self.taps), : self.channels]
         # From (bundles, taps, channels, filters of a group, groups)
         elements = len(self.taps) * self.channels
-        turned = np.empty(self.bundles * self.lanes * elements, self.dtype)
+        turned = aligned(self.bundles * self.lanes * elements, self.dtype)
         kernels.turn_groups(total.reshape(-1), self.bundles, elements, self.lanes, turned)
         natural = turned.reshape(self.bundles, -1, together, len(self.taps), self.channels)
         return natural.transpose(0, 2, 1, 3, 4)
@@ -416,7 +416,7 @@ class Bundles:
         elements, groups = w.size // (sweep.bundles * sweep.lanes), sweep.bundled
         if groups > 1:
             apart = w.reshape(sweep.bundles, groups, -1, elements).transpose(0, 2, 1, 3)
-            w = np.ascontiguousarray(apart).reshape(-1)
+            w = contiguous(apart).reshape(-1)
         kernels.pack_bundles(w, 0, sweep.bundles, elements, packed)
         return packed
 
@@ -426,7 +426,7 @@ class Bundles:
     def _flat(self, w: Array) -> Array:
         """The weights as they lie in memory, a copy where they have gaps."""
         ordered = w.transpose(0, 2, 3, 4, 1) if self.geometry.channels_last else w
-        return np.ascontiguousarray(ordered).reshape(-1)
+        return contiguous(ordered).reshape(-1)
 
     def _packed_turned(self, w: Array, sweep: Sweep) -> Array:
         """Weights (K, C/G, 1, R, S) with filters and channels exchanged, packed."""
@@ -434,7 +434,7 @@ class Bundles:
         taps, lanes, together = g.kernel[1] * g.kernel[2], sweep.lanes, sweep.bundled
         if not g.channels_last:
             by_group = w.reshape(g.groups, k, c, taps).transpose(0, 2, 1, 3)
-            return self._pack(np.ascontiguousarray(by_group).reshape(-1), sweep)
+            return self._pack(contiguous(by_group).reshape(-1), sweep)
         flat, packed = self._flat(w), aligned(w.size, w.dtype)
         if together > 1:
             # (bundles, elements and channels, groups) from (bundles, groups, elements and channels)

@@ -33,7 +33,7 @@ from fastconv.algorithms.sweeps import FEW_CELLS, PART_PANELS, Axes, Sweep
 from fastconv.algorithms.virtual import backward_axes, forward_axis
 from fastconv.algorithms.weight_sums import WeightSums
 from fastconv.arguments import Array
-from fastconv.buffers import aligned
+from fastconv.buffers import aligned, contiguous, new_result
 from fastconv.geometry import Geometry
 from fastconv.kernels import direct as kernels
 from fastconv.threads import Job, run_jobs
@@ -146,7 +146,7 @@ class Correlation:
         panels).
         """
         s, t = self.sweep, self.sweep.taps
-        cut = self.cut(jobs_now(s.wanted, s.work))
+        cut = self.cut(jobs_now(s.work))
         packed = [] if self.fresh else self._pack(w, group_step, cut.packers)
 
         def start_worker() -> Job:
@@ -327,7 +327,7 @@ class Direct:
             Im2col(self.geometry).backward_weight(dy, x, dw)
             return
         ordered = self._ordered(dw)
-        result = ordered if ordered.flags.c_contiguous else np.empty(ordered.shape, dw.dtype)
+        result = ordered if ordered.flags.c_contiguous else new_result(ordered.shape, dw.dtype)
         operands = (image, gradient) if self.swapped else (gradient, image)
         self.weight_sums.run(*operands, result.reshape(-1))
         if self.sweep.cut and not finite(result):
@@ -351,14 +351,14 @@ class Direct:
         """The weights (K, C/G, T, R, S) with their channels last."""
         flat = self._flat(w)
         channels, lanes = self.group_channels, self.sweep.lanes
-        taps, turned = flat.size // (len(w) * channels), np.empty_like(flat)
+        taps, turned = flat.size // (len(w) * channels), aligned(flat.size, flat.dtype)
         square = aligned(lanes * lanes, self.dtype)
         kernels.turn_filters(flat, len(w), channels * taps, 1, 0, channels, taps, turned, square)
         return turned
 
     def _flat(self, w: Array) -> Array:
         """The weights as they lie in memory, a copy where they have gaps."""
-        return np.ascontiguousarray(self._ordered(w)).reshape(-1)
+        return contiguous(self._ordered(w)).reshape(-1)
 
 
 def _largest_band(geometry: Geometry) -> int:

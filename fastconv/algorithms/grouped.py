@@ -36,6 +36,7 @@ from fastconv.algorithms.virtual import (
     forward_axis,
 )
 from fastconv.arguments import Array
+from fastconv.buffers import contiguous, new_result
 from fastconv.geometry import Geometry, read_only
 from fastconv.kernels import grouped as kernels
 from fastconv.kernels.group_tiles import FEW_TAPS, RUN, TILE_TAPS, TILE_VECTORS
@@ -239,7 +240,7 @@ class Planes:
             return
         # (groups, rows, filters): a tile reads the weights of its filters side by side
         rows = weights.reshape(self.groups, self.filters, -1)[:, :, self.rows]
-        packed = np.ascontiguousarray(rows.transpose(0, 2, 1))
+        packed = contiguous(rows.transpose(0, 2, 1))
         added = (
             np.zeros(self.groups * self.filters, out.dtype) if bias is None else np.ascontiguousarray(bias)
         )
@@ -281,7 +282,7 @@ class Planes:
         owners = ceil_div(self.groups, group_step) * ceil_div(self.filters, filter_step)
         image_step = min(SUMMED_IMAGES, ceil_div(self.batch, max(1, wanted // owners)))
         parts = list(blocks(self.batch, image_step))
-        partial = np.empty((len(parts), *result.shape), x.dtype) if len(parts) > 1 else result[np.newaxis]
+        partial = new_result((len(parts), *result.shape), x.dtype) if len(parts) > 1 else result[np.newaxis]
         jobs = [
             (part, groups, filters)
             for part in range(len(parts))

@@ -16,6 +16,7 @@ from fastconv.algorithms.jobs import Range, blocks, ceil_div, wanted_jobs
 from fastconv.algorithms.memory import add_parts, pixels_first
 from fastconv.algorithms.virtual import Axis
 from fastconv.arguments import Array
+from fastconv.buffers import contiguous, zeros
 from fastconv.geometry import read_only
 from fastconv.kernels import grouped_last as kernels
 from fastconv.kernels.vectors import VECTOR_BYTES
@@ -127,7 +128,7 @@ class Pixels:
         filters = self.groups * self.group[1]
         # (taps, channels, filters of all groups): a vector is loaded from along the filters
         packed = weights.transpose(3, 2, 0, 1).reshape(-1, self.group[0], filters)
-        packed = read_only(np.ascontiguousarray(packed))
+        packed = read_only(contiguous(packed))
         added = read_only(np.zeros(filters, out.dtype) if bias is None else np.ascontiguousarray(bias))
         x, first, steps = pixels_first(read_only(source))
         y, _, out_steps = pixels_first(out)
@@ -156,7 +157,7 @@ class Pixels:
         gradient, first_gradient, gradient_steps = pixels_first(read_only(dy))
         jobs = self.sum_jobs
         shape = (prod(self.kernel) + 1, self.group[0], self.groups * self.group[1])
-        partial = np.zeros((max(1, len(jobs)), *shape), x.dtype)
+        partial = zeros((max(1, len(jobs)), *shape), x.dtype)
 
         def start_worker() -> Job:
             def job(i: int) -> None:

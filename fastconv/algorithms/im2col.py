@@ -30,7 +30,7 @@ from fastconv.algorithms.jobs import JOB_MULTIPLICATIONS, JOBS, PARTS_BYTES, Ran
 from fastconv.algorithms.memory import add_parts
 from fastconv.algorithms.narrow import Narrow
 from fastconv.arguments import Array
-from fastconv.buffers import aligned
+from fastconv.buffers import aligned, new_result
 from fastconv.geometry import Geometry, effective, read_only
 from fastconv.kernels import col2im_add, im2col
 from fastconv.threads import Job, checkpoint, run_jobs
@@ -311,7 +311,7 @@ class Im2col:
         parts = list(blocks(len(sums), ceil_div(len(sums), self.parts)))
         # Channels-last weights can't be seen as (G, K/G, Q): they are made so and copied.
         result = dw.reshape(g.groups, self.group_filters, g.taps)
-        partial = result[np.newaxis] if len(parts) == 1 else np.empty((len(parts), *result.shape), dw.dtype)
+        partial = result[np.newaxis] if len(parts) == 1 else new_result((len(parts), *result.shape), dw.dtype)
         jobs = [
             (groups, filters, taps, part)
             for groups in blocks(g.groups, block.groups)

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 from fastconv.threads import checkpoint, get_num_threads
 
-# A pass is cut into up to this many jobs, as long as each has this many multiply-adds: handing a job to
-# another thread costs some 30 us, in which a core does a few million.
+# A pass is cut into up to this many jobs before it is known how many threads there are, as long as each has
+# this many multiply-adds: handing a job to another thread costs some 30 us, in which a core does a few
+# million.
 JOBS = 8
 JOB_MULTIPLICATIONS = 2**21
 # A job, or a piece of one after which it may be stopped, has at most this many: a tenth of a second of a core
@@ -24,15 +25,16 @@ def wanted_jobs(work: int) -> int:
     return max(1, min(JOBS, work // JOB_MULTIPLICATIONS), work // MOST_MULTIPLICATIONS)
 
 
-def jobs_now(wanted: int, work: int) -> int:
-    """How many jobs those that own cells of their own are cut into, of so many wanted: one a thread.
+def jobs_now(work: int) -> int:
+    """How many jobs a pass of ``work`` multiply-adds is cut into where each owns its cells: one a thread.
 
-    Each is a call of a kernel, at whose ends a thread may have to wait for the GIL: 256x28 -> 64 with 1x1
-    taps, one image, at 115 GF/s in six jobs and at 127 in one, by one thread; layers of 1 to 6 ms by two
-    threads 6 % faster in two than in eight, 7x7 planes with 3x3 taps, whose filters stay with the thread that
-    transformed them, 14 % (float32, AVX-512 Xeon).
+    More than `JOBS`, therefore, where there are more threads: what is summed, and how, stays the same.
+    Each is a call of a kernel, at whose ends a thread may have to wait for the GIL: 256x28 -> 64 with
+    1x1 taps, one image, at 115 GF/s in six jobs and at 127 in one, by one thread; layers of 1 to 6 ms
+    by two threads 6 % faster in two than in eight, 7x7 planes with 3x3 taps, whose filters stay with
+    the thread that transformed them, 14 % (float32, AVX-512 Xeon).
     """
-    return max(min(wanted, get_num_threads()), work // MOST_MULTIPLICATIONS)
+    return max(1, min(get_num_threads(), work // JOB_MULTIPLICATIONS), work // MOST_MULTIPLICATIONS)
 
 
 def even_parts(most: int) -> int:

@@ -26,6 +26,7 @@ from fastconv.algorithms.virtual import (
     is_stem,
 )
 from fastconv.arguments import Array
+from fastconv.buffers import new_result
 from fastconv.geometry import Geometry
 from fastconv.kernels import lines as kernels
 from fastconv.kernels.vectors import VECTOR_BYTES
@@ -204,7 +205,7 @@ class _WeightPass:
         if self.jobs == 0:
             dw[...] = 0
             return True
-        partial = np.empty((self.parts, *self.shape), dw.dtype) if self.parts > 1 else result[np.newaxis]
+        partial = new_result((self.parts, *self.shape), dw.dtype) if self.parts > 1 else result[np.newaxis]
         finite = []
         each = self.jobs // self.parts
 
@@ -345,7 +346,7 @@ class Lines:
         return (
             first if plain[0] else first.copy("C"),
             second if plain[1] else second.copy("C"),
-            result if plain[2] else np.empty(result.shape, result.dtype),
+            result if plain[2] else new_result(result.shape, result.dtype),
         )
 
     def forward(self, x: Array, w: Array, bias: Array | None, y: Array) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from fastconv.algorithms.jobs import blocks, ceil_div
 from fastconv.arguments import Array, Size
-from fastconv.buffers import aligned, new_result
+from fastconv.buffers import aligned, contiguous, new_result
 from fastconv.kernels.bands import turn_cells
 from fastconv.kernels.vectors import VECTOR_BYTES
 from fastconv.threads import Job, run_jobs
@@ -140,7 +140,7 @@ def filters_outermost(weight: Array) -> Array:
     if not memory.flags.c_contiguous:
         return weight
     filters, cells = len(weight), weight.size // len(weight)
-    turned = np.empty((filters, *memory.shape[:-1]), weight.dtype)
+    turned = new_result((filters, *memory.shape[:-1]), weight.dtype)
     lanes = VECTOR_BYTES // weight.itemsize
     square = aligned(lanes * lanes, weight.dtype)
     turn_cells(memory.reshape(-1), 0, filters, cells, filters, turned.reshape(-1), cells, square)
@@ -162,7 +162,7 @@ def memory(array: Array) -> tuple[Array, int, Size]:
     if array.flags.c_contiguous or array.size == 0:
         return array.reshape(-1), 0, tuple(stride // size for stride in array.strides)
     if any(stride % size for stride in array.strides):
-        return memory(np.ascontiguousarray(array))
+        return memory(contiguous(array))
     strides = tuple(stride // size for stride in array.strides)
     reach = [(n - 1) * stride for n, stride in zip(array.shape, strides, strict=True)]
     first = -sum(r for r in reach if r < 0)

@@ -18,13 +18,13 @@ import numpy as np
 from fastconv.algorithms.im2col import Im2col
 from fastconv.algorithms.jobs import Range, blocks, ceil_div, jobs_now, shares, wanted_jobs
 from fastconv.arguments import Array
-from fastconv.buffers import aligned
+from fastconv.buffers import aligned, contiguous, new_result
 from fastconv.geometry import Geometry
 from fastconv.kernels import pointwise as kernels
 from fastconv.kernels.bands import turn_cells
 from fastconv.kernels.panels import PANEL
 from fastconv.kernels.vectors import VECTOR_BYTES
-from fastconv.threads import Job, run_jobs
+from fastconv.threads import Job, get_num_threads, run_jobs
 
 if TYPE_CHECKING:
     from fastconv.algorithms import Pass
@@ -121,9 +121,7 @@ class Pointwise:
         if not (x.flags.c_contiguous and y.flags.c_contiguous):
             Im2col(self.geometry).forward(x, w, bias, y)
             return
-        matrices = np.ascontiguousarray(w).reshape(
-            self.geometry.groups, self.group_filters, self.group_channels
-        )
+        matrices = contiguous(w).reshape(self.geometry.groups, self.group_filters, self.group_channels)
         stride = self.geometry.stride
         self._run(
             x, self._cells(x, stride), self.strided, matrices, bias, y, self._cells(y, (1, 1, 1)), False
@@ -149,9 +147,9 @@ class Pointwise:
     def _turned(self, w: Array) -> Array:
         """Weights (K, C/G, 1, 1, 1) as (groups, channels, filters): some channels a job."""
         groups, filters, channels = self.geometry.groups, self.group_filters, self.group_channels
-        flat = np.ascontiguousarray(w).reshape(groups, filters * channels)
-        matrices = np.empty((groups, channels * filters), w.dtype)
-        wanted = ceil_div(jobs_now(max(1, min(self.wanted, w.size // TURNED_ELEMENTS)), 0), groups)
+        flat = contiguous(w).reshape(groups, filters * channels)
+        matrices = new_result((groups, channels * filters), w.dtype)
+        wanted = ceil_div(max(1, min(get_num_threads(), w.size // TURNED_ELEMENTS)), groups)
         lanes = self.panel // PANEL
         step = ceil_div(ceil_div(channels, wanted), lanes) * lanes
         jobs = [(group, some) for group in range(groups) for some in blocks(channels, step)]
@@ -179,15 +177,15 @@ class Pointwise:
     def _cut(self, filters: int, far: bool) -> Cut:
         """The pixels of a group in chunks, and the work in jobs."""
         g = self.geometry
-        wanted = jobs_now(self.wanted, g.multiplications)
+        wanted = jobs_now(g.multiplications)
         made = self._cuts.get((filters, far, wanted))
         if made is not None:
             return made
         pixels = g.batch * g.pixels
         panels = ceil_div(pixels, self.panel)
         chunk = min(FAR_PANELS if far else CHUNK_PANELS, panels) * self.panel
-        chunks, part = ceil_div(pixels, chunk), filters
-        while part > PART_FILTERS and chunks * g.groups * ceil_div(filters, part) < self.wanted:
+        chunks, part, most = ceil_div(pixels, chunk), filters, max(self.wanted, wanted)
+        while part > PART_FILTERS and chunks * g.groups * ceil_div(filters, part) < most:
             part = ceil_div(part, 2)
         jobs = [
             (group, some, (first * self.panel, min(pixels, stop * self.panel)))

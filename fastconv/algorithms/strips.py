@@ -46,6 +46,7 @@ import numpy as np
 from fastconv.algorithms.jobs import Range, blocks, ceil_div, wanted_jobs
 from fastconv.algorithms.memory import add_parts, pixels_first
 from fastconv.arguments import Array, Size
+from fastconv.buffers import contiguous, zeros
 from fastconv.geometry import Geometry, read_only
 from fastconv.kernels import strips as kernels
 from fastconv.kernels.strip_tiles import LINES, TAPS
@@ -135,7 +136,7 @@ class Strips:
         """Write all of ``out``; ``weights`` is (channels, 1, 1, taps)."""
         # (taps, channels)
         packed = weights.reshape(self.channels, -1).T
-        packed = np.ascontiguousarray(packed[::-1] if self.turned else packed).reshape(-1)
+        packed = contiguous(packed[::-1] if self.turned else packed).reshape(-1)
         added = np.zeros(self.channels, out.dtype) if bias is None else np.ascontiguousarray(bias)
         packed, added = read_only(packed), read_only(added)
         x, first, steps = pixels_first(read_only(source))
@@ -160,7 +161,7 @@ class Strips:
         gradient, first_gradient, gradient_steps = pixels_first(read_only(dy))
         x_steps, dy_steps = (steps[0], *steps[2:]), (gradient_steps[0], *gradient_steps[2:])
         lead = self._lead(x, first, x_steps)
-        partial = np.zeros((max(1, len(self.sum_jobs)), TAPS**2 * self.channels), x.dtype)
+        partial = zeros((max(1, len(self.sum_jobs)), TAPS**2 * self.channels), x.dtype)
 
         def start_worker() -> Job:
             def job(i: int) -> None:

@@ -26,7 +26,7 @@ from fastconv.algorithms.im2col import Im2col
 from fastconv.algorithms.jobs import JOBS, PARTS_BYTES, Range, blocks, ceil_div, wanted_jobs
 from fastconv.algorithms.memory import add_parts, finite
 from fastconv.arguments import Array, Size
-from fastconv.buffers import aligned, new_result
+from fastconv.buffers import aligned, contiguous, new_result
 from fastconv.geometry import Geometry, read_only
 from fastconv.kernels import virtual as kernels
 from fastconv.kernels.vectors import FILTERS, SUM_FILTERS, VECTOR_BYTES, VECTORS
@@ -531,7 +531,7 @@ class Virtual:
     def _weights(self, w: Array) -> Weights:
         taps = prod(self.geometry.kernel)
         step = self.group_channels * taps
-        return read_only(np.ascontiguousarray(w).reshape(-1)), (self.group_filters * step, step, taps)
+        return read_only(contiguous(w).reshape(-1)), (self.group_filters * step, step, taps)
 
 
 def _largest_grid(geometry: Geometry, which: Pass) -> int:

@@ -49,7 +49,7 @@ from fastconv.algorithms.memory import Four, Images, Three, add_parts, finite, t
 from fastconv.algorithms.sweeps import panel_width
 from fastconv.algorithms.virtual import Axis, Virtual, backward_axes, forward_axis
 from fastconv.arguments import Array
-from fastconv.buffers import aligned, new_result
+from fastconv.buffers import aligned, contiguous, new_result
 from fastconv.geometry import Geometry
 from fastconv.kernels import filters as transforms
 from fastconv.kernels import winograd as kernels
@@ -295,7 +295,7 @@ class Patches:
     def jobs(self) -> list[tuple[int, Range, Range]]:
         """(group, chunks, panels of filters)."""
         parts = self.groups * ceil_div(self.panels, self.part)
-        step = ceil_div(self.chunks, ceil_div(jobs_now(self.wanted, self.work), parts))
+        step = ceil_div(self.chunks, ceil_div(jobs_now(self.work), parts))
         return [
             (group, chunks, panels)
             for group in range(self.groups)
@@ -532,7 +532,7 @@ class Winograd:
         seen = not self.forward_phases[0].patches.blind or finite(dy)
         if gradient is not None and image is not None and seen:
             ordered = self._ordered(dw)
-            result = ordered if ordered.flags.c_contiguous else np.empty(ordered.shape, dw.dtype)
+            result = ordered if ordered.flags.c_contiguous else new_result(ordered.shape, dw.dtype)
             self.weight_sums.run(gradient, image, result.reshape(g.groups, self.group_filters, -1))
             if finite(result):
                 if result is not ordered:
@@ -583,7 +583,7 @@ class Winograd:
         cut = any(phase.patches.cut for phase in phases)
         if source is None or target is None or (cut and not finite(w)):
             return False
-        flat = np.ascontiguousarray(self._ordered(w)).reshape(-1)
+        flat = contiguous(self._ordered(w)).reshape(-1)
         for _, lattices in itertools.groupby(phases, lambda phase: phase.patches.axis):
             some = list(lattices)
             p = some[0].patches
@@ -633,7 +633,7 @@ class Winograd:
         lane = elements * (p.filters if rotated else p.channels)
         row = 1 if last else elements
         lane_step, row_step = (row, lane) if rotated else (lane, row)
-        wanted = jobs_now(p.wanted, p.work) // p.groups
+        wanted = jobs_now(p.work) // p.groups
         step = max(1, ceil_div(vectors, max(1, min(wanted, vectors // 2))))
         jobs = [(group, some) for group in range(p.groups) for some in blocks(vectors, step)]
 

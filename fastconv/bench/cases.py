@@ -10,6 +10,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from fastconv.annotations import Layout2d
+
 PASSES = ("forward", "backward_input", "backward_weight")
 POOLING = ("max_pool", "max_pool_backward", "avg_pool", "avg_pool_backward")
 # Whole training steps of the seed networks, and what a process pays before its first result.
@@ -80,7 +82,7 @@ class Case:
     operation: str
     layer: Layer
     dtype: str = "float32"
-    layout: str = "NCHW"
+    layout: Layout2d = "NCHW"
 
     def to_json(self) -> dict[str, Any]:
         """As plain types, for another process."""
@@ -194,6 +196,6 @@ def parse_layer(text: str) -> Layer:
     return replace(_layer(text, sizes), name=text)
 
 
-def cases(operations: Sequence[str], layers: Sequence[Layer], dtype: str, layout: str) -> list[Case]:
+def cases(operations: Sequence[str], layers: Sequence[Layer], dtype: str, layout: Layout2d) -> list[Case]:
     """Every operation on every layer, layer by layer."""
     return [Case(operation, layer, dtype, layout) for layer in layers for operation in operations]

@@ -12,6 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from fastconv.annotations import Layout2d
 from fastconv.bench.cases import (
     PASSES,
     POOLING,
@@ -46,7 +47,7 @@ class Options:
     ours: Sequence[str]
     passes: Sequence[str]
     dtype: str
-    layout: str
+    layout: Layout2d
     threads: int
     rounds: int
     json: Path | None

@@ -12,6 +12,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import DTypeLike
 
 from fastconv import nn
+from fastconv.annotations import Layout2d
 from fastconv.arguments import Array
 from fastconv.nn import Flatten, Linear, ReLU, Sequential, Sigmoid
 
@@ -49,7 +50,7 @@ class Conv2d(nn.Conv2d):
         *,
         dtype: DTypeLike = "float32",
         rng: np.random.Generator | int | None = None,
-        layout: str = "NCHW",
+        layout: Layout2d = "NCHW",
     ) -> None:
         super().__init__(
             in_channels, out_channels, kernel_size, stride, padding, dtype=dtype, rng=rng, layout=layout

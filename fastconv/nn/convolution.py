@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import DTypeLike
 
+from fastconv.annotations import Extents, Layout1d, Layout2d, Layout3d, Padding
 from fastconv.arguments import Array, Size, extents, must_be, one_of, whole_number
 from fastconv.conv import (
     conv1d,
@@ -21,6 +22,8 @@ from fastconv.conv import (
 )
 from fastconv.nn.checks import no_forward
 from fastconv.nn.layer import Weighted
+
+_Layout = TypeVar("_Layout", bound=str)
 
 
 def _grouped(name: str, value: object, groups: int) -> int:
@@ -80,32 +83,32 @@ class _ConvBase(Weighted):
         return grad_input
 
 
-class _Conv(_ConvBase):
+class _Conv(_ConvBase, Generic[_Layout]):
     """What `Conv1d`, `Conv2d` and `Conv3d` share: the arguments."""
 
     def __init__(
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: int | Sequence[int],
-        stride: int | Sequence[int] = 1,
-        padding: Any = 0,
-        dilation: int | Sequence[int] = 1,
+        kernel_size: Extents,
+        stride: Extents = 1,
+        padding: Padding = 0,
+        dilation: Extents = 1,
         groups: int = 1,
         bias: bool = True,
         *,
         dtype: DTypeLike = "float32",
         rng: np.random.Generator | int | None = None,
-        layout: str | None = None,
+        layout: _Layout | None = None,
     ) -> None:
         super().__init__()
-        layout = self._layouts[0] if layout is None else layout
-        channels, filters, groups = self._set_up(in_channels, out_channels, kernel_size, groups, layout)
+        name = self._layouts[0] if layout is None else layout
+        channels, filters, groups = self._set_up(in_channels, out_channels, kernel_size, groups, name)
         self._arguments = (stride, padding, dilation, groups)
         self._initialise(self._weight_shape(filters, channels // groups), filters, bias, dtype, rng)
 
 
-class Conv1d(_Conv):
+class Conv1d(_Conv[Layout1d]):
     """Convolution of signals, `fastconv.conv1d` with a weight and a bias of its own.
 
     Parameters
@@ -145,7 +148,7 @@ class Conv1d(_Conv):
     _differentiate = staticmethod(conv1d_backward)
 
 
-class Conv2d(_Conv):
+class Conv2d(_Conv[Layout2d]):
     """Convolution of images, `fastconv.conv2d` with a weight and a bias of its own.
 
     Parameters
@@ -188,7 +191,7 @@ class Conv2d(_Conv):
     _differentiate = staticmethod(conv2d_backward)
 
 
-class Conv3d(_Conv):
+class Conv3d(_Conv[Layout3d]):
     """Convolution of volumes, `fastconv.conv3d` with a weight and a bias of its own.
 
     Parameters
@@ -274,17 +277,17 @@ class ConvTranspose2d(_ConvBase):
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: int | Sequence[int],
-        stride: int | Sequence[int] = 1,
-        padding: Any = 0,
-        output_padding: int | Sequence[int] = 0,
+        kernel_size: Extents,
+        stride: Extents = 1,
+        padding: Padding = 0,
+        output_padding: Extents = 0,
         groups: int = 1,
         bias: bool = True,
-        dilation: int | Sequence[int] = 1,
+        dilation: Extents = 1,
         *,
         dtype: DTypeLike = "float32",
         rng: np.random.Generator | int | None = None,
-        layout: str = "NCHW",
+        layout: Layout2d = "NCHW",
     ) -> None:
         super().__init__()
         channels, filters, groups = self._set_up(in_channels, out_channels, kernel_size, groups, layout)

@@ -31,15 +31,19 @@ class Layer:
 
     Examples
     --------
+    >>> import numpy as np
     >>> from fastconv import nn
+    >>> from numpy.typing import NDArray
+    >>> Array = NDArray[np.float64]
     >>> class Double(nn.Layer):
-    ...     def forward(self, x):
+    ...     def forward(self, x: Array) -> Array:
     ...         return 2 * x
     ...
-    ...     def backward(self, grad, needs_input=True):
+    ...     def backward(self, grad: Array, needs_input: bool = True) -> Array | None:
     ...         return 2 * grad if needs_input else None
-    >>> Double().forward(3.0), Double().backward(1.0)
-    (6.0, 2.0)
+    >>> layer = Double()
+    >>> layer(np.ones(2)), layer.backward(np.ones(1))
+    (array([2., 2.]), array([2.]))
     """
 
     def __init__(self) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
+from fastconv.annotations import Extents, Layout2d, Padding
 from fastconv.arguments import Array, Size, float_array, number_array
 from fastconv.nn.checks import no_forward
 from fastconv.nn.layer import Layer
@@ -37,13 +35,13 @@ class MaxPool2d(Layer):
 
     def __init__(
         self,
-        kernel_size: int | Sequence[int],
-        stride: int | Sequence[int] | None = None,
-        padding: Any = 0,
-        dilation: int | Sequence[int] = 1,
+        kernel_size: Extents,
+        stride: Extents | None = None,
+        padding: Padding = 0,
+        dilation: Extents = 1,
         ceil_mode: bool = False,
         *,
-        layout: str = "NCHW",
+        layout: Layout2d = "NCHW",
     ) -> None:
         super().__init__()
         self._arguments = (kernel_size, stride, padding, dilation, ceil_mode)
@@ -89,14 +87,14 @@ class AvgPool2d(Layer):
 
     def __init__(
         self,
-        kernel_size: int | Sequence[int],
-        stride: int | Sequence[int] | None = None,
-        padding: Any = 0,
+        kernel_size: Extents,
+        stride: Extents | None = None,
+        padding: Padding = 0,
         ceil_mode: bool = False,
         count_include_pad: bool = True,
         divisor_override: int | None = None,
         *,
-        layout: str = "NCHW",
+        layout: Layout2d = "NCHW",
     ) -> None:
         super().__init__()
         self._arguments = (kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import DTypeLike
 
+from fastconv.annotations import Layout2d
 from fastconv.arguments import Array, Size, float_array, float_dtype, must_be_said, one_of, whole_number
 from fastconv.nn.checks import batch, generator, gradient, no_forward, number
 from fastconv.nn.layer import Layer, Weighted
@@ -110,7 +111,7 @@ class BatchNorm2d(Weighted):
         momentum: float = 0.1,
         *,
         dtype: DTypeLike = "float32",
-        layout: str = "NCHW",
+        layout: Layout2d = "NCHW",
     ) -> None:
         super().__init__()
         channels, kind = whole_number("num_features", num_features, 1), float_dtype("dtype", dtype)

@@ -229,7 +229,7 @@ def test_an_empty_batch():
     ("call", "error", "message"),
     [
         (lambda x: adapter.conv2d(x, np.ones((1, 2, 1, 1))), ValueError, "weight must be of channels 1"),
-        (lambda x: adapter.conv2d(x, np.ones((1, 1, 1, 1), int)), TypeError, "weight must be a float16"),
+        (lambda x: adapter.conv2d(x, np.ones((1, 1, 1, 1), complex)), TypeError, "weight must be a float16"),
         (lambda x: adapter.conv2d(x, np.ones((1, 1, 1, 1)), stride=0), ValueError, "stride must be"),
         (
             lambda x: adapter.conv_transpose2d(x, np.ones((1, 1, 1, 1)), layout="?"),
@@ -237,7 +237,7 @@ def test_an_empty_batch():
             "layout must be",
         ),
         (lambda x: adapter.max_pool2d(x, 2, return_indices=1), TypeError, "return_indices must be"),
-        (lambda x: adapter.max_pool2d(x, 9), ValueError, "input must be at least as large"),
+        (lambda x: adapter.max_pool2d(x, 9, 1), ValueError, "input must be at least as large"),
         (lambda x: adapter.avg_pool2d(x, 2, divisor_override=0), ValueError, "divisor_override must be"),
     ],
 )
@@ -246,6 +246,30 @@ def test_wrong_arguments_are_named(call, error, message):
     for arrays in (lambda: call(x), lambda: make_vjp(call, x)):
         with pytest.raises(error, match=message):
             arrays()
+
+
+def test_images_of_bytes():
+    """The gradient by float filters, of the filters' dtype."""
+    x, w = np.arange(25, dtype=np.uint8).reshape(1, 1, 5, 5), np.ones((1, 1, 2, 2), np.float32)
+    got = grad(lambda w: np.sum(adapter.conv2d(x, w)))(w)
+    assert got.dtype == np.float32
+    expected = ref_conv_backward_weight(np.ones((1, 1, 4, 4)), x, (2, 2), (1, 1), ((0, 0),) * 2, (1, 1), 1)
+    np.testing.assert_array_equal(got, expected)
+
+
+def test_windows_that_just_do_not_fit():
+    """Nothing comes of an image of no such width, and its gradient is zero."""
+    x, w, spread_w = np.ones((2, 3, 5, 1)), np.ones((4, 3, 3, 2)), np.ones((3, 4, 1, 1))
+    cropped = ((0, 0), (0, 1))
+    for call, argument in (
+        (lambda x: adapter.conv2d(x, w), x),
+        (lambda w: adapter.conv2d(x, w), w),
+        (lambda x: adapter.conv_transpose2d(x, spread_w, padding=cropped), x),
+        (lambda x: adapter.max_pool2d(x, (1, 2)), x),
+        (lambda x: adapter.avg_pool2d(x, (1, 2)), x),
+    ):
+        assert call(argument).shape[3] == 0
+        np.testing.assert_array_equal(grad(lambda a, call=call: np.sum(call(a)))(argument), 0 * argument)
 
 
 # --- convolve, beside the host's own ---------------------------------------------------------------------

@@ -296,6 +296,24 @@ def test_windows_that_do_not_fit(ops, data_format):
         check(call, np.zeros(expected), None, data_format == "channels_last")
 
 
+@pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
+def test_images_without_columns(ops, data_format):
+    last = data_format == "channels_last"
+    x = np.ones((2, 5, 0, 3) if last else (2, 3, 5, 0), np.float32)
+    options = {"data_format": data_format, "padding": "same"}
+    cases = (
+        (lambda: ops.max_pool(x, (3, 2), 1, **options), (2, 3, 5, 0)),
+        (lambda: ops.average_pool(x, (3, 2), 2, **options), (2, 3, 3, 0)),
+        (lambda: ops.conv_transpose(x, np.ones((3, 2, 4, 3), np.float32), 2, **options), (2, 4, 10, 0)),
+        (
+            lambda: ops.conv_transpose(x, np.ones((3, 2, 4, 3), np.float32), 1, data_format=data_format),
+            (2, 4, 7, 1),
+        ),
+    )
+    for call, expected in cases:
+        check(call, np.zeros(expected), None, last)
+
+
 def test_nan_and_infinity_travel(ops):
     x = np.ones((1, 6, 6, 1), np.float32)
     x[0, 1, 1], x[0, 4, 4] = np.nan, -np.inf

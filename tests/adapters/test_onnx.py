@@ -54,7 +54,7 @@ class Node:
         self.stride, self.dilation = self.per_axis(draw, 1, 3), self.per_axis(draw, 1, 2)
         self.reach = tuple(d * (k - 1) + 1 for d, k in zip(self.dilation, self.kernel, strict=True))
         self.auto_pad = draw(st.sampled_from(("NOTSET", "NOTSET", *AUTO_PADS)))
-        self.extents = self.per_axis(draw, 1, 5 if self.ndim == 3 else 9)
+        self.extents = self.per_axis(draw, 0, 5 if self.ndim == 3 else 9)
         self.rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
         self.leading = draw(st.sampled_from((1, 2, 2, 0))), draw(st.integers(1, 3))
         self.dtype = draw(st.sampled_from(FLOATS))
@@ -71,7 +71,7 @@ class Node:
         self.outputs = output_extents(
             self.extents, self.kernel, self.stride, self.pairs, self.dilation, self.ceil_mode
         )
-        assume(min(self.outputs) > 0)
+        assume(min(self.outputs) >= 0)
 
     def __repr__(self):
         return f"{self.leading} x {self.extents}, {self.attributes}, {self.dtype.__name__}"
@@ -207,7 +207,7 @@ def transpose_nodes(draw, groups=(1, 2, 3), least=lambda stride, dilation: strid
     extra = [draw(st.integers(0, n - 1)) for n in room]
     kind = draw(st.sampled_from(("pads", "output_shape")))
     if kind == "output_shape":
-        wanted = [draw(st.integers(1, r + n - 1)) for r, n in zip(reached, room, strict=True)]
+        wanted = [draw(st.integers(0, max(r + n - 1, 0))) for r, n in zip(reached, room, strict=True)]
         attributes["output_shape"], extra = wanted, [0] * node.ndim
     elif auto_pad in ("SAME_UPPER", "SAME_LOWER"):
         wanted, extra = [n * s for n, s in zip(node.extents, node.stride, strict=True)], [0] * node.ndim
@@ -223,7 +223,7 @@ def transpose_nodes(draw, groups=(1, 2, 3), least=lambda stride, dilation: strid
         more = [total - total // 2 for total in totals]
         sides = (less, more) if auto_pad == "SAME_UPPER" else (more, less)
         pairs = tuple(zip(*sides, strict=True))
-    assume(min(wanted) > 0)
+    assume(min(wanted) >= 0)
     node.pairs = pairs
     w = integers(node.rng, (channels, filters, *node.kernel), node.dtype)
     b = integers(node.rng, filters * group, node.dtype) if draw(st.booleans()) else None
@@ -245,7 +245,7 @@ def test_conv_transpose(problem):
 def test_conv_transpose_as_the_host(problem):
     """One group; padding is given, or SAME with something to pad."""
     node, _, inputs, attributes = problem
-    assume("output_shape" not in attributes and node.leading[0] > 0)
+    assume("output_shape" not in attributes and 0 not in (node.leading[0], *node.extents))
     assume(not attributes.get("auto_pad", "").startswith("SAME") or reaches_over_strides(node))
     same(
         evaluate(adapter.ConvTranspose, *inputs, **attributes),
@@ -337,6 +337,7 @@ def test_lp_pool_as_the_host(node, p):
 
 @given(nodes())
 def test_global_pools(node):
+    assume(min(node.extents) > 0)
     x = node.input()
     axes = tuple(range(2, x.ndim))
     means = x.mean(axis=axes, keepdims=True, dtype=float)
@@ -344,6 +345,13 @@ def test_global_pools(node):
     same(evaluate(adapter.GlobalMaxPool, x), x.max(axis=axes, keepdims=True))
     if x.size:
         same(evaluate(op_list.GlobalAveragePool, x), means, tolerance=16)
+
+
+@pytest.mark.filterwarnings("ignore:Mean of empty slice", "ignore:invalid value encountered")  # in the host
+def test_global_average_of_nothing():
+    """As the host has it."""
+    x = np.ones((2, 3, 0, 4), np.float32)
+    same(evaluate(adapter.GlobalAveragePool, x), evaluate(op_list.GlobalAveragePool, x))
 
 
 @given(nodes())
@@ -691,6 +699,33 @@ def test_not_a_number_travels():
         assert np.isnan(y).sum() == 4
 
 
+# What a whole model gives where a window is one cell wider than the input, or all of it is padding.
+EMPTY_OUTPUTS = {
+    "MaxPool": ("MaxPool", [(1, 2, 7, 1)], (1, 2, 7, 0), {"kernel_shape": [1, 2]}),
+    "AveragePool": ("AveragePool", [(1, 2, 7, 1)], (1, 2, 7, 0), {"kernel_shape": [1, 2]}),
+    "LpPool": ("LpPool", [(1, 2, 7, 1)], (1, 2, 7, 0), {"kernel_shape": [1, 2]}),
+    "Conv": ("Conv", [(1, 2, 7, 1), (3, 2, 1, 2)], (1, 3, 7, 0), {}),
+    "Conv, no columns": ("Conv", [(1, 2, 7, 0), (3, 2, 3, 1)], (1, 3, 5, 0), {}),
+    "Conv, padding": ("Conv", [(1, 2, 7, 0), (3, 2, 3, 3), (3,)], (1, 3, 7, 2), {"pads": [1, 2, 1, 2]}),
+}
+
+
+@pytest.mark.parametrize("name", EMPTY_OUTPUTS)
+def test_models_with_an_extent_of_zero(name):
+    """Sums of no cells are 0, and so the bias, which is 1 here."""
+    op, shapes, wanted, attributes = EMPTY_OUTPUTS[name]
+    arrays = {f"i{n}": np.ones(shape, np.float32) for n, shape in enumerate(shapes)}
+    float32 = onnx.TensorProto.FLOAT
+    inputs = [onnx.helper.make_tensor_value_info(n, float32, a.shape) for n, a in arrays.items()]
+    output = onnx.helper.make_tensor_value_info("y", float32, None)
+    node = onnx.helper.make_node(op, list(arrays), ["y"], **attributes)
+    graph = onnx.helper.make_graph([node], "g", inputs, [output])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=8)
+    (y,) = adapter.FastReferenceEvaluator(model).run(None, arrays)
+    assert y.dtype == np.float32
+    np.testing.assert_array_equal(y, np.ones(wanted))
+
+
 @pytest.mark.parametrize(
     ("name", "shapes", "attributes", "message"),
     [
@@ -719,7 +754,7 @@ def test_not_a_number_travels():
         (
             "MaxPool",
             [(1, 1, 2, 2)],
-            {"kernel_shape": [3, 3]},
+            {"kernel_shape": [4, 4]},
             "input must be at least as large as the dilated",
         ),
         (

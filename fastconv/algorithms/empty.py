@@ -1,0 +1,46 @@
+"""Layers with nothing to multiply: no images, channels or filters, or no cells in the input or in the output.
+
+Sums of nothing are zero, whatever the algorithm, so that no other meets an extent of zero.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fastconv.arguments import Array
+from fastconv.geometry import Geometry
+
+if TYPE_CHECKING:
+    from fastconv.algorithms import Pass
+
+
+class Empty:
+    """Zeros, and the bias."""
+
+    name = "empty"
+    scratch_bytes = 0
+
+    def __init__(self, geometry: Geometry) -> None:
+        pass
+
+    @staticmethod
+    def why_not(geometry: Geometry, which: Pass) -> str | None:
+        """There is something to multiply."""
+        return None if geometry.is_empty else "the layer has cells, channels and filters"
+
+    @staticmethod
+    def why_slow(geometry: Geometry, which: Pass) -> str | None:
+        """Nothing is faster."""
+        return None
+
+    def forward(self, x: Array, w: Array, bias: Array | None, y: Array) -> None:
+        """The bias in every cell."""
+        y[...] = 0 if bias is None else bias.reshape(-1, 1, 1, 1)
+
+    def backward_input(self, dy: Array, w: Array, dx: Array) -> None:
+        """Zeros."""
+        dx[...] = 0
+
+    def backward_weight(self, dy: Array, x: Array, dw: Array) -> None:
+        """Zeros."""
+        dw[...] = 0

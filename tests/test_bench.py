@@ -3,6 +3,7 @@
 Nothing here looks at a time.
 """
 
+import importlib
 import json
 import math
 import re
@@ -10,6 +11,7 @@ import subprocess
 import sys
 from io import StringIO
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -382,3 +384,25 @@ def test_a_case_that_nobody_has():
         result = bench.time(Case("max_pool", POOLS[0]))
     assert result.timings == {}
     assert result.absent == {"scipy": "scipy has no max_pool"}
+
+
+ASV = Path(__file__).parent.parent / "bench" / "benchmarks"
+
+
+@pytest.mark.skipif(not ASV.is_dir(), reason="the asv suites are in the repository only")
+@pytest.mark.parametrize("name", sorted(path.stem for path in ASV.glob("[a-z]*.py")))
+def test_every_benchmark_of_asv_says_what_it_is(name, monkeypatch):
+    monkeypatch.syspath_prepend(ASV.parent)
+    module = importlib.import_module(f"{ASV.name}.{name}")
+    classes = [
+        value for value in vars(module).values() if getattr(value, "__module__", "") == module.__name__
+    ]
+    for owner in [value for value in classes if isinstance(value, type)]:
+        found = [getattr(owner, each) for each in vars(owner) if KINDS.match(each)]
+        for benchmark in found:
+            assert len(benchmark.__doc__.splitlines()) == 1
+            assert getattr(benchmark, "pretty_name", "") or owner.pretty_name
+        assert owner.__doc__
+
+
+KINDS = re.compile("(time|timeraw|track|peakmem|mem)_")

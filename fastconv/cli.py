@@ -135,7 +135,8 @@ def _add_bench(commands: argparse._SubParsersAction[_Parser]) -> None:
         metavar="WHAT",
         help="suites (resnet50, vgg16, alexnet, mobilenet_v1_depthwise, seeds, irregular), a JSON file of "
         "one, a layer such as 8x64x56x56-64k3x3s1p1d1g1, 'pooling', 'steps' (training steps of the seed "
-        "networks) or 'start' (import and first call) (default: resnet50)",
+        "networks), 'start' (import and first call) or 'company' (layers right after a matrix product of "
+        "NumPy, on one thread and on all) (default: resnet50)",
     )
     add("--against", type=_names, metavar="PEER,...", help="which peers (default: all that are installed)")
     add(

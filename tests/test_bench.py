@@ -3,6 +3,7 @@
 Nothing here looks at a time.
 """
 
+import importlib
 import json
 import math
 import re
@@ -10,12 +11,15 @@ import subprocess
 import sys
 from io import StringIO
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from fastconv import cli
+from fastconv.bench import worker
 from fastconv.bench.cases import (
+    COMPANY,
     OPERATIONS,
     PASSES,
     POOLING,
@@ -100,7 +104,31 @@ def test_training_steps_agree(net):
 
 
 def test_every_operation_is_in_the_table():
-    assert set(TABLE) == {*PASSES, *POOLING, *STEPS} <= set(OPERATIONS)
+    assert set(TABLE) == {*PASSES, *POOLING, *STEPS, *COMPANY} <= set(OPERATIONS)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_company_changes_no_result():
+    alone, after = (agreement(Case(operation, LAYERS[0])) for operation in ("forward", *COMPANY))
+    assert set(alone) == set(after)
+    np.testing.assert_array_equal(alone["fastconv"], after["fastconv"])
+
+
+def test_the_clock_leaves_the_product_out(monkeypatch):
+    said = []
+
+    class Call:
+        def before(self):
+            said.append("product")
+
+        def __call__(self):
+            said.append("pass")
+
+    monkeypatch.setattr(worker, "perf_counter", lambda: said.append("clock") or len(said))
+    server = worker._Server("fastconv")
+    server.call = Call()
+    assert server.run(2) == {"seconds": [2, 2]}
+    assert said == ["pass", *(["product", "clock", "pass", "clock"] * 2)]
 
 
 def test_the_suites_come_with_the_package():
@@ -216,6 +244,27 @@ def test_a_short_run_from_end_to_end(tmp_path):
     content = json.loads(found.read_text())
     assert [row["case"]["operation"] for row in content["results"]] == list(PASSES)
     assert all(set(row["seconds"]) == {"fastconv", "numpy"} for row in content["results"])
+
+
+def test_company_from_end_to_end(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(command, "COMPANY_LAYERS", LAYERS[:1])
+    monkeypatch.setattr(command, "usable_cores", lambda: 2)
+    found = tmp_path / "results.json"
+    options = ["--against", "numpy", "--rounds", "2", "--json", str(found)]
+    assert cli.main(["bench", "company", *options]) == 0
+    out, err = capsys.readouterr()
+    assert "1 and 2 thread(s) each" in out
+    rows = [line.split("│")[1:3] for line in out.splitlines() if "3→4 3x2" in line]
+    assert [[cell.strip() for cell in row] for row in rows] == [
+        ["3→4 3x2, 7x6, batch 2", threads] for threads in "12"
+    ]
+    assert err.startswith("timed: 1/2, plain, threads: 1, after a product: fastconv ")
+    content = json.loads(found.read_text())["company"]
+    assert [row["threads"] for row in content] == [1, 2]
+    for row in content:
+        assert row["alone"]["case"]["operation"] == "forward"
+        assert row["after"]["case"]["operation"] == "after_product"
+        assert set(row["alone"]["seconds"]) == set(row["after"]["seconds"]) == {"fastconv", "numpy"}
 
 
 def results(times):
@@ -335,3 +384,25 @@ def test_a_case_that_nobody_has():
         result = bench.time(Case("max_pool", POOLS[0]))
     assert result.timings == {}
     assert result.absent == {"scipy": "scipy has no max_pool"}
+
+
+ASV = Path(__file__).parent.parent / "bench" / "benchmarks"
+
+
+@pytest.mark.skipif(not ASV.is_dir(), reason="the asv suites are in the repository only")
+@pytest.mark.parametrize("name", sorted(path.stem for path in ASV.glob("[a-z]*.py")))
+def test_every_benchmark_of_asv_says_what_it_is(name, monkeypatch):
+    monkeypatch.syspath_prepend(ASV.parent)
+    module = importlib.import_module(f"{ASV.name}.{name}")
+    classes = [
+        value for value in vars(module).values() if getattr(value, "__module__", "") == module.__name__
+    ]
+    for owner in [value for value in classes if isinstance(value, type)]:
+        found = [getattr(owner, each) for each in vars(owner) if KINDS.match(each)]
+        for benchmark in found:
+            assert len(benchmark.__doc__.splitlines()) == 1
+            assert getattr(benchmark, "pretty_name", "") or owner.pretty_name
+        assert owner.__doc__
+
+
+KINDS = re.compile("(time|timeraw|track|peakmem|mem)_")

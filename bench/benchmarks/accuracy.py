@@ -35,14 +35,18 @@ def _terms(operation, layer):
 
 
 class MaxError:
+    """The error of a pass, by layer and implementation."""
+
     params = (LAYERS, ["forward", "backward_input", "backward_weight"], ["fastconv", "numpy", "torch"])
     param_names = ("layer", "operation", "implementation")
     unit = "of the rounding bound"
+    pretty_name = "Largest error of a pass, in rounding bounds"
 
     def setup(self, layer, operation, implementation):
         self.got = prepared(operation, layer, "float32", implementation)()
 
     def track_max_error(self, layer, operation, implementation):
+        """The largest error of any cell against float64."""
         sizes, data = find_layer(layer), arrays(layer, "float32")
         exact = [data[name].astype(np.float64) for name in ("x", "w", "dy")]
         expected = _oracle(operation, sizes, *exact)

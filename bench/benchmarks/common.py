@@ -5,10 +5,15 @@ NotImplementedError in ``setup``, which asv takes as a skip.
 """
 
 try:
+    from fastconv import blas, set_num_threads
+    from fastconv.bench import cases
     from fastconv.bench.cases import POOLING_LAYERS, STEP_LAYERS, Case, load_suite
     from fastconv.bench.implementations import TABLE, Absent, Data
 except ImportError:  # an old commit
-    TABLE = None
+    TABLE = cases = None
+
+# Newer than the table.
+COMPANY_LAYERS = getattr(cases, "COMPANY_LAYERS", ())
 
 # One layer of each kind, from the suites that the command line knows.
 NAMES = {
@@ -28,24 +33,29 @@ NAMES = {
 LAYERS = [name for names in NAMES.values() for name in names]
 POOLS = ["pool_112_64_3s2", "pool_112_64_2s2", "pool_28_256_3s2", "pool_24_3_2s2"]
 NETS = ["s000", "s002", "s003", "s004"]
+COMPANY = ["company_28_128-128_3", "company_56_64-64_1", "company_28_16-32_3"]
 DTYPES = ["float32", "float64"]
+THREADS = [1, "all"]
 
 
 def find_layer(name):
     """A layer of any suite by name."""
     if TABLE is None:
         raise NotImplementedError("this commit has no table of implementations")
-    layers = [*POOLING_LAYERS, *STEP_LAYERS]
+    layers = [*POOLING_LAYERS, *STEP_LAYERS, *COMPANY_LAYERS]
     for suite, names in NAMES.items():
         if name in names:
             layers += load_suite(suite)
-    return next(layer for layer in layers if layer.name == name)
+    for layer in layers:
+        if layer.name == name:
+            return layer
+    raise NotImplementedError(f"this commit has no layer {name}")
 
 
 def prepared(operation, name, dtype, implementation):
     """The call of one implementation, run once: compiled, pages touched."""
     layer = find_layer(name)
-    make = TABLE[operation].get(implementation)
+    make = TABLE.get(operation, {}).get(implementation)
     if make is None:
         raise NotImplementedError(f"{implementation} has no {operation}")
     try:
@@ -54,6 +64,21 @@ def prepared(operation, name, dtype, implementation):
     except Absent as reason:
         raise NotImplementedError(str(reason)) from None
     return call
+
+
+class Threads:
+    """Hold fastconv, NumPy's BLAS and PyTorch to one thread, or let them take all; a process a benchmark."""
+
+    def hold(self, threads, implementation):
+        if threads == "all":
+            return
+        set_num_threads(threads)
+        self.blas = blas.one_thread()
+        self.blas.__enter__()
+        if implementation == "torch":
+            import torch
+
+            torch.set_num_threads(threads)
 
 
 def arrays(name, dtype):

@@ -17,6 +17,8 @@ IMPLEMENTATIONS = [
 
 
 class _Pass:
+    """One pass of a layer, by dtype and implementation."""
+
     params = (LAYERS, DTYPES, IMPLEMENTATIONS)
     param_names = ("layer", "dtype", "implementation")
     operation = ""
@@ -26,23 +28,35 @@ class _Pass:
 
 
 class Forward(_Pass):
+    """Output from input and weight."""
+
     operation = "forward"
+    pretty_name = "Forward pass"
 
     def time_forward(self, layer, dtype, implementation):
+        """Seconds of the forward pass."""
         self.call()
 
 
 class BackwardInput(_Pass):
+    """The input's gradient from the output's and the weight."""
+
     operation = "backward_input"
+    pretty_name = "Backward pass by the input"
 
     def time_backward_input(self, layer, dtype, implementation):
+        """Seconds of the input's gradient."""
         self.call()
 
 
 class BackwardWeight(_Pass):
+    """The weight's gradient from the output's and the input."""
+
     operation = "backward_weight"
+    pretty_name = "Backward pass by the weight"
 
     def time_backward_weight(self, layer, dtype, implementation):
+        """Seconds of the weight's gradient."""
         self.call()
 
 
@@ -52,6 +66,7 @@ class PercentOfPeak:
     params = (LAYERS, DTYPES, ["forward", "backward_input", "backward_weight"])
     param_names = ("layer", "dtype", "operation")
     unit = "% of the FMA peak"
+    pretty_name = "Share of the multiply-add peak"
 
     def setup(self, layer, dtype, operation):
         import fastconv
@@ -63,6 +78,7 @@ class PercentOfPeak:
         self.peak = fma_gflops(dtype, 1)
 
     def track_percent_of_peak(self, layer, dtype, operation):
+        """Operations of a plain convolution a second, in percent of the peak."""
         best = float("inf")
         for _ in range(5):
             start = perf_counter()

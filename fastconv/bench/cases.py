@@ -18,7 +18,9 @@ POOLING = ("max_pool", "max_pool_backward", "avg_pool", "avg_pool_backward")
 # Whole training steps of the seed networks, and what a process pays before its first result.
 STEPS = ("step",)
 START = ("import", "first_call")
-OPERATIONS = (*PASSES, *POOLING, *STEPS, *START)
+# A forward pass, timed right after a matrix product of NumPy, whose threads may still be awake.
+COMPANY = ("after_product",)
+OPERATIONS = (*PASSES, *POOLING, *STEPS, *START, *COMPANY)
 
 DTYPES = ("float32", "float64")
 LAYOUTS = ("NCHW", "NHWC")
@@ -103,6 +105,12 @@ POOLING_LAYERS = (
     Layer("pool_28_256_3s2", 8, 256, 28, 28, 256, 3, 3, 2, 1),
     Layer("pool_14_512_2s2", 8, 512, 14, 14, 512, 2, 2, 2),
     Layer("pool_24_3_2s2", 32, 3, 24, 24, 3, 2, 2, 2),
+)
+# Layers of a millisecond or less, which lose most where other threads have their cores.
+COMPANY_LAYERS = (
+    Layer("company_28_128-128_3", 8, 128, 28, 28, 128, 3, 3, 1, 1),
+    Layer("company_56_64-64_1", 8, 64, 56, 56, 64, 1, 1),
+    Layer("company_28_16-32_3", 32, 16, 28, 28, 32, 3, 3, 1, 1),
 )
 # The batch of a training step; the network's own sizes follow from its name.
 STEP_LAYERS = tuple(

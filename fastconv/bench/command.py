@@ -13,7 +13,10 @@ from rich.console import Console
 from rich.table import Table
 
 from fastconv.annotations import Layout2d
+from fastconv.bench.about import versions
 from fastconv.bench.cases import (
+    COMPANY,
+    COMPANY_LAYERS,
     PASSES,
     POOLING,
     POOLING_LAYERS,
@@ -27,9 +30,10 @@ from fastconv.bench.cases import (
     suite_names,
 )
 from fastconv.bench.implementations import BY_NAME, OURS, PEERS
-from fastconv.bench.report import Output, header, milliseconds, print_tables
+from fastconv.bench.report import Output, header, milliseconds, print_company, print_tables
 from fastconv.bench.runner import Bench, Result
 from fastconv.bench.start import PROGRAMS, time_start
+from fastconv.cores import usable_cores
 from fastconv.outputs import check_file, check_picture
 from fastconv.progress import Progress
 
@@ -68,15 +72,24 @@ def run(options: Options) -> None:
     check_picture(options.roofline)
     named = dict.fromkeys(name for one in options.ours for name in (BY_NAME if one == "all" else (one,)))
     implementations = [*_known([*named], OURS, "--ours"), *_peers(options.against)]
-    everything = [case for what in options.what if what != "start" for case in _cases(what, options)]
+    everything = [case for what in options.what for case in _cases(what, options)]
     pictures = [option for option in ("plot", "roofline") if getattr(options, option) is not None]
     if pictures and not any(case.operation in PASSES for case in everything):
         raise BenchError(f"nothing to draw: --{pictures[0]} shows passes of convolution layers")
     console = Output() if Output().is_terminal else Output(width=_WIDTH)
     started = _start(console, options) if "start" in options.what else {}
     about, results = _layers(console, options, implementations, everything) if everything else ({}, [])
+    company: list[dict[str, Any]] = []
+    if "company" in options.what:
+        there, company = _company(console, options, implementations)
+        about = about or there
     if options.json is not None:
-        content = {"about": about, "results": [result.to_json() for result in results], "start": started}
+        content = {
+            "about": about or versions(),
+            "results": [result.to_json() for result in results],
+            "start": started,
+            "company": company,
+        }
         _write_json(options.json, content)
     if pictures:
         from fastconv.bench import plot
@@ -111,7 +124,9 @@ def _missing(peer: str) -> list[str]:
 
 
 def _cases(what: str, options: Options) -> list[Case]:
-    """The cases behind one word of the command line."""
+    """The cases behind one word of the command line; none for words that have tables of their own."""
+    if what in ("start", "company"):
+        return []
     if what == "pooling":
         return cases(POOLING, POOLING_LAYERS, options.dtype, options.layout)
     if what == "steps":
@@ -143,6 +158,36 @@ def _layers(
                 progress.tell(f"{name}: {milliseconds(results[-1])}")
     print_tables(console, results)
     return about, results
+
+
+def _company(
+    console: Console, options: Options, implementations: Sequence[str]
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Time forward passes alone and after products, on one thread and on all, and print their table."""
+    rows = []
+    counts = sorted({1, usable_cores()})
+    with Progress("timed", len(counts) * len(COMPANY_LAYERS)) as progress:
+        for threads in counts:
+            with Bench(implementations, threads, options.rounds) as bench:
+                about = bench.about()
+                for layer in COMPANY_LAYERS:
+                    label = f"{layer.name}, threads: {threads}"
+                    progress.under_way(label)
+                    alone, after = (
+                        bench.time(Case(operation, layer, options.dtype, options.layout))
+                        for operation in ("forward", *COMPANY)
+                    )
+                    rows.append((threads, alone, after))
+                    progress.advance()
+                    progress.tell(f"{label}, after a product: {milliseconds(after)}")
+    about["threads"] = " and ".join(map(str, counts))
+    console.print(header(about), highlight=False, soft_wrap=True)
+    console.print()
+    print_company(console, rows)
+    return about, [
+        {"threads": threads, "alone": alone.to_json(), "after": after.to_json()}
+        for threads, alone, after in rows
+    ]
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

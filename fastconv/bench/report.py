@@ -75,6 +75,10 @@ def print_tables(console: Console, results: Sequence[Result]) -> None:
         for line in summary(rows):
             console.print(line, highlight=False)
         console.print()
+    _print_absent(console, results)
+
+
+def _print_absent(console: Console, results: Sequence[Result]) -> None:
     reasons = {f"{name}: {reason}" for result in results for name, reason in result.absent.items()}
     for reason in sorted(reasons):
         console.print(f"not timed: {reason}", style="dim", highlight=False)
@@ -111,6 +115,24 @@ def _cells(row: Result, name: str, convolution: bool) -> list[str]:
         return ["-", ""] if convolution else ["-"]
     time = f"{1e3 * timing.median:.3f} ±{50 * timing.spread:.0f}%"
     return [time, f"{row.gflops(name):.1f}"] if convolution else [time]
+
+
+def print_company(console: Console, rows: Sequence[tuple[int, Result, Result]]) -> None:
+    """A table of forward passes alone and right after a matrix product, by the number of threads."""
+    case = rows[0][1].case
+    names = list(dict.fromkeys(name for _, alone, _ in rows for name in alone.timings))
+    title = f"forward, {case.dtype}, {case.layout}: alone, and right after a matrix product of NumPy; ms"
+    table = Table(title=title, title_justify="left")
+    table.add_column("layer", no_wrap=True)
+    table.add_column("threads", justify="right")
+    for name in names:
+        table.add_column(f"{name}\nalone", justify="right", no_wrap=True)
+        table.add_column("\nafter", justify="right", no_wrap=True)
+    for threads, alone, after in rows:
+        cells = [_cells(row, name, False)[0] for name in names for row in (alone, after)]
+        table.add_row(alone.case.layer.words, str(threads), *cells)
+    console.print(table)
+    _print_absent(console, [row for _, *both in rows for row in both])
 
 
 def milliseconds(row: Result) -> str:

@@ -13,15 +13,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median, quantiles
+from time import sleep
 from typing import Any
 
-from fastconv.bench.cases import BenchError, Case
+from fastconv.bench.cases import COMPANY, BenchError, Case
 
 # Settings that hold NumPy's OpenBLAS to other kernels than the machine's own: a user's machine has none.
 PINS = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
 # Each turn lasts about this long, or one call where that is longer.
 TURN_SECONDS = 0.02
 _MOST_REPEATS = 500
+# Threads of BLAS and OpenMP of the turn before are awake for up to a tenth of a second.
+_FALL_ASLEEP = 0.15
 _THREAD_SETTINGS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
@@ -181,6 +184,8 @@ class Bench:
         names = list(repeats)
         for turn in range(self.rounds if names else 0):
             for name in names[turn % len(names) :] + names[: turn % len(names)]:
+                if case.operation in COMPANY:
+                    sleep(_FALL_ASLEEP)
                 answer = self.workers[name].ask("run", repeats=repeats[name])
                 if "error" in answer:
                     raise BenchError(f"{name} on {case.layer.name}, {case.operation}: {answer['error']}")

@@ -56,6 +56,8 @@ class _Server:
         return {"seconds": [self._timed() for _ in range(repeats)]}
 
     def _timed(self) -> float:
+        if hasattr(self.call, "before"):
+            self.call.before()
         start = perf_counter()
         self.call()
         return perf_counter() - start

@@ -52,12 +52,12 @@ def draw(
         Where the file can't be written.
     """
     # A Figure of its own, without pyplot: no window system is looked for, no global state is left.
-    figure = Figure(figsize=(12, 12), facecolor="white")
+    figure = Figure(figsize=(12, 12.3), facecolor="white")
     FigureCanvasAgg(figure)
     network = trainer.network
     figure.suptitle(_title(recipe, network, data), x=0.05, y=0.985, ha="left", fontsize=13, color=_INK)
     grid = figure.add_gridspec(
-        3, 1, height_ratios=(1, 1.9, 0.62), hspace=0.38, left=0.05, right=0.97, top=0.905, bottom=0.045
+        3, 1, height_ratios=(1, 1.9, 0.62), hspace=0.43, left=0.05, right=0.97, top=0.905, bottom=0.045
     )
     top = grid[0].subgridspec(1, 3, width_ratios=(1, 1, 1), wspace=0.25)
     _draw_losses(figure.add_subplot(top[0]), histories)
@@ -135,7 +135,7 @@ def _draw_race(axes: Any, race: Race) -> None:
     axes.barh((0, 1), times, 0.5, color=(_CURVE_COLOURS[-1], "#9ca3af"))
     for y, (name, milliseconds) in enumerate(zip(names, times, strict=True)):
         axes.text(0, y - 0.32, f"{name}: {milliseconds:.2f} ms", fontsize=10, color=_INK)
-    axes.set(yticks=[], ylim=(1.6, -0.6), xlabel="milliseconds")
+    axes.set(yticks=[], ylim=(1.6, -0.6), xlabel="milliseconds, one thread each")
     axes.spines[["top", "right", "left"]].set_visible(False)
     title = f"A training step: {race.ratio:.1f} times as fast"
     axes.set_title(title, loc="left", fontsize=11, color=_INK)
@@ -250,7 +250,7 @@ class _Columns:
 
     def foot(self, text: str) -> None:
         """Under all groups."""
-        self._words(self._rows - 1, (0, 0), (0, -26), text, 9)
+        self._words(self._rows - 1, (0, 0), (0, -22), text, 9)
 
     def _words(self, row: int, corner: tuple[int, int], shift: tuple[int, int], text: str, size: int) -> None:
         self._at(0, row).annotate(

@@ -17,6 +17,7 @@ from fastconv.arguments import (
     delivered,
     extents,
     float_array,
+    images,
     must_be_said,
     rank,
     shaped,
@@ -113,7 +114,7 @@ def im2col(input: Array, kernel_size: Any, dilation: Any = 1, padding: Any = 0, 
     """
     x = float_array("input", input)
     ndim = _spatial_dimensions(kernel_size)
-    rank("input", x, (ndim + 2, ndim + 1), "(batched or not)")
+    images("input", x, ndim)
     batched = x.ndim == ndim + 2
     x = x if batched else x[np.newaxis]
     kernel = extents("kernel_size", kernel_size, ndim, 1)

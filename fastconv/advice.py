@@ -5,7 +5,11 @@ Nothing here is called unless a message is to be written.
 
 from __future__ import annotations
 
+import os
 import reprlib
+from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -14,6 +18,8 @@ import numpy as np
 LONGEST_MESSAGE = 300
 # What came is shown by so many characters at most.
 LONGEST_SHOWN = 100
+# Longer text is no misspelled name.
+LONGEST_NAME = 40
 
 # What holds the shape that an argument asks for.
 _SHAPE_OF = {
@@ -90,6 +96,38 @@ def its_shape(name: str, value: object, extents: int | None = None) -> str:
     return f"; pass {_SHAPE_OF[name]}.shape{part}" if extents is None or len(shape) >= extents else ""
 
 
+def nearest(value: object, choices: Sequence[str]) -> str:
+    """The end of a message where one of the choices was misspelled."""
+    if not isinstance(value, str) or len(value) > LONGEST_NAME:
+        return ""
+    by_letters = {choice.lower(): choice for choice in choices}
+    found = get_close_matches(value.lower(), by_letters, 1)
+    return f"; did you mean {by_letters[found[0]]!r}?" if found else ""
+
+
+def of_no_numbers(value: object, array: np.ndarray[Any, Any]) -> str:
+    """What came where it has become an array of this dtype, which is none of numbers."""
+    if isinstance(value, (str, bytes, os.PathLike)):
+        return f"{shown(value)}; a file is to be read before, for instance by np.load"
+    if array.ndim == 0 and array.dtype == object:
+        return shown(value)
+    return f"dtype {array.dtype}"
+
+
+def tensor(name: str, value: object) -> str:
+    """The end of a message where NumPy could not read a tensor of PyTorch as it is."""
+    steps = ".detach()" if _is_true(value, "requires_grad") else ""
+    steps += ".cpu()" if _is_true(value, "is_cuda") else ""
+    return f"; pass {name}{steps}" if steps else ""
+
+
+def _is_true(value: object, attribute: str) -> bool:
+    try:
+        return getattr(value, attribute, None) is True
+    except Exception:  # whatever an object's own attributes raise
+        return False
+
+
 def conversion(name: str, value: object, dtype: np.dtype[Any]) -> str:
     """The end of a message where an array of this dtype came instead of floats: how to make some of it."""
     if dtype.kind == "c":
@@ -100,3 +138,40 @@ def conversion(name: str, value: object, dtype: np.dtype[Any]) -> str:
     if isinstance(value, np.ndarray):
         return f"; convert it with {name}.astype('{wanted}')"
     return f"; convert it with np.asarray({name}, '{wanted}')"
+
+
+def reshaped(name: str, shape: tuple[int, ...], wanted: tuple[int, ...]) -> str:
+    """The end of a message where an array has another shape: what brings it to the one that is wanted."""
+    if len(wanted) == 1 and len(shape) > 1 and prod(shape) == wanted[0] and name != "out":
+        return f"; pass {name}.ravel()"
+    if shape == (1, *wanted):
+        return f"; pass {name}[0]"
+    if wanted == (1, *shape):
+        return f"; pass {name}[None]"
+    if len(shape) == len(wanted) > 2:
+        ndim = len(wanted) - 2
+        for axes in (*orders(ndim, False, False), *orders(ndim, True, False)):
+            if tuple(shape[axis] for axis in axes) == wanted:
+                return f"; pass {name}.transpose{axes}"
+    return ""
+
+
+# Orders of axes, the usual ones first: A are filters or the batch, B channels, X the spatial ones. In a
+# transposed convolution's weight, A are channels and B filters.
+_WEIGHT_ORDERS = ("XBA", "AXB", "ABX", "BAX", "BXA", "XAB")
+_IMAGE_ORDERS = ("AXB", "ABX", "XBA", "BXA", "BAX")
+
+
+def orders(ndim: int, channels_last: bool, of_images: bool) -> Iterator[tuple[int, ...]]:
+    """The axes with which weights or images of other orders are transposed into that of the layout."""
+    for order in _IMAGE_ORDERS if of_images else _WEIGHT_ORDERS:
+        place, at = {}, 0
+        for letter in order:
+            place[letter] = range(at, at + (ndim if letter == "X" else 1))
+            at = place[letter].stop
+        yield tuple(axis for letter in ("AXB" if channels_last else "ABX") for axis in place[letter])
+
+
+def is_channels_last(layout: object) -> bool:
+    """Whether this is the name of such a layout."""
+    return isinstance(layout, str) and layout.endswith("C")

@@ -48,6 +48,13 @@ def must_be_said(kind: type[Exception], name: str, expected: str, what_came: str
     raise kind(message)
 
 
+def must_be_named(
+    kind: type[Exception], name: str, expected: str, value: object, choices: Sequence[str]
+) -> NoReturn:
+    """As `must_be`, where one of the choices was expected: says which of them is the nearest."""
+    must_be_said(kind, name, expected, advice.shown(value) + advice.nearest(value, choices))
+
+
 def whole_number(name: str, value: object, least: int, most: int = LARGEST_STEP) -> int:
     """``value`` as an int in [least, most]; floats and bools are not whole numbers here."""
     if type(value) is int and least <= value <= most:
@@ -103,7 +110,8 @@ def padding_pairs(value: object, ndim: int) -> str | Pairs:
     if isinstance(value, str):
         name = value.lower()
         if name not in NAMED_PADDINGS:
-            must_be(ValueError, "padding", f"a number, pairs or one of {', '.join(NAMED_PADDINGS)}", value)
+            expected = f"a number, pairs or one of {', '.join(NAMED_PADDINGS)}"
+            must_be_named(ValueError, "padding", expected, value, NAMED_PADDINGS)
         return name
     items = _listed(value, 2)
     if not _is_sequence(items):
@@ -144,7 +152,7 @@ def one_of(name: str, value: object, choices: Sequence[str]) -> str:
     """``value`` where it is one of the names, else an error that lists them."""
     if not isinstance(value, str) or value not in choices:
         kind = ValueError if isinstance(value, str) else TypeError
-        must_be(kind, name, f"one of {', '.join(map(repr, choices))}", value)
+        must_be_named(kind, name, f"one of {', '.join(map(repr, choices))}", value, choices)
     return value
 
 
@@ -161,7 +169,7 @@ def _as_array(name: str, value: object, expected: str) -> Array:
     try:
         return np.asarray(value)
     except Exception:  # whatever an object's own conversion raises: it is not an array to us
-        must_be(TypeError, name, expected, value)
+        must_be_said(TypeError, name, expected, advice.shown(value) + advice.tensor(name, value))
 
 
 def _in_native_form(array: Array) -> Array:
@@ -208,7 +216,7 @@ def _numbers(name: str, value: object, expected: str, chars: str) -> Array:
     array = value if type(value) is np.ndarray else _as_array(name, value, expected)
     if array.dtype.char not in chars:
         hint = advice.conversion(name, value, array.dtype) if expected == FLOATS else ""
-        must_be_said(TypeError, name, expected, f"dtype {array.dtype}{hint}")
+        must_be_said(TypeError, name, expected, advice.of_no_numbers(value, array) + hint)
     return array
 
 
@@ -245,10 +253,33 @@ def rank(name: str, array: Array, ndims: Sequence[int], axes: str) -> None:
         must_be_said(ValueError, name, f"{wanted}-dimensional {axes}", f"shape {array.shape}")
 
 
+def images(name: str, array: Array, ndim: int, layout: object = None) -> None:
+    """Refuse an array that is neither a batch of images of ``ndim`` dimensions nor one image."""
+    if array.ndim - ndim not in (1, 2):
+        came = f"shape {array.shape}"
+        if array.ndim == ndim:
+            came += f"; pass {name}[{'..., None' if advice.is_channels_last(layout) else 'None'}]"
+        expected = f"{ndim + 2} or {ndim + 1}-dimensional (batched or not)"
+        must_be_said(ValueError, name, expected, came)
+
+
+def bias_array(value: object) -> Array:
+    """``value`` as an operand; a stride in its place is told from a bias."""
+    if type(value) is not np.ndarray:
+        several = isinstance(value, (tuple, list)) and 1 <= len(value) <= 3
+        numbers: Sequence[Any] = value if several else [value]  # type: ignore[assignment]
+        if all(isinstance(n, (int, np.integer)) and not isinstance(n, bool) for n in numbers):
+            stride = tuple(map(int, numbers)) if several else int(numbers[0])
+            hint = f"stride is the 4th argument: write stride={advice.shown(stride)}"
+            must_be_said(TypeError, "bias", "an array or None", f"{advice.shown(value)}; {hint}")
+    return operand("bias", value)
+
+
 def shaped(name: str, array: Array, shape: Size) -> None:
     """Refuse an array of another shape."""
     if array.shape != shape:
-        must_be_said(ValueError, name, f"of shape {shape}", f"shape {array.shape}")
+        came = f"shape {array.shape}{advice.reshaped(name, array.shape, shape)}"
+        must_be_said(ValueError, name, f"of shape {shape}", came)
 
 
 def _overlaps_itself(array: Array) -> bool:

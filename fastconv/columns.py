@@ -19,6 +19,7 @@ from fastconv.arguments import (
     delivered,
     extents,
     float_array,
+    images,
     must_be_said,
     rank,
     shaped,
@@ -117,7 +118,7 @@ def im2col(
     """
     x = float_array("input", input)
     ndim = _spatial_dimensions(kernel_size)
-    rank("input", x, (ndim + 2, ndim + 1), "(batched or not)")
+    images("input", x, ndim)
     batched = x.ndim == ndim + 2
     x = x if batched else x[np.newaxis]
     kernel = extents("kernel_size", kernel_size, ndim, 1)

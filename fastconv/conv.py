@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from fastconv import advice
 from fastconv.annotations import (
     AlgorithmName,
     ConvBackward,
@@ -30,16 +31,16 @@ from fastconv.annotations import (
 from fastconv.arguments import (
     Array,
     Size,
+    bias_array,
     extents,
     must_be,
+    must_be_said,
     operand,
     output_array,
     promoted,
-    rank,
-    shaped,
     size,
 )
-from fastconv.geometry import Steps, channels_first_size, layout_is_channels_last
+from fastconv.geometry import Steps, layout_is_channels_last
 from fastconv.kernels import bias as kernels
 from fastconv.plan import ConvPlan, conv_plan, conv_transpose_plan
 
@@ -95,12 +96,6 @@ def _handed_back(result: Array, batched: bool, out: Array | None) -> Array:
     return result if batched else result[0]
 
 
-def _bias_array(bias: object, filters: int) -> Array:
-    array = operand("bias", bias)
-    shaped("bias", array, (filters,))
-    return array
-
-
 def _needed(needs: Iterable[str]) -> frozenset[str]:
     if type(needs) is tuple and all([type(name) is str for name in needs]) and needs in _SUBSETS:
         return _SUBSETS[needs]
@@ -112,7 +107,8 @@ def _needed(needs: Iterable[str]) -> frozenset[str]:
     except Exception:  # whatever an object's own iteration raises: it holds no names
         must_be(TypeError, "needs", f"a tuple with {expected}", needs)
     if not all(isinstance(name, str) and name in GRADIENTS for name in names):
-        must_be(ValueError, "needs", expected, names)
+        wrong = next(name for name in names if name not in GRADIENTS)
+        must_be_said(ValueError, "needs", expected, advice.shown(names) + advice.nearest(wrong, GRADIENTS))
     return frozenset(names)
 
 
@@ -144,15 +140,11 @@ def _forward(
 ) -> Array:
     x, w = operand("input", input), operand("weight", weight)
     channels_last = layout_is_channels_last(layout, ndim)
-    rank("input", x, (ndim + 2, ndim + 1), "(batched or not)")
-    rank("weight", w, (ndim + 2,), "(filters, channels and kernel)")
-    batched = x.ndim == ndim + 2
-    x = _batched(x, ndim)
     b = None
     if bias is None:
         x, w = promoted(OPERANDS, x, w)
     else:
-        x, w, b = promoted(OPERANDS, x, w, _bias_array(bias, w.shape[0]))
+        x, w, b = promoted(OPERANDS, x, w, bias_array(bias))
     plan = conv_plan(
         ndim,
         x.shape,
@@ -162,9 +154,12 @@ def _forward(
         channels_last,
         algorithm,
         ("input", "weight"),
+        bias=b,
     )
+    batched = x.ndim == ndim + 2
     target = _batched_out(out, batched, plan.output_size, plan.dtype)
-    return _handed_back(plan.run_forward(x, w, b, target), batched, out)  # type: ignore[arg-type]
+    result = plan.run_forward(_batched(x, ndim), w, b, target)
+    return _handed_back(result, batched, out)  # type: ignore[arg-type]
 
 
 def _backward(
@@ -181,10 +176,7 @@ def _backward(
     dy = operand("grad_output", grad_output)
     x, w = operand("input", input), operand("weight", weight)
     channels_last = layout_is_channels_last(layout, ndim)
-    rank("input", x, (ndim + 2, ndim + 1), "(batched or not)")
-    rank("weight", w, (ndim + 2,), "(filters, channels and kernel)")
-    batched = x.ndim == ndim + 2
-    dy, x, w = promoted(ALL_OPERANDS, dy, _batched(x, ndim), w)
+    dy, x, w = promoted(ALL_OPERANDS, dy, x, w)
     plan = conv_plan(
         ndim,
         x.shape,
@@ -194,20 +186,16 @@ def _backward(
         channels_last,
         algorithm,
         ("input", "weight"),
+        grad_output=dy,
     )
-    dy = _output_gradient(dy, plan, batched)
+    batched = x.ndim == ndim + 2
+    dy = _batched(dy, ndim)
     dx = plan.run_backward_input(dy, w, None) if "input" in needed else None
     return ConvGrads(
         input=None if dx is None else _handed_back(dx, batched, None),
-        weight=plan.run_backward_weight(dy, x, None) if "weight" in needed else None,
+        weight=plan.run_backward_weight(dy, _batched(x, ndim), None) if "weight" in needed else None,
         bias=_bias_gradient(dy, channels_last) if "bias" in needed else None,
     )
-
-
-def _output_gradient(grad_output: Array, plan: ConvPlan, batched: bool) -> Array:
-    """``grad_output`` of the plan's output size, batched."""
-    shaped("grad_output", grad_output, plan.output_size if batched else plan.output_size[1:])
-    return grad_output if batched else grad_output[np.newaxis]
 
 
 def _backward_input(
@@ -222,23 +210,23 @@ def _backward_input(
 ) -> Array:
     dy, w = operand("grad_output", grad_output), operand("weight", weight)
     channels_last = layout_is_channels_last(layout, ndim)
-    rank("weight", w, (ndim + 2,), "(filters, channels and kernel)")
     shape = size("input_size", input_size, (ndim + 2, ndim + 1))
-    batched = len(shape) == ndim + 2
     dy, w = promoted(("grad_output", "weight"), dy, w)
     plan = conv_plan(
         ndim,
-        shape if batched else (1, *shape),
+        shape,
         w.shape,
         steps,
         dy.dtype,
         channels_last,
         algorithm,
         ("input_size", "weight"),
+        grad_output=dy,
     )
-    dy = _output_gradient(dy, plan, batched)
+    batched = len(shape) == ndim + 2
     target = _batched_out(out, batched, plan.input_size, plan.dtype)
-    return _handed_back(plan.run_backward_input(dy, w, target), batched, out)  # type: ignore[arg-type]
+    result = plan.run_backward_input(_batched(dy, ndim), w, target)
+    return _handed_back(result, batched, out)  # type: ignore[arg-type]
 
 
 def _backward_weight(
@@ -253,10 +241,8 @@ def _backward_weight(
 ) -> Array:
     dy, x = operand("grad_output", grad_output), operand("input", input)
     channels_last = layout_is_channels_last(layout, ndim)
-    rank("input", x, (ndim + 2, ndim + 1), "(batched or not)")
     shape = size("weight_size", weight_size, (ndim + 2,))
-    batched = x.ndim == ndim + 2
-    dy, x = promoted(("grad_output", "input"), dy, _batched(x, ndim))
+    dy, x = promoted(("grad_output", "input"), dy, x)
     plan = conv_plan(
         ndim,
         x.shape,
@@ -266,9 +252,10 @@ def _backward_weight(
         channels_last,
         algorithm,
         ("input", "weight_size"),
+        grad_output=dy,
     )
-    dy = _output_gradient(dy, plan, batched)
-    return plan.run_backward_weight(dy, x, output_array(out, plan.weight_size, plan.dtype))
+    target = output_array(out, plan.weight_size, plan.dtype)
+    return plan.run_backward_weight(_batched(dy, ndim), _batched(x, ndim), target)
 
 
 def _transpose_plan(
@@ -279,6 +266,8 @@ def _transpose_plan(
     output_padding: object,
     channels_last: bool,
     algorithm: str,
+    bias: Array | None = None,
+    grad_output: Array | None = None,
 ) -> ConvPlan:
     return conv_transpose_plan(
         ndim,
@@ -289,6 +278,8 @@ def _transpose_plan(
         x.dtype,
         channels_last,
         algorithm,
+        bias,
+        grad_output,
     )
 
 
@@ -305,20 +296,16 @@ def _transpose_forward(
 ) -> Array:
     x, w = operand("input", input), operand("weight", weight)
     channels_last = layout_is_channels_last(layout, ndim)
-    rank("input", x, (ndim + 2, ndim + 1), "(batched or not)")
-    rank("weight", w, (ndim + 2,), "(channels, filters and kernel)")
-    batched = x.ndim == ndim + 2
-    x = _batched(x, ndim)
     b = None
     if bias is None:
         x, w = promoted(OPERANDS, x, w)
     else:
-        x, w, b = promoted(OPERANDS, x, w, operand("bias", bias))
-    plan = _transpose_plan(ndim, x, w, steps, output_padding, channels_last, algorithm)
+        x, w, b = promoted(OPERANDS, x, w, bias_array(bias))
+    plan = _transpose_plan(ndim, x, w, steps, output_padding, channels_last, algorithm, bias=b)
+    batched = x.ndim == ndim + 2
     target = _batched_out(out, batched, plan.input_size, plan.dtype)
-    if b is not None:
-        shaped("bias", b, channels_first_size(plan.input_size, channels_last)[1:2])
-    return _handed_back(plan.run_backward_input(x, w, target, b), batched, out)  # type: ignore[arg-type]
+    result = plan.run_backward_input(_batched(x, ndim), w, target, b)
+    return _handed_back(result, batched, out)  # type: ignore[arg-type]
 
 
 def _transpose_backward(
@@ -336,18 +323,15 @@ def _transpose_backward(
     dy = operand("grad_output", grad_output)
     x, w = operand("input", input), operand("weight", weight)
     channels_last = layout_is_channels_last(layout, ndim)
-    rank("input", x, (ndim + 2, ndim + 1), "(batched or not)")
-    rank("weight", w, (ndim + 2,), "(channels, filters and kernel)")
+    dy, x, w = promoted(ALL_OPERANDS, dy, x, w)
+    plan = _transpose_plan(ndim, x, w, steps, output_padding, channels_last, algorithm, grad_output=dy)
     batched = x.ndim == ndim + 2
-    dy, x, w = promoted(ALL_OPERANDS, dy, _batched(x, ndim), w)
-    plan = _transpose_plan(ndim, x, w, steps, output_padding, channels_last, algorithm)
     # The transposed convolution's output is the plan's input.
-    shaped("grad_output", dy, plan.input_size if batched else plan.input_size[1:])
-    dy = dy if batched else dy[np.newaxis]
+    dy = _batched(dy, ndim)
     dx = plan.run_forward(dy, w, None, None) if "input" in needed else None
     return ConvGrads(
         input=None if dx is None else _handed_back(dx, batched, None),
-        weight=plan.run_backward_weight(x, dy, None) if "weight" in needed else None,
+        weight=plan.run_backward_weight(_batched(x, ndim), dy, None) if "weight" in needed else None,
         bias=_bias_gradient(dy, channels_last) if "bias" in needed else None,
     )
 

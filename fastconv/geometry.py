@@ -220,10 +220,12 @@ def _some_taps(name: str, weight_size: Size, channels_last: bool) -> None:
         must_be_said(ValueError, name, "of at least 1 in every extent of the kernel", f"shape {weight_size}")
 
 
-def _grouped(names: tuple[str, str], channels: int, weight_size: Size, groups: int) -> None:
+def _grouped(
+    names: tuple[str, str], channels: int, weight_size: Size, groups: int, channels_last: bool
+) -> None:
     """Refuse channels and filters that ``groups`` does not divide, or that do not fit each other."""
     input_name, weight_name = names
-    filters, group_channels = weight_size[:2]
+    filters, group_channels = channels_first_size(weight_size, channels_last)[:2]
     if channels % groups:
         must_be_said(
             ValueError, input_name, f"of channels divisible by groups={groups}", f"{channels} channels"
@@ -233,7 +235,7 @@ def _grouped(names: tuple[str, str], channels: int, weight_size: Size, groups: i
             ValueError,
             weight_name,
             f"of channels {channels // groups} (input channels {channels} / groups {groups})",
-            f"{group_channels} channels (its size, channels second, is {weight_size})",
+            f"{group_channels} in shape {weight_size}",
         )
     if filters % groups:
         must_be_said(
@@ -284,10 +286,9 @@ def conv_geometry(
 ) -> Geometry:
     """The geometry of ``conv{ndim}d`` on arrays of these sizes (in their own layout, batch included)."""
     batch, channels, *extent = channels_first_size(input_size, channels_last)
+    filters, _, *kernel = channels_first_size(weight_size, channels_last)
     _some_taps(names[1], weight_size, channels_last)
-    weight_size = channels_first_size(weight_size, channels_last)
-    filters, _, *kernel = weight_size
-    _grouped(names, channels, weight_size, groups)
+    _grouped(names, channels, weight_size, groups, channels_last)
     pairs = resolved_padding(padding, tuple(extent), tuple(kernel), stride, dilation)
     output = _padded_output(names[0], tuple(extent), tuple(kernel), stride, pairs, dilation)
     addressable(names[0], input_size, 8)
@@ -329,17 +330,13 @@ def conv_transpose_geometry(
     """
     batch, filters, *small = channels_first_size(input_size, channels_last)
     _some_taps("weight", weight_size, channels_last)
-    weight_size = channels_first_size(weight_size, channels_last)
     if filters % groups:
         must_be_said(ValueError, "input", f"of channels divisible by groups={groups}", f"{filters} channels")
     if weight_size[0] != filters:
-        must_be_said(
-            ValueError,
-            "weight",
-            f"of first extent {filters} (the input's channels)",
-            f"{weight_size[0]} (its size, channels second, is {weight_size})",
-        )
-    kernel = weight_size[2:]
+        expected = f"of first extent {filters} (the input's channels)"
+        must_be_said(ValueError, "weight", expected, f"shape {weight_size}")
+    _, group_channels, *taps = channels_first_size(weight_size, channels_last)
+    kernel, channels = tuple(taps), group_channels * groups
     if padding == "same":
         if any(output_padding):
             must_be(ValueError, "output_padding", "0 where padding is 'same'", output_padding)
@@ -362,14 +359,14 @@ def conv_transpose_geometry(
         must_be_said(ValueError, "padding", expected, f"{padding!r}, which leaves extents {extent}")
     addressable("input", input_size, 8)
     addressable("weight", weight_size, 8)
-    addressable("the output", (batch, weight_size[1] * groups, *extent), 8)
+    addressable("the output", (batch, channels, *extent), 8)
     return Geometry(
         ndim=ndim,
         channels_last=channels_last,
         dtype=dtype,
         batch=batch,
         groups=groups,
-        channels=weight_size[1] * groups,
+        channels=channels,
         filters=filters,
         input=_three(extent, 1),
         kernel=_three(kernel, 1),

@@ -35,6 +35,7 @@ from fastconv.geometry import (
     plan_sizes,
     steps_key,
 )
+from fastconv.orders import Sizes, refuse
 
 # Plans are a few kilobytes; a program that keeps changing shapes does not grow beyond this many.
 CACHED_PLANS = 512
@@ -345,6 +346,10 @@ def _cached_conv_transpose_plan(
     return ConvPlan(geometry, algorithm)
 
 
+def _have_shapes(bias: Array | None, biases: Size, grad_output: Array | None, output: Size) -> bool:
+    return (bias is None or bias.shape == biases) and (grad_output is None or grad_output.shape == output)
+
+
 def conv_plan(
     ndim: int,
     input_size: Size,
@@ -354,17 +359,32 @@ def conv_plan(
     channels_last: bool,
     algorithm: str,
     names: tuple[str, str],
+    bias: Array | None = None,
+    grad_output: Array | None = None,
 ) -> ConvPlan:
-    """The plan of a convolution from the cache; ``names`` are what the caller calls the two sizes."""
+    """The plan of a convolution from the cache.
+
+    Sizes are checked here, those of the bias and the gradient too. The input's may be that of one image;
+    ``names`` are what the caller calls it and the weight's.
+    """
     steps = steps_key(steps, ndim)
     if not isinstance(algorithm, str):
         must_be(TypeError, "algorithm", "the name of an algorithm or 'auto'", algorithm)
+    batch = input_size if len(input_size) == ndim + 2 else (1, *input_size)
     try:
-        return _cached_conv_plan(algorithm, ndim, input_size, weight_size, steps, dtype, channels_last)
+        if len(batch) == len(weight_size) == ndim + 2:
+            plan = _cached_conv_plan(algorithm, ndim, batch, weight_size, steps, dtype, channels_last)
+            output = plan.output_size if batch is input_size else plan.output_size[1:]
+            if _have_shapes(bias, (plan._geometry.filters,), grad_output, output):
+                return plan
+        raise ValueError("sizes do not fit each other")
     except (TypeError, ValueError):
-        canonical = canonical_steps(*steps, ndim)
-        # The same error in the caller's words.
-        conv_geometry(ndim, input_size, weight_size, *canonical, dtype, channels_last, names)
+        stride, padding, dilation, groups = canonical_steps(*steps, ndim)
+
+        def made(batch: Size, weight: Size, last: bool, groups: int) -> Geometry:
+            return conv_geometry(ndim, batch, weight, stride, padding, dilation, groups, dtype, last, names)
+
+        refuse(Sizes(ndim, names, input_size, weight_size, channels_last, groups, bias, grad_output), made)
         raise
 
 
@@ -377,21 +397,36 @@ def conv_transpose_plan(
     dtype: np.dtype[Any],
     channels_last: bool,
     algorithm: str,
+    bias: Array | None = None,
+    grad_output: Array | None = None,
 ) -> ConvPlan:
-    """The plan whose backward-input pass is a transposed convolution, from the cache."""
+    """The plan whose backward-input pass is a transposed convolution, from the cache; see `conv_plan`."""
     steps = steps_key(steps, ndim)
     if not isinstance(algorithm, str):
         must_be(TypeError, "algorithm", "the name of an algorithm or 'auto'", algorithm)
-    return _cached_conv_transpose_plan(
-        algorithm,
-        ndim,
-        input_size,
-        weight_size,
-        steps,
-        output_padding,
-        dtype,
-        channels_last,
-    )
+    batch = input_size if len(input_size) == ndim + 2 else (1, *input_size)
+    try:
+        if len(batch) == len(weight_size) == ndim + 2:
+            plan = _cached_conv_transpose_plan(
+                algorithm, ndim, batch, weight_size, steps, output_padding, dtype, channels_last
+            )
+            output = plan.input_size if batch is input_size else plan.input_size[1:]
+            if _have_shapes(bias, (plan._geometry.channels,), grad_output, output):
+                return plan
+        raise ValueError("sizes do not fit each other")
+    except (TypeError, ValueError):
+        stride, padding, dilation, groups = canonical_steps(*steps, ndim)
+
+        def made(batch: Size, weight: Size, last: bool, groups: int) -> Geometry:
+            return conv_transpose_geometry(
+                ndim, batch, weight, stride, padding, output_padding, dilation, groups, dtype, last
+            )
+
+        names = "input", "weight"
+        refuse(
+            Sizes(ndim, names, input_size, weight_size, channels_last, groups, bias, grad_output, True), made
+        )
+        raise
 
 
 def _plan_conv(

@@ -35,6 +35,7 @@ from fastconv.arguments import (
     extents,
     flag,
     float_array,
+    images,
     index_array,
     must_be,
     must_be_said,
@@ -67,7 +68,7 @@ CACHED_CELLS = 2**21
 
 
 def _planes(ndim: int, name: str, array: Array, layout: object) -> Planes:
-    rank(name, array, (ndim + 2, ndim + 1), "(batched or not)")
+    images(name, array, ndim, layout)
     return _layout(ndim, name, array.shape, layout)
 
 
@@ -208,7 +209,7 @@ def _max_pool(
     out: object,
 ) -> Any:
     x = number_array("input", input)
-    rank("input", x, (ndim + 2, ndim + 1), "(batched or not)")
+    images("input", x, ndim, layout)
     windows = (kernel_size, stride, padding, dilation, ceil_mode)
     pooling = _pooling(ndim, "input", x.shape, x.dtype, layout, *windows)
     return _max(x, pooling, return_indices, out)
@@ -380,7 +381,7 @@ def _avg_pool(
     layout: object,
 ) -> Array:
     x = float_array("input", input)
-    rank("input", x, (ndim + 2, ndim + 1), "(batched or not)")
+    images("input", x, ndim, layout)
     windows = (kernel_size, stride, padding, 1, ceil_mode)
     divided = (count_include_pad, divisor_override)
     return _avg(x, _pooling(ndim, "input", x.shape, x.dtype, layout, *windows, *divided))

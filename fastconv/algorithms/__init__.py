@@ -15,7 +15,7 @@ from fastconv.algorithms.lines import Lines
 from fastconv.algorithms.pointwise import Pointwise
 from fastconv.algorithms.virtual import Virtual
 from fastconv.algorithms.winograd import Winograd
-from fastconv.arguments import Array, must_be
+from fastconv.arguments import Array, must_be_named
 from fastconv.geometry import Geometry
 from fastconv.kernels.vectors import IN_HALVES
 
@@ -93,4 +93,4 @@ def choose(geometry: Geometry, which: Pass, wanted: str) -> type[Algorithm] | st
             return algorithm.why_not(geometry, which) or algorithm
     names = ["auto", *(algorithm.name for algorithm in ALGORITHMS)]
     kind = ValueError if isinstance(wanted, str) else TypeError
-    must_be(kind, "algorithm", f"one of {', '.join(map(repr, names))}", wanted)
+    must_be_named(kind, "algorithm", f"one of {', '.join(map(repr, names))}", wanted, names)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from fastconv.arguments import Array, float_array, must_be, must_be_said, shaped
+from fastconv import advice
+from fastconv.arguments import Array, float_array, must_be_said, shaped
 from fastconv.kernels import training as kernels
 from fastconv.nn.checks import no_forward
 from fastconv.nn.configured import Configured
@@ -67,10 +68,12 @@ class CrossEntropyLoss(Configured):
         if logits.ndim != 2 or not logits.size:
             must_be_said(ValueError, "logits", "of shape (N, K), not empty", f"shape {logits.shape}")
         masked = isinstance(targets, np.ma.MaskedArray)
+        one_hot = isinstance(targets, np.ndarray) and targets.shape == logits.shape
+        hint = "; pass targets.argmax(1)" if one_hot else ""
         if not isinstance(targets, np.ndarray) or masked or targets.dtype.kind not in "iu":
-            must_be(TypeError, "targets", "an integer array", targets)
+            must_be_said(TypeError, "targets", "an integer array", advice.shown(targets) + hint)
         if targets.shape != logits.shape[:1]:
-            must_be_said(ValueError, "targets", f"of shape ({len(logits)},)", f"shape {targets.shape}")
+            must_be_said(ValueError, "targets", f"of shape ({len(logits)},)", f"shape {targets.shape}{hint}")
 
     def backward(self) -> Array:
         """The gradient of the logits, of shape (N, K)."""

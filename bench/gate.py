@@ -101,7 +101,7 @@ def main() -> int:
     table = Table(title=f"working tree / {options.commit}, over {options.factor:.2f} is too slow")
     for column in ("layer", "operation", "time ratio"):
         table.add_column(column)
-    slower = 0
+    slower = compared = 0
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         trees = [ROOT, check_out(options.commit, folder / "commit")]
@@ -118,11 +118,14 @@ def main() -> int:
             found = confirmed(workers, case, options.rounds, options.factor)
             too_slow = found is not None and found > options.factor
             slower += too_slow
+            compared += found is not None
             text = "new" if found is None else f"{found:.3f}{'  SLOWER' if too_slow else ''}"
             table.add_row(case.layer.name, case.operation, text)
         for worker in workers:
             worker.close()
     Console(width=120).print(table)
+    if not compared:
+        sys.exit(f"gate: error: {options.commit} can't be timed by the working tree's ruler")
     print(f"{slower} slower" if slower else "nothing is slower")
     return 1 if slower else 0
 

@@ -97,7 +97,6 @@ __all__ = [
     "ALGORITHMS",
     "ConvGrads",
     "ConvPlan",
-    "__version__",
     "adaptive_avg_pool1d",
     "adaptive_avg_pool1d_backward",
     "adaptive_avg_pool2d",
@@ -162,3 +161,8 @@ __all__ = [
     "set_num_threads",
     "show_config",
 ]
+
+
+def __dir__() -> list[str]:
+    """The public names alone; ``from fastconv import *`` takes the same, but for the version."""
+    return sorted([*__all__, "__version__"])

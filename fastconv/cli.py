@@ -190,7 +190,9 @@ def _at_least(least: int) -> Callable[[str], int]:
 def _demo(options: argparse.Namespace) -> None:
     if any(find_spec(module) is None for module in _DEMO_NEEDS):
         *most, last = _DEMO_NEEDS.values()
-        options.parser.error(f'the demo needs {", ".join(most)} and {last}: pip install "fastconv[demo]"')
+        options.parser.error(
+            f"the demo needs {', '.join(most)} and {last}: pip install scikit-learn matplotlib rich"
+        )
     from fastconv.demo.data import DemoError
     from fastconv.demo.run import Options, run
     from fastconv.outputs import OutputError
@@ -205,7 +207,7 @@ def _demo(options: argparse.Namespace) -> None:
 def _bench(options: argparse.Namespace) -> None:
     needed = ("rich", "matplotlib") if options.plot or options.roofline else ("rich",)
     if any(find_spec(module) is None for module in needed):
-        options.parser.error(f'the bench needs {" and ".join(needed)}: pip install "fastconv[bench]"')
+        options.parser.error(f"the bench needs {' and '.join(needed)}: pip install rich matplotlib")
     from fastconv.bench.cases import BenchError
     from fastconv.bench.command import Options, run
     from fastconv.outputs import OutputError

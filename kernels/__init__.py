@@ -34,3 +34,8 @@ __all__ = [
     "max_pool_backward_ties",
     "max_unpool",
 ]
+
+
+def __dir__() -> list[str]:
+    """The public names alone."""
+    return sorted(__all__)

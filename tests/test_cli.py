@@ -102,7 +102,7 @@ def test_what_the_demo_cannot_use_is_one_line(arguments, part, capsys, tmp_path,
 def test_missing_extras_are_one_line(module, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)
     assert main(["demo"]) == 2
-    expected = 'the demo needs scikit-learn, matplotlib and rich: pip install "fastconv[demo]"'
+    expected = "the demo needs scikit-learn, matplotlib and rich: pip install scikit-learn matplotlib rich"
     assert one_line(capsys) == f"fastconv demo: error: {expected}\n"
 
 

@@ -1,5 +1,6 @@
 """The package: its public names, what importing it imports, and a checkout that is not installed."""
 
+import builtins
 import pkgutil
 import re
 import shutil
@@ -67,6 +68,17 @@ def test_all_is_true():
     assert len(set(fastconv.__all__)) == len(fastconv.__all__)
     for name in fastconv.__all__:
         assert hasattr(fastconv, name)
+
+
+@pytest.mark.parametrize("module", [fastconv, fastconv.nn, fastconv.kernels], ids=lambda m: m.__name__)
+def test_dir_and_star_give_the_public_names(module):
+    names = {}
+    exec(f"from {module.__name__} import *", names)
+    names.pop("__builtins__")
+    assert sorted(names) == sorted(module.__all__)
+    assert not set(names) & set(dir(builtins))
+    assert sorted(set(dir(module)) - {"__version__"}) == sorted(names)
+    assert ("__version__" in dir(module)) == (module is fastconv)
 
 
 def test_grads_are_a_named_tuple():

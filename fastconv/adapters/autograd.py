@@ -50,8 +50,8 @@ __all__ = [
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
-extend = host_module("autograd.extend", "autograd")
-signal = host_module("autograd.scipy.signal", "autograd")
+extend = host_module("autograd.extend")
+signal = host_module("autograd.scipy.signal")
 _host_convolve = signal.convolve
 
 

@@ -28,8 +28,8 @@ from fastconv.columns import col2im, im2col
 from fastconv.conv import conv2d, conv2d_backward_input, conv2d_backward_weight
 
 try:
-    host = host_module("chainer.utils.conv", None)
-    connection = host_module("chainer.functions.connection", None)
+    host = host_module("chainer.utils.conv", published=False)
+    connection = host_module("chainer.functions.connection", published=False)
 except AttributeError as error:  # it uses names that NumPy 2 has no more
     raise ImportError(f"fastconv.adapters: chainer fails on NumPy {np.__version__}: {error}") from error
 

@@ -290,14 +290,14 @@ def _replacements() -> Iterator[Replacement]:
     """The Cython module under both names it is imported by: that of the package, and that of its folder."""
     yield sys.modules, "cs231n.im2col_cython", im2col_cython
     yield sys.modules, "im2col_cython", im2col_cython
-    yield host_module("cs231n", None), "im2col_cython", im2col_cython
+    yield host_module("cs231n", published=False), "im2col_cython", im2col_cython
 
 
 def _swaps() -> list[Swap]:
     found = []
     for part, names in _DEFINED.items():
         if find_spec(f"cs231n.{part}") is not None:
-            module = host_module(f"cs231n.{part}", None)
+            module = host_module(f"cs231n.{part}", published=False)
             ours = {name: globals()[name] for name in names if hasattr(module, name)}
             found += [(counterpart(module, name, function), function) for name, function in ours.items()]
     if not found:

@@ -45,8 +45,8 @@ def _numpy_int() -> list[Replacement]:
 
 
 with Installation(_numpy_int).installed():
-    host = host_module("dezero.functions_conv", "dezero")
-    core = host_module("dezero.core", "dezero")
+    host = host_module("dezero.functions_conv")
+    core = host_module("dezero.core")
 
 Pair = tuple[int, int]
 

@@ -154,7 +154,7 @@ class Pooling:
 
 def _replacements() -> Iterator[Replacement]:
     """The methods of the book's classes, so that layers made before and after are the same."""
-    layers = host_module("common.layers", None)
+    layers = host_module("common.layers", published=False)
     for ours in (Convolution, Pooling):
         counterpart(layers, ours.__name__, ours)
         host = getattr(layers, ours.__name__)
@@ -165,7 +165,7 @@ def _replacements() -> Iterator[Replacement]:
 
 
 def _swaps() -> list[Swap]:
-    util = host_module("common.util", None)
+    util = host_module("common.util", published=False)
     return [(counterpart(util, ours.__name__, ours), ours) for ours in (im2col, col2im)]
 
 

@@ -25,15 +25,15 @@ class HostError(RuntimeError):
     """The host library is not one that the adapter was written for."""
 
 
-def host_module(name: str, extra: str | None) -> ModuleType:
+def host_module(name: str, published: bool = True) -> ModuleType:
     """Import a module of a host library.
 
     Parameters
     ----------
     name : str
         Such as ``"dezero.functions_conv"``.
-    extra : str or None
-        The extra of fastconv that brings the host, named in the error; None for code that lies in a folder.
+    published : bool
+        Whether a package index has the host; False for code that lies in a folder.
 
     Raises
     ------
@@ -47,9 +47,9 @@ def host_module(name: str, extra: str | None) -> ModuleType:
         if error.name is None or error.name.split(".")[0] != library:
             raise
         remedy = (
-            f"put the folder that holds {library} on sys.path"
-            if extra is None
-            else f"pip install 'fastconv[{extra}]' brings {library}"
+            f"pip install {library} brings it"
+            if published
+            else f"put the folder that holds {library} on sys.path"
         )
         raise ImportError(f"fastconv.adapters: {error.name} is not there; {remedy}") from error
 

@@ -40,7 +40,7 @@ from fastconv.geometry import LAYOUTS, effective, layout_size
 
 _found = find_spec("keras")
 if _found is None:
-    raise ImportError("fastconv.adapters: keras is not there; pip install 'fastconv[keras]' brings keras")
+    raise ImportError("fastconv.adapters: keras is not there; pip install keras brings it")
 
 _FILE = Path((_found.submodule_search_locations or [""])[0], "src", "backend", "numpy", "nn.py")
 

@@ -43,7 +43,7 @@ from fastconv.adapters.installation import (
 from fastconv.arguments import Array, Pairs, Size
 from fastconv.geometry import effective
 
-host_module("onnx.reference", "onnx")  # where it is missing, this says what to install
+host_module("onnx.reference")  # where it is missing, this says what to install
 
 from onnx.reference import reference_evaluator  # noqa: E402
 from onnx.reference.ops import _op_list as host  # noqa: E402

@@ -40,6 +40,9 @@ class Conv2d(nn.Conv2d):
     True
     """
 
+    stride: int
+    padding: int
+
     def __init__(
         self,
         in_channels: int,
@@ -55,7 +58,6 @@ class Conv2d(nn.Conv2d):
         super().__init__(
             in_channels, out_channels, kernel_size, stride, padding, dtype=dtype, rng=rng, layout=layout
         )
-        self.stride, self.padding = stride, padding
         self._columns: Array | None = None
 
     def _to_nchw(self, array: Array) -> Array:

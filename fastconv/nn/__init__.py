@@ -9,7 +9,12 @@ order and then in reverse. Every layer has
   gradient of its input, or None where ``needs_input`` is False,
 - ``parameters()`` and ``gradients()``: two lists of arrays in the same order,
 - ``train()`` and ``eval()``, which matter to `Dropout` and `BatchNorm2d`,
-- ``frozen``: a frozen layer computes no parameter gradients, and its parameters are left out of training.
+- ``frozen``: a frozen layer computes no parameter gradients, and its parameters are left out of training,
+- ``summary(input_size)``: a table of output shapes, parameters and multiply-adds,
+- ``flat_parameters()`` and ``flat_gradients()``: all of them as one vector each.
+
+The repr of layers, losses and optimisers is the call that makes one like it, but for its weights; an
+optimiser's has the network's inside.
 
 Examples
 --------
@@ -31,6 +36,11 @@ Three steps of a small network; the loss falls:
 ...     optimiser.step()
 >>> losses[0] > losses[1] > losses[2]
 True
+>>> optimiser
+Adam(
+    Sequential(Conv2d(1, 3, 5), ReLU(), MaxPool2d(2), Flatten(), Linear(432, 10)),
+    learning_rate=0.01,
+)
 """
 
 from fastconv.nn.activations import ReLU, Sigmoid, Tanh
@@ -64,3 +74,8 @@ __all__ = [
     "Sigmoid",
     "Tanh",
 ]
+
+
+def __dir__() -> list[str]:
+    """The public names alone."""
+    return sorted(__all__)

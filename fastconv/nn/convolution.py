@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import prod
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -37,7 +38,6 @@ class _ConvBase(Weighted):
     """What `Conv1d`, `Conv2d`, `Conv3d` and `ConvTranspose2d` share: the calls and who needs what."""
 
     _layouts: tuple[str, str]
-    _arguments: tuple[Any, ...]
 
     # The functions of fastconv.conv, as static methods.
     _convolve: Callable[..., Array]
@@ -46,15 +46,28 @@ class _ConvBase(Weighted):
     def _set_up(
         self, in_channels: object, out_channels: object, kernel_size: object, groups: object, layout: object
     ) -> tuple[int, int, int]:
-        """Channels, filters and groups as checked numbers; keeps the kernel's size and the layout."""
+        """Channels, filters and groups as checked numbers; keeps them, the kernel's size and the layout."""
         self.kernel_size = extents("kernel_size", kernel_size, len(self._layouts[0]) - 2, 1)
         self.layout = one_of("layout", layout, self._layouts)
-        parts = whole_number("groups", groups, 1)
-        return (
-            _grouped("in_channels", in_channels, parts),
-            _grouped("out_channels", out_channels, parts),
-            parts,
-        )
+        self.groups = whole_number("groups", groups, 1)
+        self.in_channels = _grouped("in_channels", in_channels, self.groups)
+        self.out_channels = _grouped("out_channels", out_channels, self.groups)
+        return self.in_channels, self.out_channels, self.groups
+
+    @property
+    def _arguments(self) -> tuple[Any, ...]:
+        """What the functions take after the arrays."""
+        raise NotImplementedError
+
+    def _argument(self, name: str, default: Any) -> Any:
+        if name == "kernel_size" and len(set(self.kernel_size)) == 1:
+            return self.kernel_size[0]
+        if name == "layout" and self.layout == self._layouts[0]:
+            return default
+        return super()._argument(name, default)
+
+    def _products(self, input_size: Size, output_size: Size) -> int:
+        return prod(output_size) // self.out_channels * self.weight.size
 
     def _weight_shape(self, outer: int, inner: int) -> Size:
         if self.layout == self._layouts[1]:
@@ -104,8 +117,12 @@ class _Conv(_ConvBase, Generic[_Layout]):
         super().__init__()
         name = self._layouts[0] if layout is None else layout
         channels, filters, groups = self._set_up(in_channels, out_channels, kernel_size, groups, name)
-        self._arguments = (stride, padding, dilation, groups)
+        self.stride, self.padding, self.dilation = stride, padding, dilation
         self._initialise(self._weight_shape(filters, channels // groups), filters, bias, dtype, rng)
+
+    @property
+    def _arguments(self) -> tuple[Any, ...]:
+        return self.stride, self.padding, self.dilation, self.groups
 
 
 class Conv1d(_Conv[Layout1d]):
@@ -291,5 +308,13 @@ class ConvTranspose2d(_ConvBase):
     ) -> None:
         super().__init__()
         channels, filters, groups = self._set_up(in_channels, out_channels, kernel_size, groups, layout)
-        self._arguments = (stride, padding, output_padding, groups, dilation)
+        self.stride, self.padding, self.output_padding = stride, padding, output_padding
+        self.dilation = dilation
         self._initialise(self._weight_shape(channels, filters // groups), filters, bias, dtype, rng)
+
+    @property
+    def _arguments(self) -> tuple[Any, ...]:
+        return self.stride, self.padding, self.output_padding, self.groups, self.dilation
+
+    def _products(self, input_size: Size, output_size: Size) -> int:
+        return prod(input_size) // self.in_channels * self.weight.size

@@ -53,9 +53,12 @@ class Linear(Weighted):
         rng: np.random.Generator | int | None = None,
     ) -> None:
         super().__init__()
-        inner = whole_number("in_features", in_features, 1)
-        outer = whole_number("out_features", out_features, 1)
+        self.in_features = inner = whole_number("in_features", in_features, 1)
+        self.out_features = outer = whole_number("out_features", out_features, 1)
         self._initialise((outer, inner), outer, bias, dtype, rng)
+
+    def _products(self, input_size: Size, output_size: Size) -> int:
+        return prod(input_size[:-1]) * self.weight.size
 
     def forward(self, x: Array) -> Array:
         """The layer's output for the batch ``x``."""

@@ -7,9 +7,10 @@ import numpy as np
 from fastconv.arguments import Array, float_array, must_be, must_be_said, shaped
 from fastconv.kernels import training as kernels
 from fastconv.nn.checks import no_forward
+from fastconv.nn.configured import Configured
 
 
-class CrossEntropyLoss:
+class CrossEntropyLoss(Configured):
     """Softmax and the mean cross-entropy of its probabilities, from logits.
 
     Raises
@@ -83,7 +84,7 @@ def _plain(array: Array, dtype: type) -> Array:
     return array if array.flags.carray and array.dtype == dtype else np.array(array, dtype, order="C")
 
 
-class MSELoss:
+class MSELoss(Configured):
     """The mean squared difference, over all elements as in PyTorch.
 
     Raises

@@ -11,13 +11,15 @@ import numpy as np
 from fastconv.arguments import Array, must_be
 from fastconv.kernels import training as kernels
 from fastconv.nn.checks import number
-from fastconv.nn.layer import Layer
+from fastconv.nn.configured import Configured
+from fastconv.nn.layer import Layer, owners_of
 
 
-class _Optimiser:
+class _Optimiser(Configured):
     """Changes the parameters one after the other, each by one kernel, and keeps their running averages.
 
     Freezing or unfreezing a layer changes what there is to train: the running averages then start afresh.
+    They stay where the same parameters are only held by other arrays, as after `Layer.flat_parameters`.
     """
 
     def __init__(self, network: Layer, learning_rate: float, weight_decay: float, averages: int) -> None:
@@ -30,25 +32,34 @@ class _Optimiser:
         self._prepare(network.parameters())
 
     def _prepare(self, parameters: list[Array]) -> None:
-        self._parameters = parameters
+        self._hold(parameters)
+        self._owners = owners_of(self.network, parameters)
         self.steps = 0
+        self._averages = [[np.zeros_like(flat) for _ in range(self._averages_wanted)] for flat in self._flat]
+
+    def _hold(self, parameters: list[Array]) -> None:
+        self._parameters = parameters
         # What a kernel writes to: a view of the parameter, or a copy where that can't be.
         self._flat = [_float_vector(parameter) for parameter in parameters]
-        self._averages = [[np.zeros_like(flat) for _ in range(self._averages_wanted)] for flat in self._flat]
+        self._in_place = [np.may_share_memory(*pair) for pair in zip(self._flat, parameters, strict=True)]
 
     def step(self) -> None:
         """Change the network's parameters, in place, by the gradients of its last backward pass."""
         parameters, gradients = self.network.parameters(), self.network.gradients()
         if len(parameters) != len(self._parameters) or not all(map(is_, parameters, self._parameters)):
-            self._prepare(parameters)
+            same = self._owners is not None and self._owners == owners_of(self.network, parameters)
+            if same and [a.shape for a in parameters] == [a.shape for a in self._parameters]:
+                self._hold(parameters)
+            else:
+                self._prepare(parameters)
         if not parameters:
             return
         self.steps += 1
         change = self._change()
-        for parameter, flat, gradient, averages in zip(
-            parameters, self._flat, gradients, self._averages, strict=True
+        for parameter, flat, in_place, gradient, averages in zip(
+            parameters, self._flat, self._in_place, gradients, self._averages, strict=True
         ):
-            if flat.base is parameter:
+            if in_place:
                 change(flat, _float_vector(gradient), *averages)
             else:
                 flat[...] = parameter.reshape(-1)

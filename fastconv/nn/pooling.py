@@ -44,7 +44,8 @@ class MaxPool2d(Layer):
         layout: Layout2d = "NCHW",
     ) -> None:
         super().__init__()
-        self._arguments = (kernel_size, stride, padding, dilation, ceil_mode)
+        self.kernel_size, self.stride, self.padding = kernel_size, stride, padding
+        self.dilation, self.ceil_mode = dilation, ceil_mode
         self.layout = layout
         self._indices: Array | None = None
         self._input_size: Size = ()
@@ -52,7 +53,8 @@ class MaxPool2d(Layer):
     def forward(self, x: Array) -> Array:
         """The maxima of ``x``."""
         x = number_array("x", x)
-        output, self._indices = max_pool2d(x, *self._arguments, return_indices=True, layout=self.layout)
+        windows = (self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode)
+        output, self._indices = max_pool2d(x, *windows, return_indices=True, layout=self.layout)
         self._input_size = x.shape
         return output
 
@@ -97,14 +99,20 @@ class AvgPool2d(Layer):
         layout: Layout2d = "NCHW",
     ) -> None:
         super().__init__()
-        self._arguments = (kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
+        self.kernel_size, self.stride, self.padding, self.ceil_mode = kernel_size, stride, padding, ceil_mode
+        self.count_include_pad, self.divisor_override = count_include_pad, divisor_override
         self.layout = layout
         self._input_size: Size | None = None
+
+    @property
+    def _windows(self) -> tuple[Extents, Extents | None, Padding, bool, bool, int | None]:
+        windows = (self.kernel_size, self.stride, self.padding, self.ceil_mode)
+        return (*windows, self.count_include_pad, self.divisor_override)
 
     def forward(self, x: Array) -> Array:
         """The means of ``x``."""
         x = float_array("x", x)
-        output = avg_pool2d(x, *self._arguments, layout=self.layout)
+        output = avg_pool2d(x, *self._windows, layout=self.layout)
         self._input_size = x.shape
         return output
 
@@ -114,4 +122,4 @@ class AvgPool2d(Layer):
             no_forward()
         if not needs_input:
             return None
-        return avg_pool2d_backward(grad, self._input_size, *self._arguments, layout=self.layout)
+        return avg_pool2d_backward(grad, self._input_size, *self._windows, layout=self.layout)

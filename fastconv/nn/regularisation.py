@@ -114,7 +114,8 @@ class BatchNorm2d(Weighted):
         layout: Layout2d = "NCHW",
     ) -> None:
         super().__init__()
-        channels, kind = whole_number("num_features", num_features, 1), float_dtype("dtype", dtype)
+        self.num_features = channels = whole_number("num_features", num_features, 1)
+        kind = float_dtype("dtype", dtype)
         self.eps, self.momentum = number("eps", eps, 0), number("momentum", momentum, 0, 1)
         self.layout = one_of("layout", layout, ("NCHW", "NHWC"))
         self.weight, self.bias = np.ones(channels, kind), np.zeros(channels, kind)

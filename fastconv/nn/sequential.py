@@ -123,6 +123,11 @@ class Sequential(Layer):
             for name, array in layer.state().items()
         }
 
+    def _steps(self) -> Iterator[tuple[str, Layer]]:
+        for i, layer in enumerate(self.layers):
+            for place, step in layer._steps():
+                yield f"{i}.{place}" if place else f"{i}", step
+
     def train(self: _SequentialType, mode: bool = True) -> _SequentialType:
         """Switch every layer to training (or, with False, to use) and return the network."""
         self.training = flag("mode", mode)

@@ -4,9 +4,9 @@ The file is not named as the host: Python would take it for autograd itself.
 """
 # ruff: noqa: E402 (the pools read the environment when they are imported)
 
-from side_by_side import Case, compare, restart_with_one_thread
+from side_by_side import Case, compare, hold_threads
 
-restart_with_one_thread()
+hold_threads()
 
 from importlib.metadata import version
 from pathlib import Path
@@ -57,5 +57,5 @@ def cases():
 
 
 if __name__ == "__main__":
-    versions = ", ".join(f"{name} {version(name)}" for name in ("autograd", "numpy", "fastconv"))
-    compare(f"autograd's own convolve and fastconv's, one thread ({versions})", list(cases()))
+    versions = ", ".join(f"{name} {version(name)}" for name in ("autograd", "numpy"))
+    compare(f"autograd's own convolve and fastconv's ({versions})", list(cases()))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from side_by_side import Case, compare, restart_with_one_thread
+from side_by_side import Case, compare, hold_threads
 
 if __name__ == "__main__":
-    restart_with_one_thread()
+    hold_threads()
 
 import chainer
 import chainer.functions as F

@@ -8,10 +8,10 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from side_by_side import Case, compare, restart_with_one_thread
+from side_by_side import Case, compare, hold_threads
 
 if __name__ == "__main__":
-    restart_with_one_thread()
+    hold_threads()
     sys.path[:0] = [str(Path(sys.argv[1]) / name) for name in (".", "ch07", "ch08")]
 
 import numpy as np

@@ -1,6 +1,6 @@
 """Keras's NumPy backend as it is, on JAX, beside the same on fastconv: `python bench/hosts/keras.py`.
 
-In an environment with keras and jax; one thread each.
+In an environment with keras and jax.
 """
 
 from __future__ import annotations
@@ -8,19 +8,19 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-from side_by_side import Case, compare, restart_with_one_thread
+from side_by_side import Case, compare, hold_threads
 
-restart_with_one_thread()
-os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+if hold_threads() == 1:
+    os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
 os.environ["JAX_PLATFORMS"] = "cpu"
 
-import fastconv.adapters.keras as adapter  # noqa: E402
+import fastconv.adapters.keras as adapter
 
 with adapter.installed():
     import jax
     import keras
-import numpy as np  # noqa: E402
-from keras import ops  # noqa: E402
+import numpy as np
+from keras import ops
 
 RNG = np.random.default_rng(0)
 
@@ -70,6 +70,6 @@ def models() -> list[Case]:
     return cases
 
 
-title = f"keras {keras.__version__}, before: jax {jax.__version__}, after: fastconv; float32, one thread"
+title = f"keras {keras.__version__}, before: jax {jax.__version__}, after: fastconv; float32"
 compare(title, functions(), installed=adapter.installed)
 compare(title, models(), rounds=3, installed=adapter.installed)

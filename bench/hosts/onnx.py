@@ -3,9 +3,9 @@
 Run with `python bench/hosts/onnx.py`, in an environment with the extras `onnx` and `bench`, and onnxruntime.
 """
 
-from side_by_side import Case, compare, restart_with_one_thread
+from side_by_side import Case, compare, hold_threads
 
-restart_with_one_thread()
+THREADS = hold_threads()
 import math  # noqa: E402
 from pathlib import Path  # noqa: E402
 
@@ -48,9 +48,9 @@ def weighted(model):
 
 
 def in_onnxruntime(model):
-    """A session of one thread."""
+    """A session of as many threads."""
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.intra_op_num_threads, options.inter_op_num_threads = THREADS, 1
     options.log_severity_level = 3
     return onnxruntime.InferenceSession(model.SerializeToString(), options)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import os
+import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -18,6 +20,9 @@ _POOLS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_N
 # Hold NumPy's OpenBLAS to other kernels than the machine's own.
 _PINS = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
 
+# Set in the processes that time.
+_HELD = "FASTCONV_HOSTS_THREADS"
+
 
 @dataclass(frozen=True)
 class Case:
@@ -28,18 +33,27 @@ class Case:
     after: Callable[[], object]
 
 
-def restart_with_one_thread() -> None:
-    """Begin the program anew with one thread in every pool and no pinned BLAS; call it before all imports.
+def hold_threads() -> int:
+    """How many threads each pool has; call it before all other imports.
 
-    Puts the program's folder last on the path: a host has the name of the program that times it.
+    The program's option ``--threads N`` says it; without one the program runs twice, on one thread and on
+    all cores. Each run is a process of its own, in whose environment the pools find their sizes and no pinned
+    BLAS. Puts the program's folder last on the path: a host has the name of the program that times it.
     """
-    wanted = {name: "1" for name in _POOLS}
-    if any(os.environ.get(name) != value for name, value in wanted.items()) or any(
-        name in os.environ for name in _PINS
-    ):
-        kept = {name: value for name, value in os.environ.items() if name not in _PINS}
-        os.execve(sys.executable, [sys.executable, *sys.argv], {**kept, **wanted})
+    if _HELD not in os.environ:
+        parser = argparse.ArgumentParser(description=sys.modules["__main__"].__doc__)
+        parser.add_argument("--threads", type=int, metavar="N", help="default: one, then all")
+        options, others = parser.parse_known_args()
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        for threads in [options.threads] if options.threads else sorted({1, cores}):
+            held = dict.fromkeys((*_POOLS, _HELD), str(threads))
+            kept = {name: value for name, value in os.environ.items() if name not in _PINS}
+            done = subprocess.run([sys.executable, sys.argv[0], *others], env={**kept, **held}, check=False)
+            if done.returncode:
+                sys.exit(done.returncode)
+        sys.exit()
     sys.path.append(sys.path.pop(0))
+    return int(os.environ[_HELD])
 
 
 def compare(
@@ -49,6 +63,8 @@ def compare(
     installed: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> None:
     """Print the medians of interleaved rounds and their ratio; ``after`` is called with ``installed()``."""
+    threads = os.environ[_HELD]
+    title = f"{title}; {'one thread' if threads == '1' else f'{threads} threads'}"
     table = Table("", "before, ms", "after, ms", "times as fast", title=title)
     for case in cases:
         case.before()  # pages touched

@@ -106,9 +106,10 @@ def _needed(needs: Iterable[str]) -> frozenset[str]:
         names = tuple(islice(needs, MOST_NEEDS))
     except Exception:  # whatever an object's own iteration raises: it holds no names
         must_be(TypeError, "needs", f"a tuple with {expected}", needs)
-    if not all(isinstance(name, str) and name in GRADIENTS for name in names):
-        wrong = next(name for name in names if name not in GRADIENTS)
-        must_be_said(ValueError, "needs", expected, advice.shown(names) + advice.nearest(wrong, GRADIENTS))
+    for name in names:
+        if not (isinstance(name, str) and name in GRADIENTS):
+            came = advice.shown(names) + advice.nearest(name, GRADIENTS)
+            must_be_said(ValueError, "needs", expected, came)
     return frozenset(names)
 
 

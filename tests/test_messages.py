@@ -382,6 +382,9 @@ def test_the_nearest_name(arguments, nearest):
 def test_the_nearest_of_needs():
     message = raised(fastconv.conv2d_backward, SMALL, SMALL, KERNEL, needs=("input", "wieght"))
     assert message.endswith("; did you mean 'weight'?")
+    assert "did you mean" not in raised(
+        fastconv.conv2d_backward, SMALL, SMALL, KERNEL, needs=("input", np.zeros((1, 0)))
+    )
 
 
 def test_names_that_are_near_nothing():

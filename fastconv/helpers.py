@@ -43,8 +43,9 @@ PAUSE = 15e-6
 LEAST_SHARE = 0.6
 # Seconds between measurements of it, and of work that are worth one.
 BETWEEN_SHARES, LEAST_WORK = 1e-3, 50e-6
-# Seconds that calls run alone after the first call that had too small a share, and after many in a row.
-ALONE, LONGEST_ALONE = 5e-3, 0.1
+# Seconds that calls run alone after a call that had too small a share: the same after each of some in a row,
+# since a system may take that long to part threads that begin on one core, and then twice as many each time.
+ALONE, TRIES, LONGEST_ALONE = 5e-3, 8, 0.1
 # Looks whose time is taken to know how long one is: 10 to 50 ns.
 _TIMED = 1000
 
@@ -102,42 +103,41 @@ class _Helper:
 
 
 class Crowd:
-    """Whether other threads have the cores that helpers need."""
+    """Whether other threads have the cores that helpers need, as the calls of late tell."""
 
     def __init__(self) -> None:
-        self._measured = 0.0
-        self._alone_until, self._alone = 0.0, ALONE
+        self._measured, self._alone_until = 0.0, 0.0
+        self._failures = 0  # calls in a row whose threads had too small a share
 
     def alone(self) -> bool:
         """Whether a call should do without helpers."""
-        return self._alone_until > 0 and monotonic() < self._alone_until
+        return self._failures > 0 and monotonic() < self._alone_until
 
-    def share(self) -> Share | None:
-        """What a thread of a call measures with, where it is time to."""
-        return Share(self) if monotonic() - self._measured > BETWEEN_SHARES else None
+    def is_due(self) -> bool:
+        """Whether a call should measure the shares of its threads."""
+        return self._failures > 0 or monotonic() - self._measured > BETWEEN_SHARES
 
-    def note(self, share: float) -> None:
-        """Draw the conclusion from a thread's share of its core."""
-        self._measured = now = monotonic()
-        if share < LEAST_SHARE:
-            if now >= self._alone_until:  # one thread of a call draws it for all
-                self._alone_until, self._alone = now + self._alone, min(2 * self._alone, LONGEST_ALONE)
-        elif now >= self._alone_until:
-            self._alone_until, self._alone = 0.0, ALONE
+    def conclude(self, shares: list[float]) -> None:
+        """Draw the conclusion from the shares of a call's threads."""
+        self._measured = monotonic()
+        if min(shares) >= LEAST_SHARE:
+            self._failures = 0
+            return
+        self._failures += 1
+        doublings = max(0, self._failures - TRIES)
+        self._alone_until = self._measured + min(ALONE * 2**doublings, LONGEST_ALONE)
 
 
-class Share:
+class Clock:
     """The share of a core that this thread has from here on."""
 
-    def __init__(self, crowd: Crowd) -> None:
-        self._crowd = crowd
+    def __init__(self) -> None:
         self._time, self._own = perf_counter(), thread_time()
 
-    def end(self) -> None:
-        """Up to here."""
+    def share(self) -> float | None:
+        """Up to now; None after too short a time."""
         time, own = perf_counter() - self._time, thread_time() - self._own
-        if time >= LEAST_WORK:
-            self._crowd.note(own / time)
+        return own / time if time >= LEAST_WORK else None
 
 
 class Pool:

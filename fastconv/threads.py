@@ -19,7 +19,7 @@ from contextvars import ContextVar
 
 from fastconv.arguments import whole_number
 from fastconv.cores import usable_cores
-from fastconv.helpers import pool
+from fastconv.helpers import Clock, pool
 
 Job = Callable[[int], None]
 
@@ -185,15 +185,17 @@ def run_jobs(count: int, start_worker: Callable[[], Job]) -> None:
     workers = [start_worker() for _ in range(helpers + 1)]
     remaining = itertools.count()  # next() is atomic under the GIL: each job is taken once
     stopped, crowd = threading.Event(), pool().crowd
+    shares: list[float] = []
+    is_due = crowd.is_due()
 
     def work() -> None:
         before, _running.stopped = getattr(_running, "stopped", None), stopped
         try:
-            job, share = workers.pop(), crowd.share()
+            job, clock = workers.pop(), Clock() if is_due else None
             while (i := next(remaining)) < count and not stopped.is_set():
                 job(i)
-            if share is not None:
-                share.end()
+            if clock is not None and (share := clock.share()) is not None:
+                shares.append(share)
         except _Stopped:  # the failure itself is raised where it happened
             pass
         except BaseException:
@@ -218,6 +220,8 @@ def run_jobs(count: int, start_worker: Callable[[], Job]) -> None:
             raise
         # Work that was taken back stays in the queue, and would keep its scratch, until a helper is free.
         workers.clear()
+    if shares:
+        crowd.conclude(shares)
     errors = [error for error in [errand.take_error() for errand in running] if error is not None]
     if errors:
         try:

@@ -369,52 +369,67 @@ def crowd(monkeypatch):
 def test_calls_run_alone_for_a_while_where_helpers_have_no_core(crowd):
     crowd, clock = crowd
     assert not crowd.alone()
-    crowd.note(0.9)
+    crowd.conclude([0.9, 1.0])
     assert not crowd.alone()
-    crowd.note(0.4)
+    crowd.conclude([1.0, 0.4])
     assert crowd.alone()
     clock[0] += helper_threads.ALONE
     assert not crowd.alone()
+    crowd.conclude([1.0, 0.7])
+    assert not crowd.alone()
 
 
-def test_they_run_alone_for_longer_each_time_and_forget_it(crowd):
+def test_they_run_alone_for_longer_after_some_tries_and_forget_it(crowd):
     crowd, clock = crowd
     whiles = []
-    for _ in range(7):
-        crowd.note(0.4)
-        crowd.note(0.4)  # by another thread of the same call
+    for _ in range(helper_threads.TRIES + 7):
+        crowd.conclude([1.0, 0.4])
         whiles.append(crowd._alone_until - clock[0])
         clock[0] += whiles[-1]
         assert not crowd.alone()
-    assert whiles == pytest.approx([5e-3, 10e-3, 20e-3, 40e-3, 80e-3, 100e-3, 100e-3])
-    crowd.note(0.4)
-    crowd.note(1.0)  # the other thread of that call had its core
-    assert crowd.alone()
-    clock[0] += 1
-    crowd.note(1.0)
-    crowd.note(0.4)
+    tries = [5e-3] * helper_threads.TRIES
+    assert whiles == pytest.approx([*tries, 10e-3, 20e-3, 40e-3, 80e-3, 100e-3, 100e-3, 100e-3])
+    crowd.conclude([1.0])
+    crowd.conclude([0.4])
     assert crowd._alone_until - clock[0] == pytest.approx(helper_threads.ALONE)
 
 
-def test_a_share_is_measured_now_and_then(crowd):
+def test_shares_are_measured_now_and_then_and_while_they_are_small(crowd):
     crowd, clock = crowd
-    assert crowd.share() is not None
-    crowd.note(1.0)
-    assert crowd.share() is None
+    assert crowd.is_due()
+    crowd.conclude([1.0])
+    assert not crowd.is_due()
     clock[0] += 2 * helper_threads.BETWEEN_SHARES
-    assert crowd.share() is not None
+    assert crowd.is_due()
+    crowd.conclude([0.1])
+    assert crowd.is_due()
 
 
-def test_a_share_is_the_time_on_a_core(crowd, monkeypatch):
-    crowd, _ = crowd
-    noted = []
-    monkeypatch.setattr(crowd, "note", noted.append)
+def test_a_share_is_the_time_on_a_core(monkeypatch):
+    shares = []
     for wall, own in ((1.0, 0.25), (1.0, 1.0), (1e-6, 0.0)):
         walls, owns = iter([5.0, 5.0 + wall]), iter([7.0, 7.0 + own])
         monkeypatch.setattr(helper_threads, "perf_counter", lambda walls=walls: next(walls))
         monkeypatch.setattr(helper_threads, "thread_time", lambda owns=owns: next(owns))
-        helper_threads.Share(crowd).end()
-    assert noted == [0.25, 1.0]  # the last was too short to say anything
+        shares.append(helper_threads.Clock().share())
+    assert shares == [0.25, 1.0, None]  # the last was too short to say anything
+
+
+def test_a_call_measures_all_its_threads(monkeypatch):
+    pool = Pool()
+    monkeypatch.setattr(helper_threads, "_pool", pool)
+    concluded = []
+    monkeypatch.setattr(pool.crowd, "conclude", concluded.append)
+    barrier = threading.Barrier(2)
+
+    def job(i):
+        barrier.wait(10)
+        time.sleep(0.01)  # without a core
+
+    with fastconv.num_threads(2):
+        threads.run_jobs(2, lambda: job)
+    ((first, second),) = concluded
+    assert max(first, second) < 0.5
 
 
 def threads_of_a_call():

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median, quantiles
-from time import sleep
 from typing import Any
 
 from fastconv.bench.cases import COMPANY, BenchError, Case
@@ -23,8 +22,9 @@ PINS = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
 # Each turn lasts about this long, or one call where that is longer.
 TURN_SECONDS = 0.02
 _MOST_REPEATS = 500
-# Threads of BLAS and OpenMP of the turn before are awake for up to a tenth of a second.
-_FALL_ASLEEP = 0.15
+# Seconds of a turn on several threads that are not timed: those of BLAS and OpenMP of the turn before are
+# awake for up to 0.1 s, and a system that has put this turn's threads on one core takes as long to part them.
+WARM_UP = 0.2
 _THREAD_SETTINGS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
@@ -182,11 +182,10 @@ class Bench:
             result.timings[name] = Timing()
             repeats[name] = max(1, min(_MOST_REPEATS, round(TURN_SECONDS / max(answer["seconds"], 1e-7))))
         names = list(repeats)
+        warm_up = WARM_UP if self.threads > 1 or case.operation in COMPANY else 0.0
         for turn in range(self.rounds if names else 0):
             for name in names[turn % len(names) :] + names[: turn % len(names)]:
-                if case.operation in COMPANY:
-                    sleep(_FALL_ASLEEP)
-                answer = self.workers[name].ask("run", repeats=repeats[name])
+                answer = self.workers[name].ask("run", repeats=repeats[name], warm_up=warm_up)
                 if "error" in answer:
                     raise BenchError(f"{name} on {case.layer.name}, {case.operation}: {answer['error']}")
                 result.timings[name].seconds += answer["seconds"]

@@ -51,7 +51,7 @@ class _Server:
         return {"seconds": self._timed()}
 
     def run(self, repeats: int, warm_up: float = 0.0) -> dict[str, Any]:
-        """Seconds of ``repeats`` calls, after one that wakes the caches, or seconds of them for threads too."""
+        """Seconds of ``repeats`` calls, after one or more that wake caches and threads."""
         self.call()
         while warm_up > 0:
             warm_up -= self._timed()

@@ -220,7 +220,7 @@ def run_jobs(count: int, start_worker: Callable[[], Job]) -> None:
             raise
         # Work that was taken back stays in the queue, and would keep its scratch, until a helper is free.
         workers.clear()
-    if shares:
+    if len(shares) > 1:  # else no helper came in time, which tells nothing
         crowd.conclude(shares)
     errors = [error for error in [errand.take_error() for errand in running] if error is not None]
     if errors:

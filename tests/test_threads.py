@@ -360,10 +360,21 @@ assert sorted(done) == sorted([0, 1, 2] * 20), done
 @pytest.fixture
 def crowd(monkeypatch):
     """A crowd whose clock stands still, and the means to move it."""
-    monkeypatch.setattr(helper_threads, "LEAST_SHARE", 0.6)
+    monkeypatch.setattr(helper_threads, "LEAST_SHARE", 0.8)
     clock = [1000.0]
     monkeypatch.setattr(helper_threads, "monotonic", lambda: clock[0])
     return helper_threads.Crowd(), clock
+
+
+def fail(crowd, clock):
+    """Calls that end with calls running alone, and for how long."""
+    for _ in range(helper_threads.TRIES - 1):
+        crowd.conclude([1.0, 0.4])
+        assert not crowd.alone()
+    clock[0] += helper_threads.TRYING
+    crowd.conclude([1.0, 0.4])
+    assert crowd.alone()
+    return crowd._alone_until - clock[0]
 
 
 def test_calls_run_alone_for_a_while_where_helpers_have_no_core(crowd):
@@ -371,27 +382,30 @@ def test_calls_run_alone_for_a_while_where_helpers_have_no_core(crowd):
     assert not crowd.alone()
     crowd.conclude([0.9, 1.0])
     assert not crowd.alone()
-    crowd.conclude([1.0, 0.4])
-    assert crowd.alone()
-    clock[0] += helper_threads.ALONE
-    assert not crowd.alone()
-    crowd.conclude([1.0, 0.7])
+    clock[0] += fail(crowd, clock)
     assert not crowd.alone()
 
 
-def test_they_run_alone_for_longer_after_some_tries_and_forget_it(crowd):
+def test_a_system_has_time_to_part_threads_that_begin_on_one_core(crowd):
+    crowd, clock = crowd
+    for _ in range(100):  # in no time
+        crowd.conclude([0.5, 0.5])
+    assert not crowd.alone()
+    crowd.conclude([1.0, 1.0])
+    clock[0] += 1
+    crowd.conclude([0.5, 0.5])
+    assert not crowd.alone()
+
+
+def test_they_run_alone_for_longer_each_time_and_forget_it(crowd):
     crowd, clock = crowd
     whiles = []
-    for _ in range(helper_threads.TRIES + 7):
-        crowd.conclude([1.0, 0.4])
-        whiles.append(crowd._alone_until - clock[0])
+    for _ in range(6):
+        whiles.append(fail(crowd, clock))
         clock[0] += whiles[-1]
-        assert not crowd.alone()
-    tries = [5e-3] * helper_threads.TRIES
-    assert whiles == pytest.approx([*tries, 10e-3, 20e-3, 40e-3, 80e-3, 100e-3, 100e-3, 100e-3])
-    crowd.conclude([1.0])
-    crowd.conclude([0.4])
-    assert crowd._alone_until - clock[0] == pytest.approx(helper_threads.ALONE)
+    assert whiles == pytest.approx([10e-3, 20e-3, 40e-3, 80e-3, 100e-3, 100e-3])
+    crowd.conclude([1.0, 1.0])
+    assert fail(crowd, clock) == pytest.approx(helper_threads.ALONE)
 
 
 def test_shares_are_measured_now_and_then_and_while_they_are_small(crowd):
@@ -430,6 +444,15 @@ def test_a_call_measures_all_its_threads(monkeypatch):
         threads.run_jobs(2, lambda: job)
     ((first, second),) = concluded
     assert max(first, second) < 0.5
+
+
+def test_a_call_that_no_helper_came_to_tells_nothing(monkeypatch):
+    pool = Pool()
+    monkeypatch.setattr(helper_threads, "_pool", pool)
+    monkeypatch.setattr(pool, "hand_out", lambda count, work: [])
+    monkeypatch.setattr(pool.crowd, "conclude", lambda shares: pytest.fail(f"concluded from {shares}"))
+    with fastconv.num_threads(2):
+        threads.run_jobs(2, lambda: lambda i: time.sleep(0.001))
 
 
 def threads_of_a_call():

@@ -371,7 +371,7 @@ def fail(crowd, clock):
     for _ in range(helper_threads.TRIES - 1):
         crowd.conclude([1.0, 0.4])
         assert not crowd.alone()
-    clock[0] += helper_threads.TRYING
+    clock[0] += 1.01 * helper_threads.TRYING
     crowd.conclude([1.0, 0.4])
     assert crowd.alone()
     return crowd._alone_until - clock[0]
@@ -382,7 +382,7 @@ def test_calls_run_alone_for_a_while_where_helpers_have_no_core(crowd):
     assert not crowd.alone()
     crowd.conclude([0.9, 1.0])
     assert not crowd.alone()
-    clock[0] += fail(crowd, clock)
+    clock[0] += 1.01 * fail(crowd, clock)
     assert not crowd.alone()
 
 
@@ -402,7 +402,7 @@ def test_they_run_alone_for_longer_each_time_and_forget_it(crowd):
     whiles = []
     for _ in range(6):
         whiles.append(fail(crowd, clock))
-        clock[0] += whiles[-1]
+        clock[0] += 1.01 * whiles[-1]
     assert whiles == pytest.approx([10e-3, 20e-3, 40e-3, 80e-3, 100e-3, 100e-3])
     crowd.conclude([1.0, 1.0])
     assert fail(crowd, clock) == pytest.approx(helper_threads.ALONE)

@@ -382,7 +382,8 @@ def test_calls_run_alone_for_a_while_where_helpers_have_no_core(crowd):
     assert not crowd.alone()
     crowd.conclude([0.9, 1.0])
     assert not crowd.alone()
-    clock[0] += 1.01 * fail(crowd, clock)
+    pause = fail(crowd, clock)
+    clock[0] += 1.01 * pause
     assert not crowd.alone()
 
 

@@ -37,6 +37,7 @@ _WAITING = {
     ("threading", "_wait_for_tstate_lock"),
     ("selectors", "select"),
     ("concurrent.futures.thread", "_worker"),
+    ("fastconv.helpers", "_help"),
     ("ipykernel.heartbeat", "run"),
 }
 

@@ -15,7 +15,7 @@ from test_algorithms import NAMES, PASSES, SERVED, plan_of, run
 import fastconv
 from fastconv import nn
 
-THREADS = (2, 3, 5, 8)
+THREADS = (2, 3, 8, 24)
 
 
 def noisy(p, seed):

@@ -23,7 +23,7 @@ import numpy as np
 
 from fastconv.algorithms.grouped_last import Phases, Pixels, tile_for
 from fastconv.algorithms.im2col import Im2col
-from fastconv.algorithms.jobs import Range, blocks, ceil_div, wanted_jobs
+from fastconv.algorithms.jobs import Range, blocks, ceil_div, owned_jobs, wanted_jobs
 from fastconv.algorithms.lines import Lines
 from fastconv.algorithms.memory import add_parts, finite, memory
 from fastconv.algorithms.strips import Strips
@@ -119,7 +119,9 @@ class Planes:
         self.block = self._block()
         self.cells = self.grid_cells(self.block[1])
         self.offsets, self.rows, self.out_phases = self._tables(phases, kernel)
-        self.jobs = self._jobs()
+        self.work = self.batch * self.groups * self.filters * len(self.offsets) * prod(self.lines)
+        self.wanted = wanted_jobs(self.work)
+        self.jobs = self._jobs(self.wanted)
         # Where the columns of the weight's gradient are read, in their own order.
         self.natural_offsets = self.offsets[np.argsort(self.rows)]
 
@@ -208,10 +210,8 @@ class Planes:
             rows += [row for _, row in threes + singles]
         return np.array(offsets, np.int64), np.array(rows, np.int64), np.array(table, np.int64)
 
-    def _jobs(self) -> list[tuple[Range, Range, Range]]:
+    def _jobs(self, wanted: int) -> list[tuple[Range, Range, Range]]:
         """(groups, images, lines)."""
-        work = self.batch * self.groups * self.filters * len(self.offsets) * prod(self.lines)
-        wanted = wanted_jobs(work)
         group_step = ceil_div(self.groups, wanted)
         wanted = ceil_div(wanted, ceil_div(self.groups, group_step))
         image_step = max(1, ceil_div(ceil_div(self.batch, wanted), self.block[0]) * self.block[0])
@@ -246,7 +246,9 @@ class Planes:
         )
         x, first, strides = memory(read_only(source))
         y, _, out_strides = memory(out)
-        packed, added, jobs = read_only(packed), read_only(added), self.jobs
+        packed, added = read_only(packed), read_only(added)
+        wanted = owned_jobs(self.work)
+        jobs = self.jobs if wanted == self.wanted else self._jobs(wanted)
 
         def start_worker() -> Job:
             def job(i: int) -> None:

@@ -12,7 +12,7 @@ from math import prod
 
 import numpy as np
 
-from fastconv.algorithms.jobs import Range, blocks, ceil_div, wanted_jobs
+from fastconv.algorithms.jobs import Range, blocks, ceil_div, owned_jobs, wanted_jobs
 from fastconv.algorithms.memory import add_parts, pixels_first
 from fastconv.algorithms.virtual import Axis
 from fastconv.arguments import Array
@@ -101,7 +101,8 @@ class Pixels:
         self.axis = next((a for a in range(3) if self.lines_of[a] > 1), 2)
         self.lines = self.lines_of[self.axis]
         work = batch * groups * channels * filters * prod(extent) * prod(kernel) // prod(stride)
-        self.wanted = wanted_jobs(work // 2)
+        self.work = work // 2
+        self.wanted = wanted_jobs(self.work)
         line_pixels = prod(extent) // extent[self.axis] * stride[self.axis]
         lines = max(1, min(self.lines, TABLE_PIXELS // line_pixels))
         images = 1
@@ -132,7 +133,8 @@ class Pixels:
         added = read_only(np.zeros(filters, out.dtype) if bias is None else np.ascontiguousarray(bias))
         x, first, steps = pixels_first(read_only(source))
         y, _, out_steps = pixels_first(out)
-        jobs = self.jobs
+        wanted = owned_jobs(self.work)
+        jobs = self.jobs if wanted == self.wanted else self._jobs(wanted)
 
         def start_worker() -> Job:
             def job(i: int) -> None:

@@ -25,6 +25,12 @@ def wanted_jobs(work: int) -> int:
     return max(1, min(JOBS, work // JOB_MULTIPLICATIONS), work // MOST_MULTIPLICATIONS)
 
 
+def owned_jobs(work: int) -> int:
+    """As `wanted_jobs` where jobs own their cells: more than `JOBS` where there are more threads."""
+    most = max(JOBS, get_num_threads())
+    return max(1, min(most, work // JOB_MULTIPLICATIONS), work // MOST_MULTIPLICATIONS)
+
+
 def jobs_now(work: int) -> int:
     """How many jobs a pass of ``work`` multiply-adds is cut into where each owns its cells: one a thread.
 

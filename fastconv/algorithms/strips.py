@@ -43,7 +43,7 @@ from math import prod
 
 import numpy as np
 
-from fastconv.algorithms.jobs import Range, blocks, ceil_div, wanted_jobs
+from fastconv.algorithms.jobs import Range, blocks, ceil_div, owned_jobs, wanted_jobs
 from fastconv.algorithms.memory import add_parts, pixels_first
 from fastconv.arguments import Array, Size
 from fastconv.buffers import contiguous, zeros
@@ -92,7 +92,8 @@ class Strips:
         size = self.channels * g.compute_dtype.itemsize
         self.columns = max(LEAST_COLUMNS, COLUMN_BYTES // (cells * size) // 2 * 2)
         work = self.batch * self.channels * prod(self.target) * TAPS**2
-        self.wanted = wanted_jobs(work // 2)
+        self.work = work // 2
+        self.wanted = wanted_jobs(self.work)
         self.jobs = self._jobs(self.wanted)
         self.sum_columns = min(self.columns, SUM_COLUMNS)
         sums = self.batch * self.pairs * ceil_div(self.target[1], self.sum_columns)
@@ -143,17 +144,19 @@ class Strips:
         y, _, out_steps = pixels_first(out)
         x_steps, y_steps = (steps[0], *steps[2:]), (out_steps[0], *out_steps[2:])
         lead = self._lead(y, 0, y_steps)
+        wanted = owned_jobs(self.work)
+        jobs = self.jobs if wanted == self.wanted else self._jobs(wanted)
 
         def start_worker() -> Job:
             def job(i: int) -> None:
                 kernels.correlate_strips(
                     x, first, x_steps, self.source, packed, added, y, y_steps, self.target, self.pad,
-                    self.stride, self.back, self.columns, lead, *self.jobs[i],
+                    self.stride, self.back, self.columns, lead, *jobs[i],
                 )  # fmt: skip
 
             return job
 
-        run_jobs(len(self.jobs), start_worker)
+        run_jobs(len(jobs), start_worker)
 
     def sum(self, dy: Array, source: Array, dw: Array) -> None:
         """Write ``dw`` (C, 1, kernel): the weight's gradient of a forward pass."""

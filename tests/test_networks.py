@@ -137,6 +137,12 @@ def test_summary_leaves_the_network_alone():
     assert net.backward(np.ones_like(y)).shape == x.shape
 
 
+def test_a_size_without_the_batch_is_named():
+    net = nn.Sequential(nn.Conv2d(1, 3, 5))
+    with pytest.raises(ValueError, match=r"input_size must be .* batch included, got \(1, 28, 28\): "):
+        net.summary((1, 28, 28))
+
+
 def test_summary_of_a_layer_with_layers_inside():
     class Residual(nn.Layer):
         def __init__(self, inner):

@@ -254,7 +254,11 @@ class Layer(Configured):
         """
         shape = size("input_size", input_size, range(1, 6))
         addressable("input_size", shape, 8)
-        return table([*self._rows(shape)])
+        try:
+            return table([*self._rows(shape)])
+        except ValueError as error:
+            expected = "the shape of what the layers take, batch included"
+            raise ValueError(f"input_size must be {expected}, got {shape}: {error}") from None
 
     def _steps(self) -> Iterator[tuple[str, Layer]]:
         """The layers that an input passes one after the other, each with its place in the network."""

@@ -496,9 +496,9 @@ def test_cases_of_onnx(kind, least, way):
             names = [value.name for value in case.model.graph.input]
             results = evaluator.run(None, dict(zip(names, inputs, strict=False)))
             for actual, expected in zip(results, outputs, strict=True):
-                assert actual.dtype == expected.dtype, case.name
+                assert (actual.dtype, actual.shape) == (expected.dtype, expected.shape), case.name
                 np.testing.assert_allclose(
-                    actual, expected, rtol=case.rtol, atol=case.atol, err_msg=case.name, strict=True
+                    actual, expected, rtol=case.rtol, atol=case.atol, err_msg=case.name
                 )
 
 

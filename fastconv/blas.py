@@ -7,7 +7,7 @@ results are right either way.
 
 After a product OpenBLAS's threads look out for the next one for 2**28 ticks of the processor's clock, some
 0.1 s, on cores that our helpers then lack: a convolution on two threads after a matrix product of NumPy
-takes 4.1 ms beside 2.4, and 4.8 on one (AVX-512 Zen 5). So they are told to sleep after 2**18 ticks, 0.1
+took 5.0 ms instead of 2.5, and 4.4 on one (AVX-512 Zen 5). So they are told to sleep after 2**18 ticks, 0.1
 ms, by the variable that OpenBLAS has for it, before our first helper starts. A program that sets
 ``OPENBLAS_THREAD_TIMEOUT`` itself keeps its choice.
 """

@@ -92,6 +92,9 @@ class Kept:
                     listed.remove(block)
                 except ValueError:  # another thread was faster
                     continue
+                if block.references() != FREE:  # it was faster still: took the block and listed it again
+                    listed.append(block)
+                    continue
                 if not block.owner.flags.writeable:  # its last holder has locked it
                     block.owner.flags.writeable = True
                 block.used = monotonic()

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import sys
 import threading
+from contextlib import suppress
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -60,7 +61,8 @@ class _Watch(event.Listener):  # type: ignore[misc]
             self._since = perf_counter()
             self._timer = threading.Timer(max(0.0, PATIENCE - self._spent), self._say)
             self._timer.daemon = True
-            self._timer.start()
+            with suppress(RuntimeError):  # no memory for a thread: the call goes on without a word
+                self._timer.start()
 
     def on_end(self, event: Any) -> None:
         """It has ended, whatever came of it."""

@@ -12,8 +12,8 @@ OpenBLAS's are told to sleep (`fastconv.blas`), but those of OpenMP, which PyTor
 for 5 to 200 ms after each of their own calls, and other processes may be at work. So now and then each
 thread of a call compares the time that it had a core with the time that went by. Where that is less than
 `LEAST_SHARE` in some calls in a row, calls run on their own thread alone for some milliseconds, for longer
-each time that the next try ends so. After each product of PyTorch three layers take 1.00 to 1.05 times as
-long on two threads as on one, and 1.1 to 1.3 times without this (AVX-512 Zen 5).
+each time that the next try ends so. After each product of PyTorch three layers take 0.99 to 1.09 times as
+long on two threads as on one, and 1.03 to 1.36 times without this (AVX-512 Zen 5).
 
 Threads look out without the GIL, which the others need meanwhile; but one that finds the GIL taken when it
 comes back sleeps. So a flag is seen some microseconds before it is acted upon, in which the thread that

@@ -218,6 +218,24 @@ def test_threads_never_share_memory():
     assert len(buffers.KEPT.blocks()) <= 2 * buffers.MOST_OF_A_SIZE
 
 
+def test_a_block_that_is_taken_and_listed_again_between_two_looks_is_not_shared(monkeypatch):
+    """Another thread may come between the look at a block and its removal from the list."""
+    buffers.aligned(LARGE, FLOAT)
+    look, taken = buffers.Block.references, []
+
+    def interrupted(block):
+        seen = look(block)
+        if not taken:
+            taken.append(None)
+            taken.append(buffers.KEPT.array((LARGE,), FLOAT, 4 * LARGE, buffers.WITH_A_VECTOR))
+        return seen
+
+    monkeypatch.setattr(buffers.Block, "references", interrupted)
+    array = buffers.aligned(LARGE, FLOAT)
+    assert not np.shares_memory(array, taken[1])
+    assert len(buffers.KEPT.blocks()) == 2
+
+
 def test_zeros_and_contiguous():
     for size in (3, 200):
         assert not buffers.zeros((size, 100), FLOAT).any()

@@ -75,6 +75,17 @@ def test_a_callee_s_compilation_is_within_its_caller_s(watch):
     assert watch.depth == 0
 
 
+def test_without_memory_for_a_thread_it_is_compiled_in_silence(watch, caplog, monkeypatch):
+    def no_thread(timer):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(compiling.threading.Timer, "start", no_thread)
+    watch.on_start(compilation())
+    watch.on_end(compilation())
+    assert caplog.records == []
+    assert watch.depth == 0
+
+
 def test_it_can_be_silenced(watch, caplog):
     logging.getLogger("fastconv").setLevel("WARNING")
     compile_once(watch)

@@ -31,7 +31,6 @@ AlgorithmName: TypeAlias = Literal[
     "grouped",
     "lines",
     "pointwise",
-    "virtual",
     "direct",
     "im2col",
 ]

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from fastconv.algorithms import PASSES, Algorithm, Pass, choose
+from fastconv.algorithms import PASSES, Algorithm, Pass, choose, named
+from fastconv.algorithms.im2col import Im2col
 from fastconv.algorithms.memory import filters_outermost
 from fastconv.annotations import AlgorithmName, Extents, Layout1d, Layout2d, Layout3d, Padding, Shape
 from fastconv.arguments import (
@@ -23,7 +24,7 @@ from fastconv.arguments import (
     output_array,
     shaped,
 )
-from fastconv.buffers import new_result
+from fastconv.buffers import contiguous, new_result
 from fastconv.geometry import (
     Geometry,
     Steps,
@@ -66,6 +67,7 @@ class ConvPlan:
         "_algorithms",
         "_compute_dtype",
         "_geometry",
+        "_name",
         "_normal",
         "_wanted",
         "dtype",
@@ -74,10 +76,11 @@ class ConvPlan:
         "weight_size",
     )
     _geometry: Geometry
-    _algorithms: dict[str, Algorithm]
+    _algorithms: dict[Pass, Algorithm]  # of the passes that have been called
     _compute_dtype: np.dtype[Any]
     _normal: Callable[[Array], Array]
-    _wanted: str
+    _name: str
+    _wanted: type[Algorithm] | None
     input_size: Size
     weight_size: Size
     output_size: Size
@@ -86,21 +89,13 @@ class ConvPlan:
     def __init__(self, geometry: Geometry, algorithm: str) -> None:
         if not isinstance(geometry, Geometry):
             must_be(TypeError, "geometry", "a Geometry (plan_conv2d makes a plan from sizes)", geometry)
-        made: dict[type[Algorithm], Algorithm] = {}
-        chosen: dict[str, Algorithm] = {}
-        for which in PASSES:
-            kind = choose(geometry, which, algorithm)
-            if isinstance(kind, str):  # asked for by name: an error when this pass is called
-                continue
-            if kind not in made:
-                made[kind] = kind(geometry)
-            chosen[which] = made[kind]
         for name, value in {
             "_geometry": geometry,
-            "_algorithms": chosen,
+            "_algorithms": {},
             "_compute_dtype": geometry.compute_dtype,
             "_normal": normal_view(geometry),
-            "_wanted": algorithm,
+            "_name": algorithm,
+            "_wanted": named(algorithm),
             "input_size": geometry.input_size,
             "weight_size": geometry.weight_size,
             "output_size": geometry.output_size,
@@ -110,7 +105,7 @@ class ConvPlan:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A copy or a pickle is made anew: the algorithms hold nothing else."""
-        return type(self), (self._geometry, self._wanted)
+        return type(self), (self._geometry, self._name)
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"a plan can't be changed: {name} stays as it is; make another plan")
@@ -121,12 +116,15 @@ class ConvPlan:
     @property
     def algorithms(self) -> dict[str, str]:
         """Pass to the name of its algorithm (a new dict: changing it changes nothing)."""
-        return {which: algorithm.name for which, algorithm in self._algorithms.items()}
+        kinds = {which: choose(self._geometry, which, self._wanted) for which in PASSES}
+        return {which: kind.name for which, kind in kinds.items() if not isinstance(kind, str)}
 
     @property
     def scratch_bytes(self) -> int:
         """The most scratch one thread allocates in any pass, in bytes."""
-        return max((algorithm.scratch_bytes for algorithm in self._algorithms.values()), default=0)
+        names = self.algorithms
+        made = [self._algorithm(which) for which in PASSES if which in names]
+        return max(algorithm.scratch_bytes for algorithm in (*made, Im2col(self._geometry))) if made else 0
 
     @property
     def flops(self) -> int:
@@ -257,11 +255,15 @@ class ConvPlan:
     def _algorithm(self, which: Pass) -> Algorithm:
         """The algorithm of a pass; an error that says why the one asked for can't serve it."""
         found = self._algorithms.get(which)
-        if found is None:
-            reason = choose(self._geometry, which, self._wanted)
+        if found is not None:
+            return found
+        kind = choose(self._geometry, which, self._wanted)
+        if isinstance(kind, str):
             expected = f"able to compute the {which.replace('_', '-')} pass"
-            must_be_said(ValueError, "algorithm", expected, f"{self._wanted!r}: {reason}")
-        return found
+            must_be_said(ValueError, "algorithm", expected, f"{self._name!r}: {kind}")
+        # Passes share what they have in common. Threads that come at the same time make the same twice.
+        alike = (made for made in self._algorithms.copy().values() if type(made) is kind)
+        return self._algorithms.setdefault(which, next(alike, None) or kind(self._geometry))
 
     # The same three for arrays that have been checked.
 
@@ -270,9 +272,10 @@ class ConvPlan:
         result = self._result(out, self.output_size, input, weight, bias)
         if bias is not None:
             bias = bias.astype(self._compute_dtype, copy=False)
-        self._algorithm("forward").forward(
-            self._normal(input), filters_outermost(self._normal(weight)), bias, self._normal(result)
-        )
+        x, w, y = (self._normal(array) for array in (contiguous(input), weight, result))
+        w = filters_outermost(w)
+        if not self._algorithm("forward").forward(x, w, bias, y):
+            Im2col(self._geometry).forward(x, w, bias, y)
         return delivered(result, out, self.dtype)
 
     def run_backward_input(
@@ -280,21 +283,21 @@ class ConvPlan:
     ) -> Array:
         """`backward_input` without checks; a transposed convolution adds its ``bias`` (channels,) to it."""
         result = self._result(out, self.input_size, grad_output, weight, bias)
-        normal = self._normal(result)
-        self._algorithm("backward_input").backward_input(
-            self._normal(grad_output), filters_outermost(self._normal(weight)), normal
-        )
+        dy, w, dx = (self._normal(array) for array in (contiguous(grad_output), weight, result))
+        w = filters_outermost(w)
+        if not self._algorithm("backward_input").backward_input(dy, w, dx):
+            Im2col(self._geometry).backward_input(dy, w, dx)
         if bias is not None:
             with np.errstate(all="ignore"):  # infinities and NaN travel without a warning
-                normal += bias.astype(self._compute_dtype, copy=False).reshape(-1, 1, 1, 1)
+                dx += bias.astype(self._compute_dtype, copy=False).reshape(-1, 1, 1, 1)
         return delivered(result, out, self.dtype)
 
     def run_backward_weight(self, grad_output: Array, input: Array, out: Array | None) -> Array:
         """`backward_weight` without checks."""
         result = self._result(out, self.weight_size, grad_output, input)
-        self._algorithm("backward_weight").backward_weight(
-            self._normal(grad_output), self._normal(input), self._normal(result)
-        )
+        dy, x, dw = (self._normal(a) for a in (contiguous(grad_output), contiguous(input), result))
+        if not self._algorithm("backward_weight").backward_weight(dy, x, dw):
+            Im2col(self._geometry).backward_weight(dy, x, dw)
         return delivered(result, out, self.dtype)
 
     def _result(self, out: Array | None, shape: Size, *sources: Array | None) -> Array:

@@ -2,7 +2,7 @@
 
 A *segment* is the part of an output line that one vector holds. A table says of each where it begins in the
 source and in the output and how many of its lanes count, so the loops below know no axes. The source is the
-image itself where there is neither padding nor stride, else a grid as in `fastconv.kernels.virtual`. The same
+image itself where there is neither padding nor stride, else a grid, a padded copy of its. The same
 call packs the weights, and the products go to the output straight from the registers.
 """
 
@@ -28,7 +28,6 @@ from fastconv.kernels.vectors import (
     vector_load,
     vector_store,
 )
-from fastconv.kernels.virtual import fill_grid
 
 # A tile of so many filters has so many segments, or taps of a sum: accumulators fill the registers (32 with
 # AVX-512, 16 without) that a step's loads leave.
@@ -474,6 +473,55 @@ def all_finite(array):
     for i in range(array.size):
         broken |= array[i] - array[i] != 0
     return not broken
+
+
+@inner
+def fill_grid(x, image, first_channel, corner, stride, phases, grid):
+    """Copy a padded part of an image, split into the phases of the stride that some tap reads.
+
+    ``grid[c, n, i, j, k] = x[image, first_channel + c, corner + (i, j, k)*stride + phases[n]]``, zero outside
+    the image.
+
+    Parameters
+    ----------
+    x : float array (N, C, D, H, W)
+    image, first_channel : int
+    corner : tuple of three int
+        Where the grid begins in the image; negative in the padding.
+    stride : tuple of three int
+    phases : int64 array (phases, 3)
+    grid : float array (channels, phases, depth, height, width)
+        Written.
+    """
+    depth, height, width = x.shape[2:]
+    lines, columns = grid.shape[3:]
+    for c in range(grid.shape[0]):
+        plane = x[image, first_channel + c]
+        for n in range(grid.shape[1]):
+            phase = grid[c, n]
+            first_w = corner[2] + phases[n, 2]
+            # The columns of the grid that lie in the image: left <= k < right.
+            left = min(columns, max(0, -(first_w // stride[2])))
+            right = max(left, min(columns, (width - 1 - first_w) // stride[2] + 1))
+            w = max(0, first_w + left * stride[2])
+            for i in range(grid.shape[2]):
+                d = corner[0] + i * stride[0] + phases[n, 0]
+                for j in range(lines):
+                    h = corner[1] + j * stride[1] + phases[n, 1]
+                    if d < 0 or d >= depth or h < 0 or h >= height:
+                        for k in range(columns):
+                            phase[i, j, k] = 0
+                        continue
+                    for k in range(left):
+                        phase[i, j, k] = 0
+                    if stride[2] == 1:
+                        for k in range(right - left):
+                            phase[i, j, left + k] = plane[d, h, w + k]
+                    else:
+                        for k in range(right - left):
+                            phase[i, j, left + k] = plane[d, h, w + k * stride[2]]
+                    for k in range(right, columns):
+                        phase[i, j, k] = 0
 
 
 @inner

@@ -442,13 +442,18 @@ def test_what_is_not_finite_spreads_as_in_the_loops(name, value):
         np.testing.assert_allclose(results[which](), expected[which])
 
 
-def test_what_virtual_columns_do_not_serve_says_why():
-    last = fastconv.plan_conv2d((1, 8, 8, 4), (4, 3, 3, 4), layout="NHWC", algorithm="virtual")
+def test_a_name_that_is_no_more_says_what_serves_now():
+    with pytest.raises(ValueError, match="'virtual', which is no more: pass 'auto', or 'lines'"):
+        fastconv.plan_conv2d((1, 4, 8, 8), (4, 4, 3, 3), algorithm="virtual")
+
+
+def test_lines_and_pointwise_say_what_they_do_not_serve():
+    last = fastconv.plan_conv2d((1, 8, 8, 4), (4, 1, 1, 4), layout="NHWC", algorithm="pointwise")
     assert last.algorithms == {}
-    x, w = np.zeros((1, 8, 8, 4), np.float32), np.zeros((4, 3, 3, 4), np.float32)
+    x, w = np.zeros((1, 8, 8, 4), np.float32), np.zeros((4, 1, 1, 4), np.float32)
     with pytest.raises(ValueError, match="not contiguous with the channels last"):
         last(x, w)
-    long = fastconv.plan_conv1d((1, 64, 10**6), (64, 64, 9), algorithm="virtual")
+    long = fastconv.plan_conv1d((1, 64, 10**6), (64, 64, 9), algorithm="lines")
     assert "forward" not in long.algorithms
     assert fastconv.plan_conv1d((1, 64, 10**6), (64, 64, 9)).algorithms["forward"] == "direct"
 
@@ -457,7 +462,7 @@ def test_the_rules_of_auto_take_the_fast_one_where_it_is_faster(monkeypatch):
     monkeypatch.setattr(costs, "MARGIN", math.inf)  # no estimates, of which see test_costs
 
     def by_rule(plan):
-        return {which: choose(plan._geometry, which, "auto").name for which in PASSES}
+        return {which: choose(plan._geometry, which).name for which in PASSES}
 
     lanes = VECTOR_BYTES // 4  # what few channels are depends on the CPU's vectors
     for channels, kernel, fastest in (

@@ -88,7 +88,7 @@ def test_every_algorithm_but_lattices_has_estimates():
 def test_auto_leaves_what_is_estimated_far_slower(which, monkeypatch):
     layer = geometry((2, 3, 8, 8), (5, 3, 3, 3))
     monkeypatch.setattr(costs, "MARGIN", math.inf)
-    by_rule = algorithms.choose(layer, which, "auto")
+    by_rule = algorithms.choose(layer, which)
     monkeypatch.setattr(costs, "MARGIN", 1.5)
     other = next(a for a in ALGORITHMS if a is not by_rule and a.why_not(layer, which) is None)
     for ratio, expected in ((1.4, by_rule), (1.6, other)):
@@ -97,7 +97,7 @@ def test_auto_leaves_what_is_estimated_far_slower(which, monkeypatch):
         table[other.name] = {which: {"call": 1000.0}}
         monkeypatch.setattr(costs, "COSTS", table)
         monkeypatch.setattr(costs, "CAUTION", 1)
-        assert algorithms.choose(layer, which, "auto") is expected
+        assert algorithms.choose(layer, which) is expected
 
 
 def test_what_takes_groups_one_by_one_does_not_replace_what_was_made_for_them(monkeypatch):

@@ -13,9 +13,8 @@ from fastconv.algorithms.im2col import Im2col
 from fastconv.algorithms.lattice import Lattice
 from fastconv.algorithms.lines import Lines
 from fastconv.algorithms.pointwise import Pointwise
-from fastconv.algorithms.virtual import Virtual
 from fastconv.algorithms.winograd import Winograd
-from fastconv.arguments import Array, must_be_named
+from fastconv.arguments import Array, must_be_named, must_be_said
 from fastconv.geometry import Geometry
 from fastconv.kernels.vectors import IN_HALVES
 
@@ -26,7 +25,12 @@ PASSES: tuple[Pass, ...] = get_args(Pass)
 class Algorithm(Protocol):
     """Three passes over arrays in normal form (three spatial axes, channels second) and compute dtype.
 
-    Made for one geometry; keeps nothing between calls, so that threads may share it.
+    Made for one geometry; keeps nothing between calls, so that threads may share it. Images, gradients and
+    results are contiguous in the geometry's layout; weights may have gaps.
+
+    A pass returns whether its result holds. An algorithm that multiplies padding, or passes it over where a
+    plain loop multiplies it, can't tell what an infinity or a NaN times zero has spoilt: it returns False,
+    and the plan has `Im2col` compute the pass instead.
     """
 
     name: str
@@ -45,13 +49,13 @@ class Algorithm(Protocol):
     def scratch_bytes(self) -> int:
         """The most scratch a thread allocates in any pass."""
 
-    def forward(self, x: Array, w: Array, bias: Array | None, y: Array) -> None:
+    def forward(self, x: Array, w: Array, bias: Array | None, y: Array) -> bool:
         """Write the whole of ``y``."""
 
-    def backward_input(self, dy: Array, w: Array, dx: Array) -> None:
+    def backward_input(self, dy: Array, w: Array, dx: Array) -> bool:
         """Write the whole of ``dx``."""
 
-    def backward_weight(self, dy: Array, x: Array, dw: Array) -> None:
+    def backward_weight(self, dy: Array, x: Array, dw: Array) -> bool:
         """Write the whole of ``dw``."""
 
 
@@ -63,34 +67,47 @@ ALGORITHMS: tuple[type[Algorithm], ...] = (
     Grouped,
     Lines,
     Pointwise,
-    Virtual,
     Direct,
     Im2col,
 )
 
+# Names that there were, and what serves such layers now.
+GONE = {"virtual": "lines"}
 
-def choose(geometry: Geometry, which: Pass, wanted: str) -> type[Algorithm] | str:
-    """The first algorithm that serves one pass; or the one wanted by name, or the reason why it can't.
 
-    Where there is nothing to multiply, that is `Empty` under any name.
+def named(wanted: str) -> type[Algorithm] | None:
+    """The algorithm of a name, None for "auto".
 
     Raises
     ------
     TypeError, ValueError
         If there is none of that name.
     """
-    if geometry.is_empty and (wanted == "auto" or any(wanted == algorithm.name for algorithm in ALGORITHMS)):
-        return Empty
     if wanted == "auto":
-        by_rule = next(
-            algorithm
-            for algorithm in ALGORITHMS
-            if algorithm.why_not(geometry, which) is None and algorithm.why_slow(geometry, which) is None
-        )
-        return cheaper(by_rule, ALGORITHMS, geometry, which)
+        return None
     for algorithm in ALGORITHMS:
         if algorithm.name == wanted:
-            return algorithm.why_not(geometry, which) or algorithm
+            return algorithm
+    if wanted in GONE:
+        came = f"{wanted!r}, which is no more: pass 'auto', or {GONE[wanted]!r}"
+        must_be_said(ValueError, "algorithm", "the name of an algorithm", came)
     names = ["auto", *(algorithm.name for algorithm in ALGORITHMS)]
     kind = ValueError if isinstance(wanted, str) else TypeError
     must_be_named(kind, "algorithm", f"one of {', '.join(map(repr, names))}", wanted, names)
+
+
+def choose(geometry: Geometry, which: Pass, wanted: type[Algorithm] | None = None) -> type[Algorithm] | str:
+    """The algorithm that serves one pass; or the one that is wanted, or the reason why it can't.
+
+    Where there is nothing to multiply, that is `Empty` in any case.
+    """
+    if geometry.is_empty:
+        return Empty
+    if wanted is not None:
+        return wanted.why_not(geometry, which) or wanted
+    by_rule = next(
+        algorithm
+        for algorithm in ALGORITHMS
+        if algorithm.why_not(geometry, which) is None and algorithm.why_slow(geometry, which) is None
+    )
+    return cheaper(by_rule, ALGORITHMS, geometry, which)

@@ -26,11 +26,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fastconv.algorithms.axes import Axis, backward_axes, forward_axis
 from fastconv.algorithms.grouped import triples
-from fastconv.algorithms.im2col import Im2col
 from fastconv.algorithms.jobs import blocks, ceil_div, jobs_now, pieces, wanted_jobs
 from fastconv.algorithms.memory import Images, Three, add_parts, finite
-from fastconv.algorithms.virtual import Axis, backward_axes, forward_axis
 from fastconv.arguments import Array
 from fastconv.buffers import aligned, contiguous, zeros
 from fastconv.geometry import Geometry
@@ -370,28 +369,25 @@ class Bundles:
 
     @property
     def scratch_bytes(self) -> int:
-        """The largest band of a unit and what it writes, or what the other algorithm needs."""
+        """The largest band of a unit and what it writes."""
         sweeps = [self.forward_sweep, self.sum_sweep, *(sweep for _, sweep in self.phases)]
         own = [sweep.scratch_bytes for sweep in sweeps if sweep is not None]
-        return max([Im2col(self.geometry).scratch_bytes, *own])
+        return max(own)
 
-    def forward(self, x: Array, w: Array, bias: Array | None, y: Array) -> None:
+    def forward(self, x: Array, w: Array, bias: Array | None, y: Array) -> bool:
         """One correlation."""
         image, output, g = self._images(x), self._images(y), self.geometry
-        if image is None or output is None or self.forward_sweep is None:
-            Im2col(g).forward(x, w, bias, y)
-            return
+        assert self.forward_sweep is not None
         added = np.zeros(g.filters, y.dtype) if bias is None else np.ascontiguousarray(bias)
         packed = self._pack(self._flat(w), self.forward_sweep)
         self.forward_sweep.run(image, packed, added, output, (0, 0, 0), (1, 1, 1))
+        return True
 
-    def backward_input(self, dy: Array, w: Array, dx: Array) -> None:
+    def backward_input(self, dy: Array, w: Array, dx: Array) -> bool:
         """A correlation for each phase of the stride, with channels and filters exchanged."""
         gradient, result, g = self._images(dy), self._images(dx), self.geometry
-        if gradient is None or result is None or (self.padded and not finite(w)):
-            # Padding is multiplied here, and zero times infinity is not zero.
-            Im2col(g).backward_input(dy, w, dx)
-            return
+        if self.padded and not finite(w):
+            return False  # padding is multiplied here
         if any(made is None for _, made in self.phases):
             dx[...] = 0
         packed = None
@@ -400,15 +396,15 @@ class Bundles:
             if made is not None:
                 packed = self._packed_turned(w, made) if packed is None else packed
                 made.run(gradient, packed, none, result, first, g.stride)
+        return True
 
-    def backward_weight(self, dy: Array, x: Array, dw: Array) -> None:
+    def backward_weight(self, dy: Array, x: Array, dw: Array) -> bool:
         """Sums along lines."""
         gradient, image, sweep, g = self._images(dy), self._images(x), self.sum_sweep, self.geometry
-        if gradient is None or image is None or sweep is None:
-            Im2col(g).backward_weight(dy, x, dw)
-            return
+        assert sweep is not None
         sums = sweep.sum(gradient, image, g.batch)
         dw[...] = sums.reshape(g.filters, -1, self.group_channels).transpose(0, 2, 1).reshape(dw.shape)
+        return True
 
     @staticmethod
     def _pack(w: Array, sweep: Sweep) -> Array:
@@ -420,7 +416,7 @@ class Bundles:
         kernels.pack_bundles(w, 0, sweep.bundles, elements, packed)
         return packed
 
-    def _images(self, array: Array) -> Images | None:
+    def _images(self, array: Array) -> Images:
         return Images.of(array, self.geometry.channels_last)
 
     def _flat(self, w: Array) -> Array:

@@ -133,20 +133,6 @@ COSTS: dict[str, dict[str, dict[str, float]]] = {
             "call": 18300, "first": 0.041, "along_plane": 0.29, "units": 225, "apart": 0.28, "taps": 0.63,
         },
     },
-    "virtual": {
-        "forward": {
-            "call": 21200, "along_plane": 0.19, "first": 0.0065, "once": 1.28, "along_lines": 0.14,
-            "apart": 0.51, "result": 0.08,
-        },
-        "backward_input": {
-            "call": 28800, "along_plane": 0.2, "first": 0.0016, "once": 1.37, "result": 0.083,
-            "along_lines": 0.15, "units": 248,
-        },
-        "backward_weight": {
-            "call": 39600, "along_lines": 0.42, "first": 0.14, "units": 699, "weights": 0.46, "thin": 0.05,
-            "lines": 46.6,
-        },
-    },
     "winograd": {
         "forward": {
             "call": 70900, "along_filters": 0.14, "taps": 1.66, "result": 0.21, "source": 0.18,

@@ -25,15 +25,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from fastconv.algorithms.im2col import Im2col
+from fastconv.algorithms.axes import backward_axes, forward_axis
 from fastconv.algorithms.jobs import Range, blocks, ceil_div, jobs_now
 from fastconv.algorithms.memory import Images, Three, finite
 from fastconv.algorithms.narrow import FEW, Narrow
 from fastconv.algorithms.sweeps import FEW_CELLS, PART_PANELS, Axes, Sweep
-from fastconv.algorithms.virtual import backward_axes, forward_axis
 from fastconv.algorithms.weight_sums import WeightSums
 from fastconv.arguments import Array
-from fastconv.buffers import aligned, contiguous, new_result
+from fastconv.buffers import aligned, contiguous
 from fastconv.geometry import Geometry
 from fastconv.kernels import direct as kernels
 from fastconv.threads import Job, run_jobs
@@ -281,36 +280,31 @@ class Direct:
 
     @property
     def scratch_bytes(self) -> int:
-        """Bands, cells and sums, or what the other algorithms need; packed weights are not counted."""
-        g = self.geometry
+        """Bands, cells and sums; packed weights are not counted."""
         made = [self.forward_correlation, *(made for _, made in self.phases if made is not None)]
         return max(
-            Im2col(g).scratch_bytes,
             self.weight_sums.scratch_bytes,
             *(correlation.scratch_bytes for correlation in made),
         )
 
-    def forward(self, x: Array, w: Array, bias: Array | None, y: Array) -> None:
+    def forward(self, x: Array, w: Array, bias: Array | None, y: Array) -> bool:
         """One correlation."""
         image, output = self._images(x, self.apart), self._images(y)
-        if image is None or output is None or (self.sweep.cut and not finite(w)):
-            # Padding along the depth is not multiplied here, and zero times infinity is not zero.
-            Im2col(self.geometry).forward(x, w, bias, y)
-            return
+        if self.sweep.cut and not finite(w):
+            return False  # padding along the depth is not multiplied here
         g, s = self.geometry, self.sweep
         added = np.zeros((g.groups, s.panels * s.panel), y.dtype)
         if bias is not None:
             added[:, : s.filters] = bias.reshape(g.groups, s.filters)
         made = self.forward_correlation
         made.run(image, self._flat(w), self._group_step, added, output, (0, 0, 0), (1, 1, 1))
+        return True
 
-    def backward_input(self, dy: Array, w: Array, dx: Array) -> None:
+    def backward_input(self, dy: Array, w: Array, dx: Array) -> bool:
         """A correlation for each phase of the stride."""
         gradient, result = self._images(dy), self._images(dx)
-        if gradient is None or result is None or (self.padded and not finite(w)):
-            # Padding is multiplied here, and zero times infinity is not zero.
-            Im2col(self.geometry).backward_input(dy, w, dx)
-            return
+        if self.padded and not finite(w):
+            return False  # padding is multiplied here
         g, weights = self.geometry, self._turned(w) if self.turns else self._flat(w)
         if any(made is None for _, made in self.phases):
             dx[...] = 0
@@ -319,28 +313,24 @@ class Direct:
                 s = made.sweep
                 none = np.zeros((g.groups, s.panels * s.panel), dx.dtype)
                 made.run(gradient, weights, self._group_step, none, result, first, g.stride)
+        return True
 
-    def backward_weight(self, dy: Array, x: Array, dw: Array) -> None:
+    def backward_weight(self, dy: Array, x: Array, dw: Array) -> bool:
         """Sums along lines."""
         gradient, image = self._images(dy), self._images(x, self.apart)
-        if gradient is None or image is None or (self.sweep.blind and not finite(dy)):
-            Im2col(self.geometry).backward_weight(dy, x, dw)
-            return
-        ordered = self._ordered(dw)
-        result = ordered if ordered.flags.c_contiguous else new_result(ordered.shape, dw.dtype)
+        if self.sweep.blind and not finite(dy):
+            return False
+        result = self._ordered(dw).reshape(-1)
         operands = (image, gradient) if self.swapped else (gradient, image)
-        self.weight_sums.run(*operands, result.reshape(-1))
-        if self.sweep.cut and not finite(result):
-            # As in the forward pass: gradients that are not finite belong to taps that were passed over, too.
-            Im2col(self.geometry).backward_weight(dy, x, dw)
-        elif result is not ordered:
-            ordered[...] = result
+        self.weight_sums.run(*operands, result)
+        # As in the forward pass: gradients that are not finite belong to taps that were passed over, too.
+        return not self.sweep.cut or finite(result)
 
     @property
     def _group_step(self) -> int:
         return self.group_filters * self.steps[0]
 
-    def _images(self, array: Array, apart: Three = (1, 1, 1)) -> Images | None:
+    def _images(self, array: Array, apart: Three = (1, 1, 1)) -> Images:
         return Images.of(array, self.geometry.channels_last, apart)
 
     def _ordered(self, w: Array) -> Array:

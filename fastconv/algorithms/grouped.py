@@ -1,7 +1,7 @@
 """Small groups, down to depthwise: the planes of one group after the other, with nothing done twice a plane.
 
-The columns are virtual (see `fastconv.algorithms.virtual`), but a group has few filters over few planes, so
-that what virtual columns do once an image and group would cost more than the arithmetic: here all planes of a
+The columns are never made: the row (c, t, r, s) of the column matrix is the image shifted by a constant, so a
+table of offsets replaces it. A group has few filters over few planes: here all planes of a
 job are convolved inside one call of a kernel, from tables that it makes once (`fastconv.kernels.grouped`).
 
     forward          each group's planes are copied into a padded grid, in the phases of the stride, and read
@@ -21,20 +21,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fastconv.algorithms.axes import Axis, backward_axes, forward_axis
 from fastconv.algorithms.grouped_last import Phases, Pixels, tile_for
-from fastconv.algorithms.im2col import Im2col
 from fastconv.algorithms.jobs import Range, blocks, ceil_div, owned_jobs, wanted_jobs
 from fastconv.algorithms.lines import Lines
 from fastconv.algorithms.memory import add_parts, finite, memory
 from fastconv.algorithms.strips import Strips
-from fastconv.algorithms.virtual import (
-    MOST_GRID_BYTES,
-    Axis,
-    Virtual,
-    _largest_grid,
-    backward_axes,
-    forward_axis,
-)
 from fastconv.arguments import Array
 from fastconv.buffers import contiguous, new_result
 from fastconv.geometry import Geometry, read_only
@@ -57,6 +49,9 @@ MOST_ROWS = 64
 SUMS_BYTES = 2**20
 # Images that one sum runs over; the sums of more are added up.
 SUMMED_IMAGES = 256
+
+# A single line of output may need a larger grid, up to this.
+MOST_GRID_BYTES = 6 * 2**20
 
 Three = tuple[int, int, int]
 
@@ -347,9 +342,6 @@ class Grouped:
         else:
             self.forward_engine = self._engine(forward, g.output, one, channels, filters)
             self.backward_engine = self._engine(backward, g.input, g.stride, filters, channels)
-        # For arrays that no vector can be loaded from, and weights that must not meet padding.
-        virtual = all(Virtual.why_not(g, which) is None for which in ("backward_input", "backward_weight"))
-        self.other: Virtual | Im2col = Virtual(g) if virtual else Im2col(g)
 
     def _engine(
         self, phases: list[Phases], extent: Three, stride: Three, channels: int, filters: int
@@ -402,38 +394,42 @@ class Grouped:
 
     @property
     def scratch_bytes(self) -> int:
-        """The largest grid, phases of a gradient and sums of a job; or what the other algorithm needs."""
-        own = max(self.forward_engine.scratch_bytes + SUMS_BYTES, self.backward_engine.scratch_bytes)
-        return max(own, self.other.scratch_bytes)
-
-    def _loads(self, array: Array) -> bool:
-        """Whether the axis along which vectors lie is contiguous."""
-        axis = 1 if self.geometry.channels_last else 4
-        return array.shape[axis] == 1 or array.strides[axis] == array.itemsize
+        """The largest grid, phases of a gradient and sums of a job."""
+        return max(self.forward_engine.scratch_bytes + SUMS_BYTES, self.backward_engine.scratch_bytes)
 
     def _weights(self, w: Array) -> Array:
         """(G, K/G, C/G, taps): a view, or a copy where the weights are not contiguous."""
         return w.reshape(self.geometry.groups, self.group_filters, self.group_channels, -1)
 
-    def forward(self, x: Array, w: Array, bias: Array | None, y: Array) -> None:
+    def forward(self, x: Array, w: Array, bias: Array | None, y: Array) -> bool:
         """One correlation."""
-        if self.geometry.channels_last and not self._loads(x):
-            self.other.forward(x, w, bias, y)
-            return
         self.forward_engine.run(x, self._weights(w), bias, y)
+        return True
 
-    def backward_input(self, dy: Array, w: Array, dx: Array) -> None:
+    def backward_input(self, dy: Array, w: Array, dx: Array) -> bool:
         """A correlation for each phase of the stride, with filters and channels exchanged."""
-        last = self.geometry.channels_last
-        # With the channels first padding is multiplied, and zero times infinity is not zero.
-        if not self._loads(dy) if last else not finite(w):
-            self.other.backward_input(dy, w, dx)
-            return
+        # With the channels first padding is multiplied.
+        if not self.geometry.channels_last and not finite(w):
+            return False
         self.backward_engine.run(dy, self._weights(w).transpose(0, 2, 1, 3), None, dx)
+        return True
 
-    def backward_weight(self, dy: Array, x: Array, dw: Array) -> None:
+    def backward_weight(self, dy: Array, x: Array, dw: Array) -> bool:
         """Sums along pixels, in parts that are added in order."""
-        if not self._loads(dy) or (self.geometry.channels_last and not self._loads(x)):
-            self.other.backward_weight(dy, x, dw)
-            return
         self.forward_engine.sum(dy, x, dw)
+        return True
+
+
+def _largest_grid(geometry: Geometry, which: Pass) -> int:
+    """Bytes of the grid for one line of output of a pass, by arithmetic alone."""
+    g = geometry
+    # The grid of one line spans the kernel along the banded axis, and the whole of those behind it.
+    source = g.input if which == "forward" else g.output
+    axis = 0 if max(g.output[0], g.input[0]) > 1 else 1
+    cells = 1
+    for a in range(3):
+        reach = g.dilation[a] * (g.kernel[a] - 1) + 1
+        span = reach if a == axis else max(source[a], g.output[a], g.input[a]) + 2 * reach
+        cells *= span + g.stride[a]
+    channels = (g.channels if which == "forward" else g.filters) // g.groups
+    return channels * cells * g.compute_dtype.itemsize

@@ -12,9 +12,9 @@ from math import prod
 
 import numpy as np
 
+from fastconv.algorithms.axes import Axis
 from fastconv.algorithms.jobs import Range, blocks, ceil_div, owned_jobs, wanted_jobs
 from fastconv.algorithms.memory import add_parts, pixels_first
-from fastconv.algorithms.virtual import Axis
 from fastconv.arguments import Array
 from fastconv.buffers import contiguous, zeros
 from fastconv.geometry import read_only

@@ -259,7 +259,7 @@ class Im2col:
 
     # Passes
 
-    def forward(self, x: Array, w: Array, bias: Array | None, y: Array) -> None:
+    def forward(self, x: Array, w: Array, bias: Array | None, y: Array) -> bool:
         """Jobs own images, groups and pixels of ``y``."""
         g, block = self.geometry, self.forward_block
         x = read_only(x)
@@ -295,8 +295,9 @@ class Im2col:
             return job
 
         _run(len(jobs), start_worker)
+        return True
 
-    def backward_weight(self, dy: Array, x: Array, dw: Array) -> None:
+    def backward_weight(self, dy: Array, x: Array, dw: Array) -> bool:
         """Jobs own groups, taps and a part of the sum over images and pixels; parts are added in order."""
         g, block = self.geometry, self.weight_block
         x, dy = read_only(x), read_only(dy)
@@ -307,7 +308,7 @@ class Im2col:
         ]
         if not sums:
             dw[...] = 0
-            return
+            return True
         parts = list(blocks(len(sums), ceil_div(len(sums), self.parts)))
         # Channels-last weights can't be seen as (G, K/G, Q): they are made so and copied.
         result = dw.reshape(g.groups, self.group_filters, g.taps)
@@ -348,6 +349,7 @@ class Im2col:
             add_parts(partial, result)
         if not np.may_share_memory(result, dw):
             dw[...] = result.reshape(dw.shape)
+        return True
 
     def _summands(
         self,
@@ -372,12 +374,12 @@ class Im2col:
         gradients = gradients.reshape(*gradients.shape[:2], length)
         return gradients, columns.reshape(*columns.shape[:2], length).transpose(0, 2, 1)
 
-    def backward_input(self, dy: Array, w: Array, dx: Array) -> None:
+    def backward_input(self, dy: Array, w: Array, dx: Array) -> bool:
         """Jobs own images, channels and bands of lines of ``dx``."""
         g, block, own = self.geometry, self.input_block, self.input_jobs
         if self.narrow is not None and _channels_last(dy) and _channels_last(dx):
             self.narrow.run(dy, w, dx)
-            return
+            return True
         dy = read_only(dy)
         w = self._weight_matrices(w).transpose(0, 2, 1)  # (G, Q, K/G)
         jobs = [
@@ -408,6 +410,7 @@ class Im2col:
             return job
 
         _run(len(jobs), start_worker)
+        return True
 
     def _clear(self, dx: Array, images: Range, groups: Range, channels: Range, band: Range) -> None:
         first = groups[0] * self.group_channels + channels[0]

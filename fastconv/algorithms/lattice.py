@@ -59,7 +59,7 @@ class Lattice:
         _, _, reduced = _reduced(geometry)
         if _bytes(reduced) > MOST_BYTES:
             return "the lattice is large"
-        found = algorithms.choose(reduced, which, "auto")
+        found = algorithms.choose(reduced, which)
         if found is not Winograd:
             return "the lattice's copy saves nothing"
         if _bytes(reduced) + found(reduced).scratch_bytes > MOST_SCRATCH:
@@ -68,7 +68,7 @@ class Lattice:
 
     def _algorithm(self, which: Pass) -> Algorithm:
         if which not in self.inner:
-            kind = algorithms.choose(self.reduced, which, "auto")
+            kind = algorithms.choose(self.reduced, which)
             assert not isinstance(kind, str)
             self.inner[which] = kind(self.reduced)
         return self.inner[which]
@@ -79,20 +79,22 @@ class Lattice:
         inner = max(self._algorithm(which).scratch_bytes for which in algorithms.PASSES)
         return _bytes(self.reduced) + inner
 
-    def forward(self, x: Array, w: Array, bias: Array | None, y: Array) -> None:
+    def forward(self, x: Array, w: Array, bias: Array | None, y: Array) -> bool:
         """The same output."""
-        self._algorithm("forward").forward(self._copied(x), w, bias, y)
+        return self._algorithm("forward").forward(self._copied(x), w, bias, y)
 
-    def backward_input(self, dy: Array, w: Array, dx: Array) -> None:
+    def backward_input(self, dy: Array, w: Array, dx: Array) -> bool:
         """The gradient of the lattice, and zero between."""
         inner = self._empty(dx.dtype)
-        self._algorithm("backward_input").backward_input(dy, w, inner)
+        if not self._algorithm("backward_input").backward_input(dy, w, inner):
+            return False
         dx[...] = 0
         self._seen(dx)[...] = inner
+        return True
 
-    def backward_weight(self, dy: Array, x: Array, dw: Array) -> None:
+    def backward_weight(self, dy: Array, x: Array, dw: Array) -> bool:
         """The same sums."""
-        self._algorithm("backward_weight").backward_weight(dy, self._copied(x), dw)
+        return self._algorithm("backward_weight").backward_weight(dy, self._copied(x), dw)
 
     def _seen(self, x: Array) -> Array:
         """The lattice of an input (N, C, D, H, W), a view."""

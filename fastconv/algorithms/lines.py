@@ -1,30 +1,23 @@
 """Lines: a whole pass over small images in one kernel call.
 
-Virtual columns as in `fastconv.algorithms.virtual`, with tables that are made once for a plan. What is left
-of a call is one kernel (`fastconv.kernels.lines`) that packs the weights, reads the images along the lines of
-the output and writes the output from its registers: 3 us for a layer of 3x3 cells, where Python between the
+The columns are never made: the row (c, t, r, s) of the column matrix is the image shifted by a constant, so a
+table of offsets replaces it, which is made once for a plan. What is left of a call is one kernel
+(`fastconv.kernels.lines`) that packs the weights, reads the images along the lines of the output and writes
+the output from its registers: 3 us for a layer of 3x3 cells, where Python between the
 parts takes 12, and 21 against 38 us for 10x1x28x28 -> 3, 5x5 (float32, forward, AVX-512 Xeon).
 """
 
 from __future__ import annotations
 
+import itertools
 from math import prod
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fastconv.algorithms.im2col import Im2col
+from fastconv.algorithms.axes import Axis, Three, backward_axes, forward_axis
 from fastconv.algorithms.jobs import JOBS, PARTS_BYTES, Range, blocks, ceil_div, wanted_jobs
 from fastconv.algorithms.memory import add_parts
-from fastconv.algorithms.virtual import (
-    Axis,
-    Correlation,
-    Three,
-    Virtual,
-    backward_axes,
-    forward_axis,
-    is_stem,
-)
 from fastconv.arguments import Array
 from fastconv.buffers import new_result
 from fastconv.geometry import Geometry
@@ -73,15 +66,61 @@ def _long(geometry: Geometry, sums: bool) -> bool:
     return least >= 96
 
 
+class Correlation:
+    """Filters over a source: ``out[k, o] = sum of w[k, c, tap] * source[c, o*stride + shift[tap]]``.
+
+    Parameters
+    ----------
+    axes : three Axis
+    batch, groups, channels, filters : int
+        Channels and filters are those of a group.
+    itemsize : int
+    """
+
+    def __init__(
+        self,
+        axes: tuple[Axis, Axis, Axis],
+        batch: int,
+        groups: int,
+        channels: int,
+        filters: int,
+        itemsize: int,
+    ) -> None:
+        self.axes = axes
+        self.batch, self.groups, self.channels, self.filters = batch, groups, channels, filters
+        self.stride: Three = (axes[0].stride, axes[1].stride, axes[2].stride)
+        self.extent: Three = (axes[0].output, axes[1].output, axes[2].output)
+        self.taps = prod(len(axis.shifts) for axis in axes)
+        self.itemsize = itemsize
+        # Extents of one phase of the grid.
+        self.grid: Three = (axes[0].grid, axes[1].grid, axes[2].grid)
+        deltas = [axis.deltas for axis in axes]
+        # The phases that some tap reads.
+        self.phases = np.array(
+            list(itertools.product(*(sorted({rest for _, rest in delta}) for delta in deltas))), np.int64
+        )
+
+    def offsets_in(self, phases: int) -> Array:
+        """Where each row (channel, tap) of the columns begins in a grid of so many phases."""
+        depth, height, width = self.grid
+        order = {tuple(phase): n for n, phase in enumerate(self.phases.tolist())}
+        rows = [
+            ((order[d[1], h[1], w[1]] * depth + d[0]) * height + h[0]) * width + w[0]
+            for d, h, w in itertools.product(*(axis.deltas for axis in self.axes))
+        ]
+        channel = np.arange(self.channels)[:, np.newaxis] * (phases * depth * height * width)
+        return (channel + np.array(rows)).ravel()
+
+
 class _Tables:
     """What the kernels read instead of axes: offsets of the taps, segments of the lines, the grid's box."""
 
     def __init__(self, c: Correlation) -> None:
-        grid = c.grid_of(c.axes[c.axis].output)
+        grid = c.grid
         sources = (c.axes[0].source, c.axes[1].source, c.axes[2].source)
         # Without padding and stride the image itself is the source.
         direct = grid == sources and c.stride == (1, 1, 1) and not any(axis.lowest for axis in c.axes)
-        self.offsets = c.offsets_in((c.channels, 1 if direct else len(c.phases), *grid))
+        self.offsets = c.offsets_in(1 if direct else len(c.phases))
         self.box = np.array([grid, [axis.lowest for axis in c.axes], c.stride], np.int64)
         self.groups, self.phases = c.groups, c.phases
         self.lanes = VECTOR_BYTES // c.itemsize
@@ -154,7 +193,7 @@ class _Pass:
 
 def _wanted(c: Correlation) -> int:
     """Into how many jobs the work is cut where that is possible."""
-    work = c.batch * c.groups * c.filters * c.channels * len(c.taps) * prod(c.extent)
+    work = c.batch * c.groups * c.filters * c.channels * c.taps * prod(c.extent)
     return wanted_jobs(work)
 
 
@@ -244,7 +283,7 @@ class Lines:
 
     def _correlation(self, axes: tuple[Axis, Axis, Axis], channels: int, filters: int) -> Correlation:
         g = self.geometry
-        return Correlation(axes, g.batch, g.groups, channels, filters, g.kernel, g.compute_dtype.itemsize)
+        return Correlation(axes, g.batch, g.groups, channels, filters, g.compute_dtype.itemsize)
 
     @staticmethod
     def why_not(geometry: Geometry, which: Pass) -> str | None:
@@ -293,8 +332,6 @@ class Lines:
             return "many channels are better read in chunks of pixels"
         if channels >= 16 and prod(g.kernel) == 1:
             return "a kernel of one tap is a plain matrix product"
-        if is_stem(g, which):
-            return "many taps of few channels are better read with vectors along filters"
         least = min(g.channels, g.filters) // g.groups
         lanes = VECTOR_BYTES // g.compute_dtype.itemsize
         wide = prod(g.kernel) > 9 or max(g.dilation) > 1
@@ -326,55 +363,44 @@ class Lines:
         made = (getattr(self, name, None) for name in ("forward_pass", "input_pass", "weight_pass"))
         return self.geometry.compute_dtype.itemsize * max(a.scratch for a in made if a is not None)
 
-    # Arrays of any other kind (strided, read-only) would each be a compilation of their own: they are copied
-    # where they are small, and go elsewhere where they are not.
+    # Arrays of any other kind (read-only, or with the channels last) would each be compiled for: they are
+    # copied.
 
-    @property
-    def _other(self) -> Virtual | Im2col:
-        return Im2col(self.geometry) if self.geometry.channels_last else Virtual(self.geometry)
-
-    def _plain(self, first: Array, second: Array, result: Array) -> tuple[Array, Array, Array] | None:
-        """Contiguous arrays that can be written, copies where they are not; None where copies were large.
-
-        Nothing is copied of the result, which is written.
-        """
-        plain = first.flags.carray, second.flags.carray, result.flags.carray
-        if plain == (True, True, True):
-            return first, second, result
-        if _bytes(self.geometry) > COPIED_BYTES:
-            return None
-        return (
-            first if plain[0] else first.copy("C"),
-            second if plain[1] else second.copy("C"),
-            result if plain[2] else new_result(result.shape, result.dtype),
-        )
-
-    def forward(self, x: Array, w: Array, bias: Array | None, y: Array) -> None:
+    def forward(self, x: Array, w: Array, bias: Array | None, y: Array) -> bool:
         """One correlation."""
-        plain = self._plain(x, w, y)
-        if plain is None:
-            self._other.forward(x, w, bias, y)
-            return
-        self.forward_pass.run(plain[0], plain[1], bias, plain[2])
-        if plain[2] is not y:
-            y[...] = plain[2]
+        out = _writable(y)
+        self.forward_pass.run(_plain(x), _plain(w), bias, out)
+        if out is not y:
+            y[...] = out
+        return True
 
-    def backward_input(self, dy: Array, w: Array, dx: Array) -> None:
+    def backward_input(self, dy: Array, w: Array, dx: Array) -> bool:
         """One correlation of the output's gradient, with the filters rotated."""
-        plain = self._plain(dy, w, dx)
-        # Padding is multiplied here, and zero times infinity is not zero.
-        if plain is None or not self.input_pass.run(plain[0], plain[1], None, plain[2]):
-            self._other.backward_input(dy, w, dx)
-        elif plain[2] is not dx:
-            dx[...] = plain[2]
+        out = _writable(dx)
+        if not self.input_pass.run(_plain(dy), _plain(w), None, out):
+            return False  # padding is multiplied here
+        if out is not dx:
+            dx[...] = out
+        return True
 
-    def backward_weight(self, dy: Array, x: Array, dw: Array) -> None:
+    def backward_weight(self, dy: Array, x: Array, dw: Array) -> bool:
         """Sums along the lines, in parts that are added in order."""
-        plain = self._plain(dy, x, dw)
-        if plain is None or not self.weight_pass.run(*plain):
-            self._other.backward_weight(dy, x, dw)
-        elif plain[2] is not dw:
-            dw[...] = plain[2]
+        out = _writable(dw)
+        if not self.weight_pass.run(_plain(dy), _plain(x), out):
+            return False
+        if out is not dw:
+            dw[...] = out
+        return True
+
+
+def _plain(array: Array) -> Array:
+    """The array, or a copy that is contiguous and could be written."""
+    return array if array.flags.carray else array.copy("C")
+
+
+def _writable(result: Array) -> Array:
+    """The result, or a contiguous array in its place."""
+    return result if result.flags.carray else new_result(result.shape, result.dtype)
 
 
 def _bytes(geometry: Geometry) -> int:

@@ -42,12 +42,10 @@ class Images:
     apart: Three
 
     @staticmethod
-    def of(array: Array, channels_last: bool, apart: Three = (1, 1, 1)) -> Images | None:
-        """None where the array is not contiguous in its layout."""
+    def of(array: Array, channels_last: bool, apart: Three = (1, 1, 1)) -> Images:
+        """An array that is contiguous in its layout."""
         channels, cells = array.shape[1], array.shape[2] * array.shape[3] * array.shape[4]
         ordered = array.transpose(0, 2, 3, 4, 1) if channels_last else array
-        if not ordered.flags.c_contiguous:
-            return None
         plane, cell = (1, channels) if channels_last else (cells, 1)
         return Images(ordered.reshape(-1), array, plane, cell, apart)
 

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from fastconv.algorithms.im2col import Im2col
 from fastconv.algorithms.jobs import Range, blocks, ceil_div, jobs_now, shares, wanted_jobs
 from fastconv.arguments import Array
 from fastconv.buffers import aligned, contiguous, new_result
@@ -111,27 +110,22 @@ class Pointwise:
 
     @property
     def scratch_bytes(self) -> int:
-        """Packed pixels and results of a chunk, or what the other algorithms need."""
+        """Packed pixels and results of a chunk."""
         widest = max(self.group_filters, self.group_channels)
         elements = FAR_PANELS * self.panel * (min(STEPS, widest) + widest)
-        return max(Im2col(self.geometry).scratch_bytes, elements * self.geometry.compute_dtype.itemsize)
+        return elements * self.geometry.compute_dtype.itemsize
 
-    def forward(self, x: Array, w: Array, bias: Array | None, y: Array) -> None:
+    def forward(self, x: Array, w: Array, bias: Array | None, y: Array) -> bool:
         """All filters of a group at every pixel."""
-        if not (x.flags.c_contiguous and y.flags.c_contiguous):
-            Im2col(self.geometry).forward(x, w, bias, y)
-            return
         matrices = contiguous(w).reshape(self.geometry.groups, self.group_filters, self.group_channels)
         stride = self.geometry.stride
         self._run(
             x, self._cells(x, stride), self.strided, matrices, bias, y, self._cells(y, (1, 1, 1)), False
         )
+        return True
 
-    def backward_input(self, dy: Array, w: Array, dx: Array) -> None:
+    def backward_input(self, dy: Array, w: Array, dx: Array) -> bool:
         """All channels of a group at every pixel of the gradient."""
-        if not (dy.flags.c_contiguous and dx.flags.c_contiguous):
-            Im2col(self.geometry).backward_input(dy, w, dx)
-            return
         if self.strided:
             dx[...] = 0
         stride = self.geometry.stride
@@ -139,8 +133,9 @@ class Pointwise:
             dy, self._cells(dy, (1, 1, 1)), False, self._turned(w), None, dx, self._cells(dx, stride),
             self.strided,
         )  # fmt: skip
+        return True
 
-    def backward_weight(self, dy: Array, x: Array, dw: Array) -> None:
+    def backward_weight(self, dy: Array, x: Array, dw: Array) -> bool:
         """Not served: see `why_not`."""
         raise NotImplementedError(self.why_not(self.geometry, "backward_weight"))
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from fastconv.algorithms.axes import Axis
 from fastconv.algorithms.jobs import blocks, ceil_div, wanted_jobs
 from fastconv.algorithms.memory import Four, Three
-from fastconv.algorithms.virtual import Axis
 from fastconv.arguments import Array
 from fastconv.kernels.panels import PANEL
 from fastconv.kernels.vectors import VECTOR_BYTES

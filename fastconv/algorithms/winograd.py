@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastconv.algorithms.im2col import Im2col
+from fastconv.algorithms.axes import Axis, backward_axes, forward_axis
 from fastconv.algorithms.jobs import (
     JOBS,
     PARTS_BYTES,
@@ -47,7 +47,6 @@ from fastconv.algorithms.jobs import (
 )
 from fastconv.algorithms.memory import Four, Images, Three, add_parts, finite, turn_back, turned
 from fastconv.algorithms.sweeps import panel_width
-from fastconv.algorithms.virtual import Axis, Virtual, backward_axes, forward_axis
 from fastconv.arguments import Array
 from fastconv.buffers import aligned, contiguous, new_result
 from fastconv.geometry import Geometry
@@ -502,9 +501,8 @@ class Winograd:
 
     @property
     def scratch_bytes(self) -> int:
-        """What a chunk needs, or the other algorithms do; transformed filters are not counted."""
+        """What a chunk needs; transformed filters are not counted."""
         return max(
-            *(self._other(which).scratch_bytes for which in ("forward", "backward_input", "backward_weight")),
             *(
                 _turned_bytes(self.geometry) + phase.patches.scratch_bytes
                 for phase in (*self.forward_phases, *self.input_phases)
@@ -512,33 +510,27 @@ class Winograd:
             _turned_bytes(self.geometry) + self.weight_sums.scratch_bytes,
         )
 
-    def forward(self, x: Array, w: Array, bias: Array | None, y: Array) -> None:
+    def forward(self, x: Array, w: Array, bias: Array | None, y: Array) -> bool:
         """Patches of the image."""
-        if not self._convolve(self.forward_phases, x, w, False, bias, y):
-            self._other("forward").forward(x, w, bias, y)
+        return self._convolve(self.forward_phases, x, w, False, bias, y)
 
-    def backward_input(self, dy: Array, w: Array, dx: Array) -> None:
+    def backward_input(self, dy: Array, w: Array, dx: Array) -> bool:
         """Patches of the gradient: dx[i] = sum of dy[i + padding - t] * w[t], from the last tap on."""
         if not self._convolve(self.input_phases, dy, w, True, None, dx):
-            self._other("backward_input").backward_input(dy, w, dx)
+            return False
         # After the others, since what is turned back holds all planes.
         for depth in self.unread:
             dx[:, :, depth :: self.geometry.stride[0]] = 0
+        return True
 
-    def backward_weight(self, dy: Array, x: Array, dw: Array) -> None:
+    def backward_weight(self, dy: Array, x: Array, dw: Array) -> bool:
         """Sums of products of patches."""
         g = self.geometry
-        gradient, image = self._images(dy), self._images(x)
-        seen = not self.forward_phases[0].patches.blind or finite(dy)
-        if gradient is not None and image is not None and seen:
-            ordered = self._ordered(dw)
-            result = ordered if ordered.flags.c_contiguous else new_result(ordered.shape, dw.dtype)
-            self.weight_sums.run(gradient, image, result.reshape(g.groups, self.group_filters, -1))
-            if finite(result):
-                if result is not ordered:
-                    ordered[...] = result
-                return
-        self._other("backward_weight").backward_weight(dy, x, dw)
+        if self.forward_phases[0].patches.blind and not finite(dy):
+            return False
+        result = self._ordered(dw).reshape(g.groups, self.group_filters, -1)
+        self.weight_sums.run(self._images(dy), self._images(x), result)
+        return finite(result)
 
     def _ordered(self, w: Array) -> Array:
         """Weights (K, C/G, T, R, S) with their axes in the order of the layout."""
@@ -563,15 +555,8 @@ class Winograd:
                 kernels_.append(kernel.reshape(-1))
         return np.array(kernels_)
 
-    def _other(self, which: Pass) -> Virtual | Im2col:
-        """What computes where arrays have gaps, or results are not finite: a patch spreads what spoils it."""
-        g = self.geometry
-        return Im2col(g) if Virtual.why_not(g, which) else Virtual(g)
-
-    def _images(self, array: Array, written: bool = False) -> Images | None:
-        """None where the array has gaps."""
-        images = Images.of(array, self.geometry.channels_last)
-        return turned(array, not written) if self.turns and images is not None else images
+    def _images(self, array: Array, written: bool = False) -> Images:
+        return turned(array, not written) if self.turns else Images.of(array, self.geometry.channels_last)
 
     def _convolve(
         self, phases: list[Phase], x: Array, w: Array, rotated: bool, bias: Array | None, y: Array
@@ -581,7 +566,7 @@ class Winograd:
         source, target = self._images(x), self._images(y, written=True)
         # Padding along the depth is not multiplied, and zero times infinity is not zero.
         cut = any(phase.patches.cut for phase in phases)
-        if source is None or target is None or (cut and not finite(w)):
+        if cut and not finite(w):
             return False
         flat = contiguous(self._ordered(w)).reshape(-1)
         for _, lattices in itertools.groupby(phases, lambda phase: phase.patches.axis):

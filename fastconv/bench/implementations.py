@@ -118,7 +118,7 @@ def _kernel_pass(case: Case) -> Call:
     plan: ConvPlan = fastconv.plan_conv2d(
         x.shape, w.shape, **_steps(case.layer), dtype=case.dtype, layout=case.layout
     )
-    run = getattr(plan._algorithms[case.operation], case.operation)
+    run = getattr(plan._algorithm(case.operation), case.operation)  # type: ignore[arg-type]
     sources = {"forward": (x, w), "backward_input": (dy, w), "backward_weight": (dy, x)}[case.operation]
     out = np.ones_like({"forward": dy, "backward_input": x, "backward_weight": w}[case.operation])
     arrays = [normal_form(array, last) for array in (*sources, out)]

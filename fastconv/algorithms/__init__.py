@@ -96,6 +96,11 @@ def named(wanted: str) -> type[Algorithm] | None:
     must_be_named(kind, "algorithm", f"one of {', '.join(map(repr, names))}", wanted, names)
 
 
+def candidates(geometry: Geometry, which: Pass) -> list[type[Algorithm]]:
+    """All algorithms that can serve a pass."""
+    return [algorithm for algorithm in ALGORITHMS if algorithm.why_not(geometry, which) is None]
+
+
 def choose(geometry: Geometry, which: Pass, wanted: type[Algorithm] | None = None) -> type[Algorithm] | str:
     """The algorithm that serves one pass; or the one that is wanted, or the reason why it can't.
 
@@ -106,8 +111,6 @@ def choose(geometry: Geometry, which: Pass, wanted: type[Algorithm] | None = Non
     if wanted is not None:
         return wanted.why_not(geometry, which) or wanted
     by_rule = next(
-        algorithm
-        for algorithm in ALGORITHMS
-        if algorithm.why_not(geometry, which) is None and algorithm.why_slow(geometry, which) is None
+        algorithm for algorithm in candidates(geometry, which) if algorithm.why_slow(geometry, which) is None
     )
     return cheaper(by_rule, ALGORITHMS, geometry, which)

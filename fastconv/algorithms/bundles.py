@@ -372,7 +372,7 @@ class Bundles:
         """The largest band of a unit and what it writes."""
         sweeps = [self.forward_sweep, self.sum_sweep, *(sweep for _, sweep in self.phases)]
         own = [sweep.scratch_bytes for sweep in sweeps if sweep is not None]
-        return max(own)
+        return max(own, default=0)
 
     def forward(self, x: Array, w: Array, bias: Array | None, y: Array) -> bool:
         """One correlation."""

@@ -13,10 +13,11 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from random_layers import Layer
+from random_layers import Layer, label
 from scipy import optimize, sparse
 
 from fastconv.algorithms import ALGORITHMS, PASSES, Algorithm
+from fastconv.algorithms.copies import reordered
 from fastconv.algorithms.estimates import estimate
 from fastconv.algorithms.machine import Costs
 from fastconv.algorithms.problem import Counts, Problem
@@ -29,7 +30,7 @@ SHARPNESS, ERRORS = 0.15, 0.05
 # Algorithms that take more times as long as the fastest count as if they took so many.
 FAR = 4.5
 
-BY_NAME: dict[str, type[Algorithm]] = {algorithm.name: algorithm for algorithm in ALGORITHMS}
+BY_LABEL = {label(kind): kind for kind in (*ALGORITHMS, *map(reordered, ALGORITHMS))}
 
 
 class Row(NamedTuple):
@@ -47,9 +48,9 @@ def rows(layers: Iterable[Layer]) -> list[Row]:
         geometry = layer.geometry
         for which in PASSES:
             times = {
-                BY_NAME[name]: 1e3 * taken
+                BY_LABEL[name]: 1e3 * taken
                 for name, taken in layer.times[which].items()
-                if name in BY_NAME and BY_NAME[name].why_not(geometry, which) is None
+                if name in BY_LABEL and BY_LABEL[name].why_not(geometry, which) is None
             }
             if times:
                 found.append(Row(layer, Problem(geometry, which), times))
@@ -94,10 +95,10 @@ def worth(some: Sequence[Row]) -> dict[str, Score]:
     """How much slower the fastest is where an algorithm is left out."""
     ratios: dict[str, list[float]] = defaultdict(list)
     for row in some:
-        for kind in ALGORITHMS:
-            rest = [taken for other, taken in row.times.items() if other is not kind]
+        for name in {kind.name for kind in row.times}:
+            rest = [taken for other, taken in row.times.items() if other.name != name]
             if rest:
-                ratios[kind.name].append(min(rest) / min(row.times.values()))
+                ratios[name].append(min(rest) / min(row.times.values()))
     return {name: Score.of(found) for name, found in ratios.items()}
 
 

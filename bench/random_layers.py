@@ -14,7 +14,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from fastconv.algorithms import PASSES, Pass
+from fastconv.algorithms import PASSES, Algorithm, Pass
 from fastconv.arguments import float_dtype
 from fastconv.bench.cases import load_suite
 from fastconv.geometry import LAYOUTS, Geometry, conv_geometry
@@ -27,6 +27,11 @@ LEAST, MOST, MOST_BYTES = 2e4, 6e8, 2**27
 
 Size = tuple[int, ...]
 Times = dict[Pass, dict[str, float]]
+
+
+def label(kind: type[Algorithm]) -> str:
+    """An algorithm in one word: ``lines``, or ``lines,reordered``."""
+    return kind.label.replace(" ", "")
 
 
 @dataclass(frozen=True)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from fastconv.algorithms import PASSES, Algorithm, Pass, choose, named
+from fastconv.algorithms import PASSES, Algorithm, Pass, Passes, choose, named
+from fastconv.algorithms.copies import Copies, moves_less, reordered
 from fastconv.algorithms.im2col import Im2col
-from fastconv.algorithms.memory import filters_outermost
+from fastconv.algorithms.memory import dense
 from fastconv.annotations import AlgorithmName, Extents, Layout1d, Layout2d, Layout3d, Padding, Shape
 from fastconv.arguments import (
     Array,
@@ -24,7 +26,7 @@ from fastconv.arguments import (
     output_array,
     shaped,
 )
-from fastconv.buffers import contiguous, new_result
+from fastconv.buffers import new_result
 from fastconv.geometry import (
     Geometry,
     Steps,
@@ -69,6 +71,7 @@ class ConvPlan:
         "_geometry",
         "_name",
         "_normal",
+        "_of_copies",
         "_wanted",
         "dtype",
         "input_size",
@@ -77,6 +80,7 @@ class ConvPlan:
     )
     _geometry: Geometry
     _algorithms: dict[Pass, Algorithm]  # of the passes that have been called
+    _of_copies: dict[tuple[Pass, bool], Passes]  # for views, and whether these are turned by that
     _compute_dtype: np.dtype[Any]
     _normal: Callable[[Array], Array]
     _name: str
@@ -92,6 +96,7 @@ class ConvPlan:
         for name, value in {
             "_geometry": geometry,
             "_algorithms": {},
+            "_of_copies": {},
             "_compute_dtype": geometry.compute_dtype,
             "_normal": normal_view(geometry),
             "_name": algorithm,
@@ -116,8 +121,12 @@ class ConvPlan:
     @property
     def algorithms(self) -> dict[str, str]:
         """Pass to the name of its algorithm (a new dict: changing it changes nothing)."""
+        return {which: kind.name for which, kind in self._kinds().items()}
+
+    def _kinds(self) -> dict[Pass, type[Algorithm]]:
+        """The passes that can be computed, and by what."""
         kinds = {which: choose(self._geometry, which, self._wanted) for which in PASSES}
-        return {which: kind.name for which, kind in kinds.items() if not isinstance(kind, str)}
+        return {which: kind for which, kind in kinds.items() if not isinstance(kind, str)}
 
     @property
     def scratch_bytes(self) -> int:
@@ -155,7 +164,7 @@ class ConvPlan:
                 f"{n}-D convolution, {g.dtype}: {self.input_size} * {self.weight_size} -> {self.output_size}",
                 f"{'channels last' if g.channels_last else 'channels first'}, stride {g.stride[-n:]}, "
                 f"padding before {g.padding[-n:]}, dilation {g.dilation[-n:]}, groups {g.groups}",
-                ", ".join(f"{which}: {name}" for which, name in self.algorithms.items()),
+                ", ".join(f"{which}: {kind.label}" for which, kind in self._kinds().items()),
                 f"{self.flops / 1e6:,.3f} MFLOP a pass, "
                 f"{self.scratch_bytes / 2**20:,.2f} MiB of scratch a thread at the most",
             ]
@@ -274,10 +283,13 @@ class ConvPlan:
         result = self._result(out, self.output_size, input, weight, bias)
         if bias is not None:
             bias = bias.astype(self._compute_dtype, copy=False)
-        x, w, y = (self._normal(array) for array in (contiguous(input), weight, result))
-        w = filters_outermost(w)
-        if not self._algorithm("forward").forward(x, w, bias, y):
-            Im2col(self._geometry).forward(x, w, bias, y)
+        x, w, y = self._normal(input), self._weights(weight), self._normal(result)
+        if input.flags.c_contiguous:
+            algorithm: Passes = self._algorithm("forward")
+        else:
+            algorithm = self._of_views("forward", (x,), (y,))
+        if not algorithm.forward(x, w, bias, y):
+            self._by_columns().forward(x, w, bias, y)
         return delivered(result, out, self.dtype)
 
     def run_backward_input(
@@ -285,10 +297,13 @@ class ConvPlan:
     ) -> Array:
         """`backward_input` without checks; a transposed convolution adds its ``bias`` (channels,) to it."""
         result = self._result(out, self.input_size, grad_output, weight, bias)
-        dy, w, dx = (self._normal(array) for array in (contiguous(grad_output), weight, result))
-        w = filters_outermost(w)
-        if not self._algorithm("backward_input").backward_input(dy, w, dx):
-            Im2col(self._geometry).backward_input(dy, w, dx)
+        dy, w, dx = self._normal(grad_output), self._weights(weight), self._normal(result)
+        if grad_output.flags.c_contiguous:
+            algorithm: Passes = self._algorithm("backward_input")
+        else:
+            algorithm = self._of_views("backward_input", (dy,), (dx,))
+        if not algorithm.backward_input(dy, w, dx):
+            self._by_columns().backward_input(dy, w, dx)
         if bias is not None:
             with np.errstate(all="ignore"):  # infinities and NaN travel without a warning
                 dx += bias.astype(self._compute_dtype, copy=False).reshape(-1, 1, 1, 1)
@@ -297,10 +312,44 @@ class ConvPlan:
     def run_backward_weight(self, grad_output: Array, input: Array, out: Array | None) -> Array:
         """`backward_weight` without checks."""
         result = self._result(out, self.weight_size, grad_output, input)
-        dy, x, dw = (self._normal(a) for a in (contiguous(grad_output), contiguous(input), result))
-        if not self._algorithm("backward_weight").backward_weight(dy, x, dw):
-            Im2col(self._geometry).backward_weight(dy, x, dw)
+        dy, x, dw = self._normal(grad_output), self._normal(input), self._normal(result)
+        if grad_output.flags.c_contiguous and input.flags.c_contiguous:
+            algorithm: Passes = self._algorithm("backward_weight")
+        else:
+            algorithm = self._of_views("backward_weight", (dy, x), ())
+        if not algorithm.backward_weight(dy, x, dw):
+            self._by_columns().backward_weight(dy, x, dw)
         return delivered(result, out, self.dtype)
+
+    def _weights(self, weight: Array) -> Array:
+        """The weights in normal form, contiguous in the layout."""
+        w = self._normal(weight)
+        return w if weight.flags.c_contiguous else dense(w, self._geometry.channels_last)
+
+    def _by_columns(self) -> Passes:
+        """What computes a pass whose result does not hold."""
+        return Copies(self._geometry, Im2col, self._geometry.channels_last)
+
+    def _of_views(self, which: Pass, sources: tuple[Array, ...], results: tuple[Array, ...]) -> Passes:
+        """The algorithm of a pass over images that are not contiguous in the plan's layout.
+
+        It computes them in the other layout where they are copied less for that.
+        """
+        g, own = self._geometry, self._algorithm(which)
+        if g.is_empty:
+            return own
+        turns = moves_less(g.channels_last, sources, results)
+        found = self._of_copies.get((which, turns))
+        if found is not None:
+            return found
+        twin = choose(replace(g, channels_last=not g.channels_last), which, self._wanted)
+        if turns and not isinstance(twin, str) and twin.label == twin.name:
+            found = reordered(twin)(g)
+        elif isinstance(own, Copies):
+            found = own
+        else:
+            found = Copies(g, type(own), g.channels_last, own)
+        return self._of_copies.setdefault((which, turns), found)
 
     def _result(self, out: Array | None, shape: Size, *sources: Array | None) -> Array:
         """What the algorithm writes: ``out`` itself where it can, else a new array."""

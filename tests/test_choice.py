@@ -48,13 +48,13 @@ def test_whatever_serves_has_an_estimate(p):
 def test_the_least_estimate_is_chosen(monkeypatch):
     geometry = fastconv.plan_conv2d((2, 3, 8, 8), (5, 3, 3, 3))._geometry
     for which in PASSES:
-        served = algorithms.candidates(geometry, which)
+        served = algorithms.serving(geometry, which)
         assert len(served) > 3
         for chosen in served:
             costs = {name: {which: {"call": 2.0}} for name in COSTS}
             counts = chosen.counts(Problem(geometry, which))
             costs[counts.row] = {which: {"call": 1.0}}
-            assert least(served, Problem(geometry, which), costs) is chosen
+            assert least(served, Problem(geometry, which), costs) == (1, chosen)
     assert {which: algorithms.choose(geometry, which).name for which in PASSES} == fastconv.plan_conv2d(
         (2, 3, 8, 8), (5, 3, 3, 3)
     ).algorithms

@@ -268,7 +268,7 @@ def _why_unbundled(geometry: Geometry, filters: int, channels: int) -> str | Non
 class Bundles:
     """Groups in bundles of as many filters as a vector has lanes."""
 
-    name = "bundles"
+    name = label = "bundles"
 
     def __init__(self, geometry: Geometry) -> None:
         g = self.geometry = geometry

@@ -189,7 +189,7 @@ class Correlation:
 class Direct:
     """Bands, with vectors along filters."""
 
-    name = "direct"
+    name = label = "direct"
 
     def __init__(self, geometry: Geometry) -> None:
         g = geometry

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class Empty:
     """Zeros, and the bias."""
 
-    name = "empty"
+    name = label = "empty"
     scratch_bytes = 0
 
     def __init__(self, geometry: Geometry) -> None:

@@ -6,30 +6,39 @@ takes on the machine (`fastconv.algorithms.machine`). The counts stand beside ea
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from fastconv.algorithms.machine import Costs, costs_of, nearest, this_machine
 from fastconv.algorithms.problem import Problem
 
 if TYPE_CHECKING:
-    from fastconv.algorithms import Algorithm
+    from fastconv.algorithms import Algorithm, Pass
 
 COSTS: Costs = costs_of(nearest(this_machine()))
+
+
+def nanoseconds(row: str, counted: Mapping[str, float], which: Pass, costs: Costs) -> float:
+    """Of all that was counted."""
+    taken = 0.0
+    for term, each in costs[row][which].items():
+        taken += each * counted.get(term, 0)
+    return taken
 
 
 def estimate(kind: type[Algorithm], problem: Problem, costs: Costs = COSTS) -> float:
     """Nanoseconds that a pass takes by an algorithm."""
     row, counted, inner = kind.counts(problem)
-    each = costs[row][problem.which]
-    taken = sum([each[term] * count for term, count in counted.items() if term in each])
+    taken = nanoseconds(row, counted, problem.which, costs)
     if inner is not None:
         kinds, geometry = inner
-        within = Problem(geometry, problem.which)
-        taken += min(estimate(other, within, costs) for other in kinds)
+        taken += least(kinds, Problem(geometry, problem.which), costs)[0]
     return taken
 
 
-def least(kinds: Iterable[type[Algorithm]], problem: Problem, costs: Costs = COSTS) -> type[Algorithm]:
-    """The algorithm that is estimated to take least."""
-    return min(kinds, key=lambda kind: estimate(kind, problem, costs))
+def least(
+    kinds: Iterable[type[Algorithm]], problem: Problem, costs: Costs = COSTS
+) -> tuple[float, type[Algorithm]]:
+    """The algorithm that is estimated to take least, and its nanoseconds."""
+    return min(((estimate(kind, problem, costs), kind) for kind in kinds), key=itemgetter(0))

@@ -326,7 +326,7 @@ def _tap_multiple(filters: int) -> int:
 class Grouped:
     """Small groups: vectors along pixels with the channels first, along filters with the channels last."""
 
-    name = "grouped"
+    name = label = "grouped"
 
     def __init__(self, geometry: Geometry) -> None:
         g = self.geometry = geometry

@@ -27,7 +27,7 @@ import numpy as np
 
 from fastconv import blas
 from fastconv.algorithms.jobs import JOB_MULTIPLICATIONS, JOBS, PARTS_BYTES, Range, blocks, ceil_div
-from fastconv.algorithms.memory import add_parts
+from fastconv.algorithms.memory import add_parts, contiguous_in
 from fastconv.algorithms.narrow import Narrow
 from fastconv.algorithms.problem import Counts, Problem
 from fastconv.arguments import Array
@@ -85,7 +85,7 @@ class InputJobs:
 class Im2col:
     """The explicit column matrix, for every geometry."""
 
-    name = "im2col"
+    name = label = "im2col"
 
     def __init__(self, geometry: Geometry) -> None:
         g = geometry
@@ -431,7 +431,7 @@ class Im2col:
     def backward_input(self, dy: Array, w: Array, dx: Array) -> bool:
         """Jobs own images, channels and bands of lines of ``dx``."""
         g, block, own = self.geometry, self.input_block, self.input_jobs
-        if self.narrow is not None and _channels_last(dy) and _channels_last(dx):
+        if self.narrow is not None and contiguous_in(dy, True) and contiguous_in(dx, True):
             self.narrow.run(dy, w, dx)
             return True
         dy = read_only(dy)
@@ -517,14 +517,9 @@ class Im2col:
         )
 
 
-def _channels_last(array: Array) -> bool:
-    """Whether an array in normal form is contiguous with its channels last."""
-    return array.transpose(0, 2, 3, 4, 1).flags.c_contiguous
-
-
 def _contiguous(array: Array) -> bool:
     """Whether an array in normal form is contiguous with its channels second or last."""
-    return array.flags.c_contiguous or _channels_last(array)
+    return contiguous_in(array, False) or contiguous_in(array, True)
 
 
 def _run(count: int, start_worker: Callable[[], Job]) -> None:

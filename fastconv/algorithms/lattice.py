@@ -31,7 +31,7 @@ MOST_BYTES = 2**24
 class Lattice:
     """The convolution of a lattice of the input, by the algorithm that is best for it."""
 
-    name = "lattice"
+    name = label = "lattice"
 
     def __init__(self, geometry: Geometry) -> None:
         self.geometry = geometry

@@ -62,7 +62,7 @@ class Cut(NamedTuple):
 class Pointwise:
     """Kernels of one tap, for arrays with the channels first."""
 
-    name = "pointwise"
+    name = label = "pointwise"
 
     def __init__(self, geometry: Geometry) -> None:
         g = geometry

@@ -10,6 +10,7 @@ cells of dX whose position leaves the same remainder, which read the same taps.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import prod
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -30,7 +31,7 @@ class Counts(NamedTuple):
     """What a pass does by an algorithm."""
 
     row: str  # of the machine's nanoseconds: the algorithm, or the way in which it serves the pass
-    terms: dict[str, float]
+    terms: Mapping[str, float]
     # For an algorithm that has another one compute something: those to choose from, and what they compute.
     inner: tuple[list[type[Algorithm]], Geometry] | None = None
 

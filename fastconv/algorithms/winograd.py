@@ -45,7 +45,7 @@ from fastconv.algorithms.jobs import (
     shares,
     wanted_jobs,
 )
-from fastconv.algorithms.memory import Four, Images, Three, add_parts, finite, turn_back, turned
+from fastconv.algorithms.memory import Four, Images, Three, add_parts, assign, dense, finite, scratch_in
 from fastconv.algorithms.problem import L2_BYTES, Counts, Problem
 from fastconv.algorithms.sweeps import panel_width
 from fastconv.arguments import Array
@@ -304,7 +304,7 @@ class Phase:
 class Winograd:
     """Minimal filtering F(2x2, 3x3) for kernels of 3, 5 or 7 taps each way at stride 1 in the plane."""
 
-    name = "winograd"
+    name = label = "winograd"
 
     def __init__(self, geometry: Geometry) -> None:
         g = geometry
@@ -488,7 +488,10 @@ class Winograd:
         return np.array(kernels_)
 
     def _images(self, array: Array, written: bool = False) -> Images:
-        return turned(array, not written) if self.turns else Images.of(array, self.geometry.channels_last)
+        if not self.turns:
+            return Images.of(array, self.geometry.channels_last)
+        last = scratch_in(array.shape, array.dtype, True) if written else dense(array, True)
+        return Images.of(last, True)
 
     def _convolve(
         self, phases: list[Phase], x: Array, w: Array, rotated: bool, bias: Array | None, y: Array
@@ -511,7 +514,7 @@ class Winograd:
             if not all(self._convolve_phase(phase, source, weights, added, target) for phase in some):
                 return False
         if self.turns:
-            turn_back(target, y)
+            assign(y, target.array)
         return True
 
     def _convolve_phase(

@@ -1,22 +1,22 @@
-"""The ways to compute a convolution, in the order in which ``algorithm="auto"`` prefers them."""
+"""The ways to compute a convolution, and which of them ``algorithm="auto"`` takes: `choose`."""
 
 from __future__ import annotations
 
 from typing import Literal, Protocol, TypeAlias, get_args
 
 from fastconv.algorithms.bundles import Bundles
-from fastconv.algorithms.costs import cheaper
 from fastconv.algorithms.direct import Direct
 from fastconv.algorithms.empty import Empty
+from fastconv.algorithms.estimates import least
 from fastconv.algorithms.grouped import Grouped
 from fastconv.algorithms.im2col import Im2col
 from fastconv.algorithms.lattice import Lattice
 from fastconv.algorithms.lines import Lines
 from fastconv.algorithms.pointwise import Pointwise
+from fastconv.algorithms.problem import Counts, Problem
 from fastconv.algorithms.winograd import Winograd
 from fastconv.arguments import Array, must_be_named, must_be_said
 from fastconv.geometry import Geometry
-from fastconv.kernels.vectors import IN_HALVES
 
 Pass: TypeAlias = Literal["forward", "backward_input", "backward_weight"]
 PASSES: tuple[Pass, ...] = get_args(Pass)
@@ -42,8 +42,8 @@ class Algorithm(Protocol):
         """The reason it can't serve this pass of this geometry; None where it can."""
 
     @staticmethod
-    def why_slow(geometry: Geometry, which: Pass) -> str | None:
-        """The reason why "auto" passes it over although it could serve: a later one was measured faster."""
+    def counts(p: Problem) -> Counts:
+        """How often a pass does what takes time."""
 
     @property
     def scratch_bytes(self) -> int:
@@ -59,10 +59,9 @@ class Algorithm(Protocol):
         """Write the whole of ``dw``."""
 
 
-# Bundles serve one vector of channels, which minimal filtering does where additions cost little
-# (see `Winograd.why_slow`).
 ALGORITHMS: tuple[type[Algorithm], ...] = (
-    *((Winograd, Bundles) if IN_HALVES else (Bundles, Winograd)),
+    Winograd,
+    Bundles,
     Lattice,
     Grouped,
     Lines,
@@ -110,7 +109,5 @@ def choose(geometry: Geometry, which: Pass, wanted: type[Algorithm] | None = Non
         return Empty
     if wanted is not None:
         return wanted.why_not(geometry, which) or wanted
-    by_rule = next(
-        algorithm for algorithm in candidates(geometry, which) if algorithm.why_slow(geometry, which) is None
-    )
-    return cheaper(by_rule, ALGORITHMS, geometry, which)
+    found = candidates(geometry, which)
+    return found[0] if len(found) == 1 else least(found, Problem(geometry, which))

@@ -29,6 +29,7 @@ from fastconv import blas
 from fastconv.algorithms.jobs import JOB_MULTIPLICATIONS, JOBS, PARTS_BYTES, Range, blocks, ceil_div
 from fastconv.algorithms.memory import add_parts
 from fastconv.algorithms.narrow import Narrow
+from fastconv.algorithms.problem import Counts, Problem
 from fastconv.arguments import Array
 from fastconv.buffers import aligned, new_result
 from fastconv.geometry import Geometry, effective, read_only
@@ -116,9 +117,62 @@ class Im2col:
         return None
 
     @staticmethod
-    def why_slow(geometry: Geometry, which: Pass) -> str | None:
-        """None: it is the last one asked."""
-        return None
+    def counts(p: Problem) -> Counts:
+        """Products of BLAS, their operands, and the columns that are written line by line.
+
+        A product (m, k) @ (k, n) takes ``gemm`` steps of 4 rows by a vector; ``thin`` are the elements of one
+        that has a side of 1, which is no matrix product to BLAS, and ``outer`` those where the sum has one
+        term, which NumPy multiplies itself.
+        """
+        if p.which == "backward_input" and Narrow.serves(p.geometry):
+            return Narrow.counts(p)
+        g, images = p.geometry, p.batch * p.groups
+        plain = p.taps == 1 and not p.strided and not p.padded and p.source == p.target
+        target, taps = TARGET_BYTES // p.itemsize, p.channels * p.taps
+        pixels, side, sums = prod(g.output), p.filters, p.which == "backward_weight"
+        if p.which == "backward_input":
+            taps, side = p.filters * p.taps, p.channels
+        columns = images * taps * pixels
+        lines = images * taps * g.output[0] * g.output[1]
+        if sums:
+            length = max(1, min(p.batch * pixels, target // max(taps, side), SUM_LENGTH))
+            some = min(p.batch, length // min(pixels, length))
+            made = not plain or some > 1
+            products = p.groups * ceil_div(p.batch, some) * ceil_div(pixels, min(pixels, length))
+            calls, m, n, k = products, side, taps, min(p.batch * pixels, length)
+        else:
+            budget = min(target, ceil_div(columns, p.jobs))
+            calls = ceil_div(columns, budget)
+            made = not plain
+            some = max(1, ceil_div(max(taps, side) * pixels, budget))
+            products = images * some
+            m, n, k = (side, ceil_div(pixels, some), taps) if p.which == "forward" else (taps, pixels, side)
+        thin = min(m, n) == 1
+        steps = products * ceil_div(m, 4) * 4 * ceil_div(n, p.lanes) * k
+        return Counts(
+            "im2col",
+            {
+                "call": 1,
+                "calls": calls,
+                "products": products,
+                "gemm": 0 if thin or k == 1 else steps,
+                "gemm_a": products * m * k,
+                "gemm_b": products * k * n,
+                "gemm_c": products * m * n,
+                "thin": products * m * n * k if thin and k > 1 else 0,
+                "outer": products * m * n if k == 1 else 0,
+                "columns": columns * p.itemsize if made else 0,
+                "column_lines": lines if made else 0,
+                "columns_apart": columns if made and (p.strided or p.last) else 0,
+                "gathered": images * side * pixels if sums and some > 1 else 0,
+                "gathered_last": images * side * pixels if sums and some > 1 and p.last else 0,
+                "out_last": p.target_bytes if p.last else 0,
+                "parts": p.weight_bytes * p.jobs if sums else 0,
+                "weights_far": p.weights_far,
+                "source_far": p.source_far,
+                "target_far": p.target_far,
+            },
+        )
 
     @property
     def scratch_bytes(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
+from fastconv import tuning
 from fastconv.algorithms import PASSES, Algorithm, Pass, Passes, choose, named
 from fastconv.algorithms.copies import Copies, moves_less, reordered
 from fastconv.algorithms.im2col import Im2col
@@ -22,6 +23,7 @@ from fastconv.arguments import (
     direct_output,
     must_be,
     must_be_said,
+    number,
     operand,
     output_array,
     shaped,
@@ -72,6 +74,7 @@ class ConvPlan:
         "_name",
         "_normal",
         "_of_copies",
+        "_tuned",
         "_wanted",
         "dtype",
         "input_size",
@@ -84,13 +87,19 @@ class ConvPlan:
     _compute_dtype: np.dtype[Any]
     _normal: Callable[[Array], Array]
     _name: str
+    _tuned: Mapping[Pass, type[Algorithm]]  # what "auto" takes where it can, instead of choosing
     _wanted: type[Algorithm] | None
     input_size: Size
     weight_size: Size
     output_size: Size
     dtype: np.dtype[Any]
 
-    def __init__(self, geometry: Geometry, algorithm: str) -> None:
+    def __init__(
+        self,
+        geometry: Geometry,
+        algorithm: str,
+        tuned: Mapping[Pass, type[Algorithm]] | None = None,
+    ) -> None:
         if not isinstance(geometry, Geometry):
             must_be(TypeError, "geometry", "a Geometry (plan_conv2d makes a plan from sizes)", geometry)
         for name, value in {
@@ -100,6 +109,7 @@ class ConvPlan:
             "_compute_dtype": geometry.compute_dtype,
             "_normal": normal_view(geometry),
             "_name": algorithm,
+            "_tuned": tuning.tuned(geometry) if tuned is None else tuned,
             "_wanted": named(algorithm),
             "input_size": geometry.input_size,
             "weight_size": geometry.weight_size,
@@ -110,7 +120,7 @@ class ConvPlan:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A copy or a pickle is made anew: the algorithms hold nothing else."""
-        return type(self), (self._geometry, self._name)
+        return type(self), (self._geometry, self._name, self._tuned)
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"a plan can't be changed: {name} stays as it is; make another plan")
@@ -125,7 +135,7 @@ class ConvPlan:
 
     def _kinds(self) -> dict[Pass, type[Algorithm]]:
         """The passes that can be computed, and by what."""
-        kinds = {which: choose(self._geometry, which, self._wanted) for which in PASSES}
+        kinds = {which: self._kind(which) for which in PASSES}
         return {which: kind for which, kind in kinds.items() if not isinstance(kind, str)}
 
     @property
@@ -164,11 +174,59 @@ class ConvPlan:
                 f"{n}-D convolution, {g.dtype}: {self.input_size} * {self.weight_size} -> {self.output_size}",
                 f"{'channels last' if g.channels_last else 'channels first'}, stride {g.stride[-n:]}, "
                 f"padding before {g.padding[-n:]}, dilation {g.dilation[-n:]}, groups {g.groups}",
-                ", ".join(f"{which}: {kind.label}" for which, kind in self._kinds().items()),
+                ", ".join(
+                    f"{which}: {kind.label}{' (tuned)' if which in self._tuned else ''}"
+                    for which, kind in self._kinds().items()
+                ),
                 f"{self.flops / 1e6:,.3f} MFLOP a pass, "
                 f"{self.scratch_bytes / 2**20:,.2f} MiB of scratch a thread at the most",
             ]
         )
+
+    def tune(self, seconds: float = 0.5) -> ConvPlan:
+        """Time the algorithms that can serve each pass, here and now, and take the fastest.
+
+        The answer holds for the plan that is returned, and for all plans and calls of the same sizes that
+        this process makes from now on, unless they ask for an algorithm by name; plans that there are keep
+        theirs. It is measured with as many threads as `get_num_threads` says, and holds for any number, so
+        that results do not depend on it. Nothing is measured but by this call: to have the same bits in
+        other processes, and no measurement, see `save_tuning`.
+
+        What "auto" chooses by itself stays where no other is faster by more than the times of either vary.
+        Other work on the same cores falsifies them.
+
+        Parameters
+        ----------
+        seconds : float
+            How long to measure, all passes together. Compiling, data of the plan's sizes and the first
+            call of each algorithm come on top; and every algorithm is timed once, the better ones five
+            times more, however long that takes.
+
+        Returns
+        -------
+        ConvPlan
+            Of the same sizes.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If ``seconds`` is not a number of at least 0, or the plan is of an algorithm asked for by name.
+        MemoryError
+            If memory does not suffice for one more input, weight and output.
+
+        Examples
+        --------
+        >>> import fastconv
+        >>> plan = fastconv.plan_conv2d((1, 2, 6, 6), (2, 2, 3, 3)).tune(0.01)
+        >>> sorted(plan.algorithms)
+        ['backward_input', 'backward_weight', 'forward']
+        """
+        budget = number("seconds", seconds, 0)
+        if self._wanted is not None:
+            must_be_said(ValueError, "algorithm", "'auto' for a plan to be tuned", repr(self._name))
+        if not self._geometry.is_empty:
+            tuning.tune(self, budget)
+        return type(self)(self._geometry, self._name)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {self.describe().splitlines()[0]}>"
@@ -263,12 +321,20 @@ class ConvPlan:
         x = self._taken("input", input, self.input_size)
         return self.run_backward_weight(dy, x, output_array(out, self.weight_size, self.dtype))
 
+    def _kind(self, which: Pass) -> type[Algorithm] | str:
+        """The algorithm of a pass, not made yet, or why the one asked for can't serve it."""
+        if self._wanted is None and which in self._tuned:
+            kind = self._tuned[which]
+            if kind.why_not(self._geometry, which) is None:  # on the CPU that a pickle was brought to, too
+                return kind
+        return choose(self._geometry, which, self._wanted)
+
     def _algorithm(self, which: Pass) -> Algorithm:
         """The algorithm of a pass; an error that says why the one asked for can't serve it."""
         found = self._algorithms.get(which)
         if found is not None:
             return found
-        kind = choose(self._geometry, which, self._wanted)
+        kind = self._kind(which)
         if isinstance(kind, str):
             expected = f"able to compute the {which.replace('_', '-')} pass"
             must_be_said(ValueError, "algorithm", expected, f"{self._name!r}: {kind}")
@@ -360,6 +426,7 @@ class ConvPlan:
 
 @lru_cache(CACHED_PLANS)
 def _cached_conv_plan(
+    edition: object,  # of what is known about the algorithms
     algorithm: str,
     ndim: int,
     input_size: Size,
@@ -375,6 +442,7 @@ def _cached_conv_plan(
 
 @lru_cache(CACHED_PLANS)
 def _cached_conv_transpose_plan(
+    edition: object,
     algorithm: str,
     ndim: int,
     input_size: Size,
@@ -427,7 +495,9 @@ def conv_plan(
     batch = input_size if len(input_size) == ndim + 2 else (1, *input_size)
     try:
         if len(batch) == len(weight_size) == ndim + 2:
-            plan = _cached_conv_plan(algorithm, ndim, batch, weight_size, steps, dtype, channels_last)
+            plan = _cached_conv_plan(
+                tuning.edition, algorithm, ndim, batch, weight_size, steps, dtype, channels_last
+            )
             output = plan.output_size if batch is input_size else plan.output_size[1:]
             if _have_shapes(bias, (plan._geometry.filters,), grad_output, output):
                 return plan
@@ -462,7 +532,15 @@ def conv_transpose_plan(
     try:
         if len(batch) == len(weight_size) == ndim + 2:
             plan = _cached_conv_transpose_plan(
-                algorithm, ndim, batch, weight_size, steps, output_padding, dtype, channels_last
+                tuning.edition,
+                algorithm,
+                ndim,
+                batch,
+                weight_size,
+                steps,
+                output_padding,
+                dtype,
+                channels_last,
             )
             output = plan.input_size if batch is input_size else plan.input_size[1:]
             if _have_shapes(bias, (plan._geometry.channels,), grad_output, output):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal, Protocol, TypeAlias, get_args
 
 from fastconv.algorithms.bundles import Bundles
-from fastconv.algorithms.copies import copies, other_layout, reordered
+from fastconv.algorithms.copies import other_layout, reordered, turning
 from fastconv.algorithms.direct import Direct
 from fastconv.algorithms.empty import Empty
 from fastconv.algorithms.estimates import COSTS, least, nanoseconds
@@ -125,7 +125,7 @@ def choose(geometry: Geometry, which: Pass, wanted: type[Algorithm] | None = Non
         return other if other.why_not(geometry, which) is None else why or wanted
     problem = Problem(geometry, which)
     taken, kind = least(serving(geometry, which), problem)
-    turned = nanoseconds(*copies(problem), which, COSTS)
+    turned = nanoseconds(*turning(problem), which, COSTS)
     if turned < taken:
         twin = other_layout(geometry)
         there, other = least(serving(twin, which), Problem(twin, which))

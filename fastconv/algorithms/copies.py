@@ -153,7 +153,7 @@ def reordered(kind: type[Algorithm]) -> type[Algorithm]:
         @staticmethod
         def counts(p: Problem) -> Counts:
             """Those of the copies, and of the algorithm in the other layout."""
-            return Counts(*copies(p), ([kind], other_layout(p.geometry)))
+            return Counts(*turning(p), ([kind], other_layout(p.geometry)))
 
     return Reordered
 
@@ -163,7 +163,7 @@ def other_layout(geometry: Geometry) -> Geometry:
     return replace(geometry, channels_last=not geometry.channels_last)
 
 
-def copies(p: Problem) -> tuple[str, dict[str, float]]:
+def turning(p: Problem) -> tuple[str, dict[str, float]]:
     """The row of what it takes to compute in the other layout, and the counts: bytes that are turned."""
     one = p.channels * p.groups == 1 or prod(p.source) == 1
     other = p.filters * p.groups == 1 or prod(p.target) == 1

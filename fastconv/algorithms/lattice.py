@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from fastconv.algorithms import Algorithm, Pass
 
 # The lattice's copy at the most.
-MOST_BYTES = 2**24
+MOST_BYTES = 3 * 2**22
 
 
 class Lattice:

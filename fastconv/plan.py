@@ -45,6 +45,9 @@ from fastconv.orders import Sizes, refuse
 # Plans are a few kilobytes; a program that keeps changing shapes does not grow beyond this many.
 CACHED_PLANS = 512
 
+# Bytes of views that are worth another algorithm or another way to copy them.
+SMALL_VIEW = 2**15
+
 
 class ConvPlan:
     """A convolution of known sizes, ready to be called.
@@ -347,6 +350,7 @@ class ConvPlan:
     def run_forward(self, input: Array, weight: Array, bias: Array | None, out: Array | None) -> Array:
         """`__call__` without checks."""
         result = self._result(out, self.output_size, input, weight, bias)
+        input = _settled(input)
         if bias is not None:
             bias = bias.astype(self._compute_dtype, copy=False)
         x, w, y = self._normal(input), self._weights(weight), self._normal(result)
@@ -363,6 +367,7 @@ class ConvPlan:
     ) -> Array:
         """`backward_input` without checks; a transposed convolution adds its ``bias`` (channels,) to it."""
         result = self._result(out, self.input_size, grad_output, weight, bias)
+        grad_output = _settled(grad_output)
         dy, w, dx = self._normal(grad_output), self._weights(weight), self._normal(result)
         if grad_output.flags.c_contiguous:
             algorithm: Passes = self._algorithm("backward_input")
@@ -378,6 +383,7 @@ class ConvPlan:
     def run_backward_weight(self, grad_output: Array, input: Array, out: Array | None) -> Array:
         """`backward_weight` without checks."""
         result = self._result(out, self.weight_size, grad_output, input)
+        grad_output, input = _settled(grad_output), _settled(input)
         dy, x, dw = self._normal(grad_output), self._normal(input), self._normal(result)
         if grad_output.flags.c_contiguous and input.flags.c_contiguous:
             algorithm: Passes = self._algorithm("backward_weight")
@@ -422,6 +428,13 @@ class ConvPlan:
         if out is None or not direct_output(out, self._compute_dtype, *sources):
             return new_result(shape, self._compute_dtype, sources[0], self._geometry.channelwise)
         return out
+
+
+def _settled(images: Array) -> Array:
+    """Small images that are not contiguous as a copy: to look how they lie takes longer."""
+    if images.flags.c_contiguous or images.nbytes >= SMALL_VIEW:
+        return images
+    return images.copy()
 
 
 @lru_cache(CACHED_PLANS)

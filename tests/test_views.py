@@ -21,6 +21,7 @@ from oracles import ref_conv, ref_conv_backward_input, ref_conv_backward_weight
 from strategies import examples
 
 import fastconv
+from fastconv import plan as plans
 from fastconv.algorithms import ALGORITHMS, PASSES, candidates, choose, copies, lines, memory
 from fastconv.algorithms.copies import Copies, reordered
 from fastconv.algorithms.memory import assign, contiguous_in, dense
@@ -118,6 +119,7 @@ def eager(monkeypatch):
     monkeypatch.setattr(memory, "LEAST_TURNED", 0)
     monkeypatch.setattr(memory, "LEAST_FILLED", 0)
     monkeypatch.setattr(memory, "WAYS", -1)
+    monkeypatch.setattr(plans, "SMALL_VIEW", 0)
     monkeypatch.setattr(copies, "_images_at_once", lambda geometry: 2)
 
 
@@ -226,6 +228,7 @@ def place(array):
 )
 def test_what_lies_in_the_other_layout_is_not_copied_where_that_copies_less(monkeypatch, layout, turned):
     found = addresses(monkeypatch)
+    monkeypatch.setattr(plans, "SMALL_VIEW", 0)
     for channels, filters in ((8, 2), (2, 8), (1, 1)):
         sizes = [layout_shape(size, layout) for size in ((3, channels, 9, 9), (filters, channels, 3, 3))]
         plan = fastconv.plan_conv2d(*sizes, layout=layout, algorithm="im2col")
@@ -253,6 +256,7 @@ def test_what_lies_in_the_other_layout_is_not_copied_where_that_copies_less(monk
 
 def test_a_view_that_is_both_operands_is_copied_once(monkeypatch):
     found = addresses(monkeypatch)
+    monkeypatch.setattr(plans, "SMALL_VIEW", 0)
     x = crop(np.ones((2, 3, 6, 6), np.float32))
     fastconv.conv2d_backward_weight(x, x, (3, 3, 1, 1), algorithm="im2col")
     fastconv.conv2d_backward_weight(x, x + 1, (3, 3, 1, 1), algorithm="im2col")

@@ -74,39 +74,52 @@ class Copies:
 
     def backward_weight(self, dy: Array, x: Array, dw: Array) -> bool:
         """Parts of the sum over images, added in order."""
-        shape, dtype, last = dw.shape, dw.dtype, self.last
-        result = dw if contiguous_in(dw, last) else scratch_in(shape, dtype, last)
-        alike = _same(dy, x)
-        for images in self._parts(dy, x):
-            gradient = dense(dy[images], last)
-            image = gradient if alike else dense(x[images], last)
-            part = scratch_in(shape, dtype, last) if images.start else result
-            if not self._algorithm(len(image)).backward_weight(gradient, image, part):
-                return False
-            if images.start:
-                with np.errstate(all="ignore"):  # infinities and NaN travel without a warning
-                    result += part
+        last = self.last
+        result = dw if contiguous_in(dw, last) else scratch_in(dw.shape, dw.dtype, last)
+        if not self._sum(dy, x, result):
+            return False
         if result is not dw:
             assign(dw, result)
         return True
 
     def _each(self, x: Array, y: Array, run: Callable[[Algorithm, Array, Array], bool]) -> bool:
         """Write the images of ``y``, which is contiguous in the geometry's layout."""
-        right = contiguous_in(y, self.last)
-        for images in self._parts(x, y):
-            source, result = dense(x[images], self.last), y[images]
-            target = result if right else scratch_in(result.shape, y.dtype, self.last)
-            if not run(self._algorithm(len(source)), source, target):
-                return False
-            if not right:
-                assign(result, target)
+        if not self._in_parts(x, y):
+            return self._turn(x, y, run)
+        return all(self._turn(x[some], y[some], run) for some in self._parts())
+
+    def _turn(self, x: Array, y: Array, run: Callable[[Algorithm, Array, Array], bool]) -> bool:
+        """The same for images that are computed at once."""
+        source = dense(x, self.last)
+        target = y if contiguous_in(y, self.last) else scratch_in(y.shape, y.dtype, self.last)
+        if not run(self._algorithm(len(x)), source, target):
+            return False
+        if target is not y:
+            assign(y, target)
         return True
 
-    def _parts(self, *arrays: Array) -> Iterator[slice]:
-        """Images that are computed at once: all of them where nothing is copied."""
-        batch = self.geometry.batch
-        step = batch if all(contiguous_in(array, self.last) for array in arrays) else self.some
-        return (slice(*images) for images in blocks(batch, step))
+    def _sum(self, dy: Array, x: Array, dw: Array) -> bool:
+        """Write the gradient ``dw``, which is contiguous in the layout that is computed in."""
+        if not self._in_parts(dy, x):
+            gradient = dense(dy, self.last)
+            image = gradient if _same(dy, x) else dense(x, self.last)
+            return self._algorithm(len(x)).backward_weight(gradient, image, dw)
+        for some in self._parts():
+            part = scratch_in(dw.shape, dw.dtype, self.last) if some.start else dw
+            if not self._sum(dy[some], x[some], part):
+                return False
+            if some.start:
+                with np.errstate(all="ignore"):  # infinities and NaN travel without a warning
+                    dw += part
+        return True
+
+    def _in_parts(self, *arrays: Array) -> bool:
+        """Whether images are more than are computed at once: all of them may be where nothing is copied."""
+        return len(arrays[0]) > self.some and not all(contiguous_in(array, self.last) for array in arrays)
+
+    def _parts(self) -> Iterator[slice]:
+        """Images that are computed at once."""
+        return (slice(*some) for some in blocks(self.geometry.batch, self.some))
 
     def _algorithm(self, images: int) -> Algorithm:
         found = self._made.get(images)

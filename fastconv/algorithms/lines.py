@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 # The largest image with its padding, the largest weights (which every job packs), and the longest table of
 # segments (24 bytes each).
 MOST_IMAGE_BYTES = 2 * 2**20
-# Read-only arrays of fewer bytes are copied, which takes 0.4 us, and a view of them 1 us.
-LARGE_BYTES = 2**13
+# Read-only arrays of fewer bytes are copied: a view of them takes 2 us.
+LARGE_BYTES = 2**16
 MOST_WEIGHT_BYTES = 4 * 2**20
 MOST_SEGMENTS = 1024
 # Images that backward-weight sums at a time, with their gradients: about what L1 holds.

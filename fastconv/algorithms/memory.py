@@ -81,12 +81,12 @@ def scratch_in(shape: Size, dtype: np.dtype[Any], channels_last: bool) -> Array:
 
 def dense(array: Array, channels_last: bool) -> Array:
     """An array (N, C, D, H, W) contiguous in a layout: itself, or a copy."""
-    if contiguous_in(array, channels_last):
+    ordered = array.transpose(0, 2, 3, 4, 1) if channels_last else array
+    if ordered.flags.c_contiguous:
         return array
     if array.nbytes < LEAST_KEPT:
-        ordered = array.transpose(0, 2, 3, 4, 1) if channels_last else array
-        copy = np.ascontiguousarray(ordered)
-        return copy.transpose(0, 4, 1, 2, 3) if channels_last else copy
+        small = ordered.copy()
+        return small.transpose(0, 4, 1, 2, 3) if channels_last else small
     copy = scratch_in(array.shape, array.dtype, channels_last)
     assign(copy, array)
     return copy

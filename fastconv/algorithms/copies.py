@@ -25,8 +25,9 @@ from fastconv.geometry import Geometry
 if TYPE_CHECKING:
     from fastconv.algorithms import Algorithm, Pass
 
-# Bytes of the images of both sides that are copied at a time.
-MOST_COPIED_BYTES = 2**24
+# Bytes of the images of both sides that are copied at a time: of views, and where an algorithm is chosen that
+# computes in the other layout, which has to leave room for what it needs itself.
+MOST_COPIED_BYTES, MOST_TURNED_BYTES = 2**24, 3 * 2**20
 
 
 class Copies:
@@ -41,6 +42,8 @@ class Copies:
         The layout in which it computes.
     whole : Algorithm, optional
         One that was made for all images of that layout.
+    most_bytes : int, optional
+        Of images that are copied at a time.
     """
 
     def __init__(
@@ -49,9 +52,10 @@ class Copies:
         kind: type[Algorithm],
         channels_last: bool,
         whole: Algorithm | None = None,
+        most_bytes: int = MOST_COPIED_BYTES,
     ) -> None:
         self.geometry, self.kind, self.last = geometry, kind, channels_last
-        self.some = _images_at_once(geometry)
+        self.some = _images_at_once(geometry, most_bytes)
         # The algorithm itself by the images that it computes at once, made when they are first met.
         self._made = {} if whole is None else {geometry.batch: whole}
 
@@ -150,13 +154,13 @@ def reordered(kind: type[Algorithm]) -> type[Algorithm]:
         label = f"{kind.name}, reordered"
 
         def __init__(self, geometry: Geometry) -> None:
-            super().__init__(geometry, kind, not geometry.channels_last)
+            super().__init__(geometry, kind, not geometry.channels_last, most_bytes=MOST_TURNED_BYTES)
 
         @staticmethod
         def why_not(geometry: Geometry, which: Pass) -> str | None:
             """Images that are too large, and what the algorithm does not serve in the other layout."""
-            g, some = geometry, _images_at_once(geometry)
-            if _image_bytes(g) > MOST_COPIED_BYTES and not _lie_alike(g):
+            g, some = geometry, _images_at_once(geometry, MOST_TURNED_BYTES)
+            if _image_bytes(g) > MOST_TURNED_BYTES and not _lie_alike(g):
                 return f"an image and its output have {_image_bytes(g)} bytes, too many to be copied"
             twin = other_layout(g)
             sizes = {g.batch, some, g.batch % some or some}
@@ -181,13 +185,14 @@ def turning(p: Problem) -> tuple[str, dict[str, float]]:
     one = p.channels * p.groups == 1 or prod(p.source) == 1
     other = p.filters * p.groups == 1 or prod(p.target) == 1
     turned = (0 if one else p.source_bytes) + (0 if other else p.target_bytes)
-    parts = ceil_div(p.batch, _images_at_once(p.geometry)) if p.which == "backward_weight" else 1
+    parts = ceil_div(p.batch, _images_at_once(p.geometry, MOST_TURNED_BYTES))
     return "reordered", {
         "call": 1,
         "turned": turned,
         "far": max(0, turned - L2_BYTES),
+        "parts": parts,
         "weights": p.weight_bytes,
-        "parts": (parts - 1) * p.weight_bytes,
+        "weights_again": (parts - 1) * p.weight_bytes,
     }
 
 
@@ -208,10 +213,10 @@ def moves_less(channels_last: bool, sources: tuple[Array, ...], results: tuple[A
     return there < here
 
 
-def _images_at_once(geometry: Geometry) -> int:
+def _images_at_once(geometry: Geometry, most_bytes: int) -> int:
     """Images that are copied at a time, in parts as equal as can be: by shape alone."""
     g = geometry
-    most = max(1, MOST_COPIED_BYTES // max(1, _image_bytes(g)))
+    most = max(1, most_bytes // max(1, _image_bytes(g)))
     return ceil_div(g.batch, ceil_div(g.batch, most)) if g.batch else 1
 
 

@@ -197,19 +197,3 @@ def test_groups_of_one_filter_are_refused(monkeypatch, dtype, nbytes):
     made = fastconv.plan_conv2d((1, 5, 5, 16), (16, 3, 3, 1), groups=16, dtype=dtype, layout="NHWC")
     monkeypatch.setattr(bundles, "VECTOR_BYTES", nbytes)
     assert "no whole vectors" in bundles.Bundles.why_not(made._geometry, "forward")
-
-
-@pytest.mark.parametrize(("count", "extent"), [(1, 20), (2, 46)])
-def test_auto_takes_them_where_groups_fill_a_vector(count, extent):
-    lanes = VECTOR_BYTES // 4
-    size, weight = (1, extent, extent, 4 * lanes), (4 * lanes, 3, 3, lanes // count)
-    made = fastconv.plan_conv2d(size, weight, padding=1, groups=4 * count, dtype="float32", layout="NHWC")
-    assert set(made.algorithms.values()) == {"bundles"}
-
-
-def test_auto_leaves_small_planes_of_few_filters():
-    lanes = VECTOR_BYTES // 4
-    groups = 2 if lanes < 16 else 4
-    size, weight = (1, 7, 7, lanes), (lanes, 3, 3, lanes // groups)
-    made = fastconv.plan_conv2d(size, weight, padding=1, groups=groups, dtype="float32", layout="NHWC")
-    assert "bundles" not in made.algorithms.values()

@@ -120,7 +120,7 @@ def eager(monkeypatch):
     monkeypatch.setattr(memory, "LEAST_FILLED", 0)
     monkeypatch.setattr(memory, "WAYS", -1)
     monkeypatch.setattr(plans, "SMALL_VIEW", 0)
-    monkeypatch.setattr(copies, "_images_at_once", lambda geometry: 2)
+    monkeypatch.setattr(copies, "_images_at_once", lambda geometry, most_bytes: 2)
 
 
 def passes_equal(plan, x, w, dy, expected, layout):

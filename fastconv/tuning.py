@@ -40,8 +40,9 @@ _TURN_SECONDS = 0.001
 _MOST_REPEATS = 500
 # However long they take: middle halves of fewer times say little.
 _LEAST_ROUNDS = 5
-# Algorithms whose first times are so many times the shortest are not timed again.
-_FAR_BEHIND = 2.0
+# An algorithm whose shortest time is so many times that of another is not timed again, after the first time
+# and later on: the first may have been held up, which seldom happens to all of several.
+_FAR_BEHIND = 1.5, 1.2
 
 _WRITTEN = "a file that fastconv.save_tuning or `fastconv tune` wrote"
 
@@ -146,25 +147,26 @@ def _contest(
     own: type[Algorithm], calls: Mapping[type[Algorithm], Callable[[], object]], seconds: float
 ) -> Contest:
     """Time calls in rounds, each in another order: what one leaves in caches meets all others alike."""
-    opening: dict[type[Algorithm], float] = {}
+    shortest: dict[type[Algorithm], float] = {}
     spent = 0.0
     for kind, call in calls.items():
         call()  # may compile
-        opening[kind] = _turn(call, 1)
-        if opening[kind] < _TURN_SECONDS:
-            opening[kind] = min(opening[kind], _turn(call, 1), _turn(call, 1))
-        spent += opening[kind]
-    shortest = min(opening.values())
-    near = [kind for kind, time in opening.items() if kind is own or time <= _FAR_BEHIND * shortest]
+        shortest[kind] = _turn(call, 1)
+        if shortest[kind] < _TURN_SECONDS:
+            shortest[kind] = min(shortest[kind], _turn(call, 1), _turn(call, 1))
+        spent += shortest[kind]
     least = _TURN_SECONDS / _MOST_REPEATS
-    repeats = {kind: max(1, round(_TURN_SECONDS / max(opening[kind], least))) for kind in near}
-    times: dict[type[Algorithm], list[float]] = {kind: [] for kind in near}
-    order = Random(0)
+    repeats = {kind: max(1, round(_TURN_SECONDS / max(time, least))) for kind, time in shortest.items()}
+    times: dict[type[Algorithm], list[float]] = {kind: [] for kind in calls}
+    order, near = Random(0), list(calls)
     while len(times[own]) < _LEAST_ROUNDS or (spent < seconds and len(near) > 1):
+        limit = _FAR_BEHIND[bool(times[own])] * min(shortest.values())
+        near = [kind for kind in near if kind is own or shortest[kind] <= limit]
         for kind in order.sample(near, len(near)):
             times[kind].append(_turn(calls[kind], repeats[kind]))
             spent += times[kind][-1] * repeats[kind]
-    return Contest(own, times)
+            shortest[kind] = min(shortest[kind], times[kind][-1])
+    return Contest(own, {kind: times[kind] for kind in near})
 
 
 def _turn(call: Callable[[], object], repeats: int) -> float:

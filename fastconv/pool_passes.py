@@ -1,26 +1,28 @@
 """The passes of pooling over arrays that have been checked: which kernel runs, over which ranges.
 
-Contiguous float32 and float64 go to kernels that work a vector of windows at a time, or add up a list of
-pairs; integers and strided views go to plain loops, which read any array through any windows.
+Float32 and float64 go to kernels that work a vector of windows at a time, or add up a list of pairs; integers
+go to plain loops. All of them see contiguous arrays, channels first or last: `run` copies what is not, some
+planes at a time, and computes in the order of axes in which there is least to copy.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
 
 from fastconv import kernels
 from fastconv.arguments import Array, Size
-from fastconv.buffers import new_result, zeros
+from fastconv.buffers import aligned, new_result
 from fastconv.geometry import channels_first_size, layout_size, normal_form, read_only
 from fastconv.kernels import pooling_vectors as vectors
 from fastconv.kernels.vectors import VECTOR_BYTES
-from fastconv.threads import run_ranges
+from fastconv.threads import Job, run_jobs, run_ranges
 from fastconv.windows import FixedAxis, Windows
 
 # Vectors hold positions and indices of a plane in 32 bits.
@@ -37,6 +39,14 @@ ROUTED_BYTES = 2**16
 MOST_PAIRS = 2**16
 # Adding so many pairs of a cell and a window takes as long as a vector of windows, on an AVX-512 Xeon.
 VECTOR_PAIRS = 32
+# Copies of planes are made in so many bytes, that stay in a near cache (at least a plane); images with their
+# channels last are copied whole up to here, and larger ones a vector of channels at a time.
+COPIED_BYTES, IMAGE_BYTES = 2**19, 2**23
+
+
+def compute_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """What pooling runs in: float16 in float32, which holds every float16."""
+    return np.dtype(np.float32) if dtype == np.float16 else dtype
 
 
 class Planes:
@@ -63,17 +73,30 @@ class Planes:
 
 @dataclass(frozen=True)
 class Step:
-    """What is left to do once there are arrays: a kernel, how much of it, and its other arguments."""
+    """What is left to do once there are contiguous arrays: a kernel, how much of it, its other arguments."""
 
     kernel: Callable[..., Any]
     units: int  # that the kernel takes ranges of
     visited: int  # cells, as `run_ranges` counts them
     sizes: tuple[Any, ...] = ()
+    normal: Callable[[Array], Array] | None = None  # views that the kernel takes; None for flat ones
+    fill: float | None = None  # what the first target holds before
 
-    def run(self, *arrays: Array) -> int:
+    def bound(self, sources: Sequence[Array], targets: Sequence[Array]) -> Callable[[int, int], int]:
         """Kernels take their arrays, then a range, then their sizes."""
-        kernel, sizes = self.kernel, self.sizes
-        return run_ranges(self.units, self.visited, lambda first, stop: kernel(*arrays, first, stop, *sizes))
+        kernel, sizes, view = self.kernel, self.sizes, self.normal or _flat
+        arrays = [*(read_only(view(array)) for array in sources), *map(view, targets)]
+        if self.fill is not None:
+            targets[0][...] = self.fill
+        return lambda first, stop: kernel(*arrays, first, stop, *sizes)
+
+    def run(self, sources: Sequence[Array], targets: Sequence[Array]) -> int:
+        """The sum of what the kernel returns."""
+        return run_ranges(self.units, self.visited, self.bound(sources, targets))
+
+
+def _flat(array: Array) -> Array:
+    return array.reshape(-1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,9 +117,29 @@ class Pooling:
         """Whether no window has a cell, or there are no windows."""
         return 0 in self.input_size or 0 in self.output_size
 
+    @cached_property
+    def channels_last(self) -> bool:
+        """Whether kernels find the channels last in memory; one channel is neither, one cell is both."""
+        one_cell = prod(self.extent) == prod(self.output) == 1
+        return self.leading[1] > 1 and (self.planes.channels_last or one_cell)
+
+    @cached_property
+    def _parts(self) -> dict[tuple[Size, bool], Pooling]:
+        return {}
+
+    def part(self, leading: Size, channels_last: bool) -> Pooling:
+        """The same windows over so many images and channels (N, C), in arrays of five axes."""
+        key = leading, channels_last
+        if key not in self._parts:
+            planes = Planes(True, channels_last)
+            sizes = planes.size(leading, self.extent), planes.size(leading, self.output)
+            made = replace(self, planes=planes, leading=leading, input_size=sizes[0], output_size=sizes[1])
+            self._parts[key] = made
+        return self._parts[key]
+
     @property
     def for_vectors(self) -> bool:
-        """Whether contiguous arrays go to the vector kernels."""
+        """Whether the vector kernels serve."""
         return self.dtype.char in "fd" and prod(self.extent) <= VECTOR_CELLS
 
     @cached_property
@@ -228,57 +271,49 @@ class Pooling:
     def _step(self, kernel: Callable[..., Any], units: int, *sizes: Any) -> Step:
         return Step(kernel, units, prod(self.input_size) + 4 * prod(self.output_size), sizes)
 
-    @cached_property
-    def max_loops(self) -> Step:
-        """The maxima of any arrays."""
-        lines = prod(self.leading) * prod(self.output[:2])
-        return self._step(kernels.max_pool, lines, *self.tables, self.steps)
+    def _loops(self, kernel: Callable[..., Any], lines: int, *sizes: Any) -> Step:
+        """A plain loop over so many lines a plane, or over planes."""
+        return replace(self._step(kernel, prod(self.leading) * lines, *sizes), normal=self.planes.normal)
 
     @cached_property
     def max_step(self) -> Step:
-        """The maxima of contiguous arrays."""
+        """The maxima."""
         (batch, channels), extent, output = self.leading, self.extent, self.output
-        if self.for_vectors and self.planes.channels_last:
+        if self.for_vectors and self.channels_last:
             sizes = channels, extent, output, *self.tables, self.steps
             return self._step(vectors.max_pool_pixels, batch * prod(output), *sizes)
         if self.for_vectors and self.line:
             lines = batch * channels * prod(output[:2])
             return self._step(vectors.max_pool_lines, lines, *self.lines, self.line)
-        return self.max_loops
-
-    @cached_property
-    def ties_loops(self) -> Step:
-        """The gradients of the maxima of any arrays, to all that are equal."""
-        return self._step(kernels.max_pool_backward_ties, prod(self.leading), *self.tables, self.steps)
+        loops = self._loops(kernels.max_pool, prod(output[:2]), *self.tables, self.steps)
+        return replace(loops, fill=-np.inf) if self.some_empty else loops
 
     @cached_property
     def ties_step(self) -> Step:
-        """The gradients of the maxima of contiguous arrays of one dtype, to all that are equal."""
+        """The gradients of the maxima, to all that are equal; floats are of one dtype."""
         (batch, channels), extent, output = self.leading, self.extent, self.output
-        if self.for_vectors and self.planes.channels_last:
+        if self.for_vectors and self.channels_last:
             sizes = CHANNEL_BLOCK, channels, extent, output, *self.tables, self.steps
             blocks = batch * -(-channels // CHANNEL_BLOCK)
             return self._step(vectors.max_pool_backward_ties_pixels, blocks, *sizes)
         if self.for_vectors and self.line:
             sizes = *self.lines, self.line
             return self._step(vectors.max_pool_backward_ties_planes, batch * channels, *sizes)
-        return self.ties_loops
+        return self._loops(kernels.max_pool_backward_ties, 1, *self.tables, self.steps)
 
-    @cached_property
-    def avg_loops(self) -> Step:
-        """The means of any arrays."""
-        lines = prod(self.leading) * prod(self.output[:2])
-        return self._step(kernels.avg_pool, lines, *self.tables, *self.counts)
+    @property
+    def _avg_loops(self) -> Step:
+        return self._loops(kernels.avg_pool, prod(self.output[:2]), *self.tables, *self.counts)
 
     @cached_property
     def avg_step(self) -> Step:
-        """The means of contiguous arrays."""
+        """The means."""
         (batch, channels), extent, output = self.leading, self.extent, self.output
         depth, height, width = self.factors
         lines = prod(output[:2])
         if not self.for_vectors:
-            return self.avg_loops
-        if self.planes.channels_last:
+            return self._avg_loops
+        if self.channels_last:
             sizes = channels, extent, output, *self.tables, depth, height, width
             return self._step(vectors.avg_pool_pixels, batch * prod(output), *sizes)
         if self.is_global:
@@ -292,22 +327,21 @@ class Pooling:
             rows, extents, steps = self.lines
             sizes = rows, np.outer(depth, height).ravel(), width, extents, steps, self.line
             return self._step(vectors.avg_pool_lines, batch * channels * lines, *sizes)
-        return self.avg_loops
+        return self._avg_loops
 
-    @cached_property
-    def avg_backward_loops(self) -> Step:
-        """The gradients of the means of any arrays; they alone divide by counts that differ."""
-        lines = prod(self.leading) * prod(self.extent[:2])
-        return self._step(kernels.avg_pool_backward, lines, *self.covers, *self.counts)
+    @property
+    def _avg_backward_loops(self) -> Step:
+        counts = self.counts if self.count else tuple(map(np.ones_like, self.counts))
+        return self._loops(kernels.avg_pool_backward, prod(self.extent[:2]), *self.covers, *counts)
 
     @cached_property
     def avg_backward_step(self) -> Step:
-        """The gradients of the means of contiguous arrays."""
+        """The gradients of the means, which have been divided by counts that are not the same."""
         (batch, channels), extent, output = self.leading, self.extent, self.output
         share, cells, line = self.share, prod(extent), self.line
         if not self.for_vectors:
-            return self.avg_backward_loops
-        if self.planes.channels_last:
+            return self._avg_backward_loops
+        if self.channels_last:
             sizes = channels, extent, output, *self.covers, share
             return self._step(vectors.avg_pool_backward_pixels, batch * cells, *sizes)
         if self.is_global:
@@ -324,7 +358,7 @@ class Pooling:
             return self._step(vectors.avg_pool_lines, lines, *sizes)
         if line:
             return self._step(vectors.avg_pool_backward_lines, lines, *self.covered_lines, line, share)
-        return self.avg_backward_loops
+        return self._avg_backward_loops
 
     def _gradient_vectors(self, stride: int) -> tuple[int, int]:
         """Lines of a plane that the gradient of the mean computes, and the vectors' lanes that one takes."""
@@ -349,53 +383,36 @@ def _rows(tables: tuple[Array, ...], steps: tuple[int, int], extent: tuple[int, 
     return np.ascontiguousarray(np.stack(rows, axis=-1).reshape(-1, 3))
 
 
-def _flat(array: Array) -> Array:
-    """A contiguous input as the vector kernels take it: one-dimensional, and not to be written."""
-    view = array.reshape(-1)
-    view.flags.writeable = False
-    return view
+@dataclass(frozen=True, eq=False)
+class Routing:
+    """What the gradient of max-pooling knows before its data: which planes there are."""
 
+    planes: Planes
+    leading: Size  # (N, C)
+    extent: Size
+    output: Size
+    itemsize: int
 
-def max_forward(x: Array, result: Array, indices: Array, pooling: Pooling) -> None:
-    """Write the maxima and, unless ``indices`` is empty, where they stand."""
-    if pooling.is_empty:
-        if result.size:  # windows of nothing but padding
-            result[...] = -np.inf
-            indices[...] = -1
-        return
-    loops = pooling.max_loops
-    step = pooling.max_step if x.flags.c_contiguous else loops
-    if step is not loops:
-        step.run(_flat(x), result.reshape(-1), indices.reshape(-1))
-        return
-    if pooling.some_empty:
-        result[...] = -np.inf
-    normal = pooling.planes.normal
-    step.run(read_only(normal(x)), normal(result), normal(indices))
+    @property
+    def channels_last(self) -> bool:
+        """As of a `Pooling`."""
+        return self.planes.channels_last and self.leading[1] > 1
 
+    def part(self, leading: Size, channels_last: bool) -> Routing:
+        """The same for so many images and channels (N, C)."""
+        return replace(self, planes=Planes(True, channels_last), leading=leading)
 
-def max_backward(dy: Array, indices: Array, planes: Planes, shape: Size) -> tuple[Array, int]:
-    """The gradient of an input of this shape, and how many indices lay outside its planes."""
-    (batch, channels), extent = planes.leading_and_extent(shape)
-    if dy.size == 0 or 0 in shape:
-        return np.zeros(shape, dy.dtype), int(np.count_nonzero(indices != -1))
-    visited = prod(shape) + 4 * dy.size
-    if not (dy.flags.c_contiguous and indices.flags.c_contiguous):
-        dx = zeros(shape, dy.dtype)
-        step = Step(kernels.max_pool_backward, batch * channels, visited)
-        return dx, step.run(
-            read_only(planes.normal(dy)), read_only(planes.normal(indices)), planes.normal(dx)
-        )
-    dx = new_result(shape, dy.dtype)
-    windows = planes.leading_and_extent(dy.shape)[1]
-    sizes = prod(windows), prod(extent)
-    if planes.channels_last:
-        blocks = batch * -(-channels // CHANNEL_BLOCK)
-        step = Step(vectors.max_pool_backward_pixels, blocks, visited, (CHANNEL_BLOCK, channels, *sizes))
-    else:
-        halved = _halved(windows, extent, dy.itemsize)
-        step = Step(vectors.max_pool_backward_planes, batch * channels, visited, (*sizes, halved))
-    return dx, step.run(_flat(dy), _flat(indices), dx.reshape(-1))
+    @property
+    def step(self) -> Step:
+        """The gradients, from each maximum's to where that came from."""
+        (batch, channels), cells, windows = self.leading, prod(self.extent), prod(self.output)
+        visited = batch * channels * (cells + 4 * windows)
+        if self.channels_last:
+            blocks = batch * -(-channels // CHANNEL_BLOCK)
+            sizes = CHANNEL_BLOCK, channels, windows, cells
+            return Step(vectors.max_pool_backward_pixels, blocks, visited, sizes)
+        halved = _halved(self.output, self.extent, self.itemsize)
+        return Step(vectors.max_pool_backward_planes, batch * channels, visited, (windows, cells, halved))
 
 
 def _halved(windows: Size, extent: Size, itemsize: int) -> tuple[int, int, int]:
@@ -409,16 +426,128 @@ def _halved(windows: Size, extent: Size, itemsize: int) -> tuple[int, int, int]:
     return 0, 0, 0
 
 
+def _is_ready(view: Array, dtype: np.dtype[Any], channels_last: bool) -> bool:
+    """Whether kernels take an array (N, C, D, H, W) as it lies, or there is nothing to take."""
+    ordered = view.transpose(0, 2, 3, 4, 1) if channels_last else view
+    return not view.size or (view.dtype == dtype and ordered.flags.c_contiguous)
+
+
+def _portion(channels: int, plane_bytes: int, channels_last: bool) -> Size:
+    """How many images, and how many of their channels, are computed at a time, by the bytes of a plane."""
+    image = channels * plane_bytes
+    if image <= (IMAGE_BYTES if channels_last else COPIED_BYTES):
+        return max(1, COPIED_BYTES // image), channels
+    return 1, min(channels, max(VECTOR_BYTES // 4 if channels_last else 1, COPIED_BYTES // plane_bytes))
+
+
+def run(
+    work: Pooling | Routing,
+    step_of: Callable[[Any], Step],
+    dtypes: Sequence[np.dtype[Any]],
+    sources: Sequence[Array],
+    targets: Sequence[Array],
+) -> int:
+    """Compute all targets from all sources, of any strides; kernels see contiguous arrays of ``dtypes``.
+
+    An array that is not such is copied, some planes at a time: a source before they are computed, a target
+    after. The channels are last or not, as there is less to copy.
+    """
+    arrays, own = (*sources, *targets), work.planes.channels_last
+    if all(
+        array.flags.c_contiguous and array.dtype == dtype for array, dtype in zip(arrays, dtypes, strict=True)
+    ):
+        return step_of(work).run(sources, targets)
+    views = [work.planes.normal(array) for array in arrays]
+
+    def copied_bytes(channels_last: bool) -> int:
+        pairs = zip(views, dtypes, strict=True)
+        return sum(view.nbytes for view, dtype in pairs if not _is_ready(view, dtype, channels_last))
+
+    last = min((own, not own), key=copied_bytes)
+    batch, channels = work.leading
+    plane_bytes = sum(view.nbytes for view in views) // (batch * channels)
+    images, some = _portion(channels, plane_bytes, last)
+    portions = [
+        (slice(n, n + images), slice(c, c + some))
+        for n in range(0, batch, images)
+        for c in range(0, channels, some)
+    ]
+    copied = [
+        not _is_ready(view[portions[0]], dtype, last) for view, dtype in zip(views, dtypes, strict=True)
+    ]
+    returned = [0] * len(portions)
+
+    def start_worker() -> Job:
+        scratch = [
+            aligned(images * some * prod(view.shape[2:]), dtype) if needed else None
+            for view, dtype, needed in zip(views, dtypes, copied, strict=True)
+        ]
+
+        def job(i: int) -> None:
+            parts = [view[portions[i]] if view.size else view for view in views]
+            portion = work.part(parts[0].shape[:2], last)
+            order = (0, 2, 3, 4, 1) if last else (0, 1, 2, 3, 4)
+            ordered = [part.transpose(order) for part in parts]
+            seen = [
+                part if memory is None else memory[: part.size].reshape(part.shape)
+                for part, memory in zip(ordered, scratch, strict=True)
+            ]
+            count = len(sources)
+            for part, memory in zip(ordered[:count], seen[:count], strict=True):
+                if memory is not part:
+                    _copy(memory, part)
+            step = step_of(portion)
+            if len(portions) == 1:
+                returned[i] = step.run(seen[:count], seen[count:])
+            else:
+                returned[i] = step.bound(seen[:count], seen[count:])(0, step.units) or 0
+            for part, memory in zip(ordered[count:], seen[count:], strict=True):
+                if memory is not part:
+                    _copy(part, memory)
+
+        return job
+
+    run_jobs(len(portions), start_worker)
+    return sum(returned)
+
+
+def _copy(target: Array, source: Array) -> None:
+    """Copy an array; a float32 that is beyond float16 becomes infinite, as in any loop."""
+    with np.errstate(over="ignore", under="ignore"):
+        target[...] = source
+
+
+def max_forward(x: Array, result: Array, indices: Array, pooling: Pooling) -> None:
+    """Write the maxima and, unless ``indices`` is empty, where they stand."""
+    if pooling.is_empty:
+        if result.size:  # windows of nothing but padding
+            result[...] = -np.inf
+            indices[...] = -1
+        return
+    dtypes = pooling.dtype, pooling.dtype, indices.dtype
+    run(pooling, attrgetter("max_step"), dtypes, (x,), (result, indices))
+
+
+def max_backward(dy: Array, indices: Array, planes: Planes, shape: Size) -> tuple[Array, int]:
+    """The gradient of an input of this shape, and how many indices lay outside its planes."""
+    if dy.size == 0 or 0 in shape:
+        return np.zeros(shape, dy.dtype), int(np.count_nonzero(indices != -1))
+    leading, extent = planes.leading_and_extent(shape)
+    dtype, dx = compute_dtype(dy.dtype), new_result(shape, dy.dtype)
+    routing = Routing(planes, leading, extent, planes.leading_and_extent(dy.shape)[1], dtype.itemsize)
+    dtypes = dtype, indices.dtype, dtype
+    return dx, run(routing, attrgetter("step"), dtypes, (dy, indices), (dx,))
+
+
 def max_backward_ties(dy: Array, x: Array, dx: Array, pooling: Pooling) -> None:
     """Write the gradient of the input: to every cell that equals its window's maximum."""
-    loops = pooling.ties_loops
-    contiguous = dy.flags.c_contiguous and x.flags.c_contiguous
-    step = pooling.ties_step if contiguous and dy.dtype == x.dtype else loops
-    if step is loops:
-        normal = pooling.planes.normal
-        step.run(read_only(normal(dy)), read_only(normal(x)), normal(dx))
-    else:
-        step.run(_flat(dy), _flat(x), dx.reshape(-1))
+    if pooling.is_empty:
+        dx[...] = 0
+        return
+    gradients, values = compute_dtype(dy.dtype), pooling.dtype
+    if values.kind == "f":
+        gradients = values = np.result_type(gradients, values)
+    run(pooling, attrgetter("ties_step"), (gradients, values, gradients), (dy, x), (dx,))
 
 
 def avg_forward(x: Array, out: Array, pooling: Pooling) -> None:
@@ -427,12 +556,7 @@ def avg_forward(x: Array, out: Array, pooling: Pooling) -> None:
         with np.errstate(invalid="ignore"):  # where the padding does not count, the mean of nothing is a NaN
             out[...] = _divided(np.zeros_like(out), pooling)
         return
-    loops = pooling.avg_loops
-    step = pooling.avg_step if x.flags.c_contiguous else loops
-    if step is loops:
-        step.run(read_only(pooling.planes.normal(x)), pooling.planes.normal(out))
-    else:
-        step.run(_flat(x), out.reshape(-1))
+    run(pooling, attrgetter("avg_step"), (pooling.dtype,) * 2, (x,), (out,))
 
 
 def avg_backward(dy: Array, dx: Array, pooling: Pooling) -> None:
@@ -440,17 +564,14 @@ def avg_backward(dy: Array, dx: Array, pooling: Pooling) -> None:
     if pooling.is_empty:
         dx[...] = 0
         return
-    loops = pooling.avg_backward_loops
-    step = pooling.avg_backward_step if dy.flags.c_contiguous else loops
-    if step is loops:
-        step.run(read_only(pooling.planes.normal(dy)), pooling.planes.normal(dx))
-    else:
-        step.run(_flat(dy if pooling.count else _divided(dy, pooling)), dx.reshape(-1))
+    divided = dy if pooling.count else _divided(dy, pooling)
+    run(pooling, attrgetter("avg_backward_step"), (pooling.dtype,) * 2, (divided,), (dx,))
 
 
 def _divided(dy: Array, pooling: Pooling) -> Array:
     """Every gradient by the count of its window."""
     depth, height, width = pooling.counts
-    counts = (depth[:, None, None] * height[:, None] * width).astype(dy.dtype)
+    counts = (depth[:, None, None] * height[:, None] * width).astype(pooling.dtype)
     output = pooling.windows.output
-    return np.asarray(dy / counts.reshape((*output, 1) if pooling.planes.channels_last else output))
+    shape = (*output, 1) if pooling.planes.channels_last else output
+    return np.asarray(np.divide(dy, counts.reshape(shape), dtype=pooling.dtype))

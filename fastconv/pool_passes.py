@@ -41,7 +41,7 @@ MOST_PAIRS = 2**16
 VECTOR_PAIRS = 32
 # Copies of planes are made in so many bytes, that stay in a near cache (at least a plane); images with their
 # channels last are copied whole up to here, and larger ones a vector of channels at a time.
-COPIED_BYTES, IMAGE_BYTES = 2**19, 2**23
+COPIED_BYTES, IMAGE_BYTES = 2**20, 2**23
 
 
 def compute_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
@@ -432,12 +432,14 @@ def _is_ready(view: Array, dtype: np.dtype[Any], channels_last: bool) -> bool:
     return not view.size or (view.dtype == dtype and ordered.flags.c_contiguous)
 
 
-def _portion(channels: int, plane_bytes: int, channels_last: bool) -> Size:
-    """How many images, and how many of their channels, are computed at a time, by the bytes of a plane."""
-    image = channels * plane_bytes
+def _portion(leading: Size, copied: int, channels_last: bool) -> Size:
+    """How many images, and how many of their channels, are computed at a time, by the bytes copied of all."""
+    batch, channels = leading
+    image = copied // batch
     if image <= (IMAGE_BYTES if channels_last else COPIED_BYTES):
-        return max(1, COPIED_BYTES // image), channels
-    return 1, min(channels, max(VECTOR_BYTES // 4 if channels_last else 1, COPIED_BYTES // plane_bytes))
+        return COPIED_BYTES // max(1, image) or 1, channels
+    most = COPIED_BYTES * channels // image
+    return 1, min(channels, max(VECTOR_BYTES // 4 if channels_last else 1, most))
 
 
 def run(
@@ -459,51 +461,50 @@ def run(
         return step_of(work).run(sources, targets)
     views = [work.planes.normal(array) for array in arrays]
 
-    def copied_bytes(channels_last: bool) -> int:
+    def copied(channels_last: bool) -> list[bool]:
         pairs = zip(views, dtypes, strict=True)
-        return sum(view.nbytes for view, dtype in pairs if not _is_ready(view, dtype, channels_last))
+        return [not _is_ready(view, dtype, channels_last) for view, dtype in pairs]
+
+    def copied_bytes(channels_last: bool) -> int:
+        return sum(view.nbytes for view, needed in zip(views, copied(channels_last), strict=True) if needed)
 
     last = min((own, not own), key=copied_bytes)
-    batch, channels = work.leading
-    plane_bytes = sum(view.nbytes for view in views) // (batch * channels)
-    images, some = _portion(channels, plane_bytes, last)
+    images, some = _portion(work.leading, copied_bytes(last), last)
+    order = (0, 2, 3, 4, 1) if last else (0, 1, 2, 3, 4)
     portions = [
-        (slice(n, n + images), slice(c, c + some))
-        for n in range(0, batch, images)
-        for c in range(0, channels, some)
+        [view[n : n + images, c : c + some].transpose(order) for view in views]
+        for n in range(0, work.leading[0], images)
+        for c in range(0, work.leading[1], some)
     ]
-    copied = [
-        not _is_ready(view[portions[0]], dtype, last) for view, dtype in zip(views, dtypes, strict=True)
+    needed = [
+        not view.flags.c_contiguous or view.dtype != dtype
+        for view, dtype in zip(portions[0], dtypes, strict=True)
     ]
-    returned = [0] * len(portions)
+    returned, count = [0] * len(portions), len(sources)
 
     def start_worker() -> Job:
         scratch = [
-            aligned(images * some * prod(view.shape[2:]), dtype) if needed else None
-            for view, dtype, needed in zip(views, dtypes, copied, strict=True)
+            aligned(view.size, dtype) if copy else None
+            for view, dtype, copy in zip(portions[0], dtypes, needed, strict=True)
         ]
 
         def job(i: int) -> None:
-            parts = [view[portions[i]] if view.size else view for view in views]
-            portion = work.part(parts[0].shape[:2], last)
-            order = (0, 2, 3, 4, 1) if last else (0, 1, 2, 3, 4)
-            ordered = [part.transpose(order) for part in parts]
+            there = portions[i]
+            step = step_of(work.part((len(there[0]), there[0].shape[-1 if last else 1]), last))
             seen = [
                 part if memory is None else memory[: part.size].reshape(part.shape)
-                for part, memory in zip(ordered, scratch, strict=True)
+                for part, memory in zip(there, scratch, strict=True)
             ]
-            count = len(sources)
-            for part, memory in zip(ordered[:count], seen[:count], strict=True):
-                if memory is not part:
-                    _copy(memory, part)
-            step = step_of(portion)
+            for k in range(count):
+                if needed[k]:
+                    _copy(seen[k], there[k])
             if len(portions) == 1:
                 returned[i] = step.run(seen[:count], seen[count:])
             else:
                 returned[i] = step.bound(seen[:count], seen[count:])(0, step.units) or 0
-            for part, memory in zip(ordered[count:], seen[count:], strict=True):
-                if memory is not part:
-                    _copy(part, memory)
+            for k in range(count, len(there)):
+                if needed[k]:
+                    _copy(there[k], seen[k])
 
         return job
 
@@ -512,7 +513,10 @@ def run(
 
 
 def _copy(target: Array, source: Array) -> None:
-    """Copy an array; a float32 that is beyond float16 becomes infinite, as in any loop."""
+    if target.dtype == source.dtype:
+        target[...] = source
+        return
+    # A float32 that is beyond float16 becomes infinite, as in any loop.
     with np.errstate(over="ignore", under="ignore"):
         target[...] = source
 

@@ -21,8 +21,10 @@ from fastconv.arguments import Array, Size
 from fastconv.buffers import aligned, new_result
 from fastconv.geometry import channels_first_size, layout_size, normal_form, read_only
 from fastconv.kernels import pooling_vectors as vectors
+from fastconv.kernels.pooling_wide import avg_pool_wide, max_pool_wide
 from fastconv.kernels.vectors import VECTOR_BYTES
 from fastconv.threads import Job, run_jobs, run_ranges
+from fastconv.wide_windows import MOST_PADDING, WideAxis, WideWindows
 from fastconv.windows import FixedAxis, Windows
 
 # Vectors hold positions and indices of a plane in 32 bits.
@@ -39,6 +41,9 @@ ROUTED_BYTES = 2**16
 MOST_PAIRS = 2**16
 # Adding so many pairs of a cell and a window takes as long as a vector of windows, on an AVX-512 Xeon.
 VECTOR_PAIRS = 32
+# Nanoseconds that a tap of a vector of windows takes, and a cell of the boxes of wide ones (AMD EPYC, Zen 5).
+TAP_COST = {"max": 3.0, "argmax": 3.0, "mean": 0.8, "gradient": 0.8}
+CELL_COST = {"max": 2.0, "argmax": 5.0, "mean": 3.0, "gradient": 3.0}
 # Copies of planes are made in so many bytes, that stay in a near cache (at least a plane); images with their
 # channels last are copied whole up to here, and larger ones a vector of channels at a time.
 COPIED_BYTES, IMAGE_BYTES = 2**20, 2**23
@@ -81,6 +86,9 @@ class Step:
     sizes: tuple[Any, ...] = ()
     normal: Callable[[Array], Array] | None = None  # views that the kernel takes; None for flat ones
     fill: float | None = None  # what the first target holds before
+    scratch: Callable[[Sequence[Array]], tuple[Array, ...]] = (
+        lambda targets: ()
+    )  # of a range, its last arguments
 
     def bound(self, sources: Sequence[Array], targets: Sequence[Array]) -> Callable[[int, int], int]:
         """Kernels take their arrays, then a range, then their sizes."""
@@ -88,7 +96,7 @@ class Step:
         arrays = [*(read_only(view(array)) for array in sources), *map(view, targets)]
         if self.fill is not None:
             targets[0][...] = self.fill
-        return lambda first, stop: kernel(*arrays, first, stop, *sizes)
+        return lambda first, stop: kernel(*arrays, first, stop, *sizes, *self.scratch(targets))
 
     def run(self, sources: Sequence[Array], targets: Sequence[Array]) -> int:
         """The sum of what the kernel returns."""
@@ -208,7 +216,8 @@ class Pooling:
         lines = max(prod(extent[:2]), prod(output[:2]))
         if not isinstance(width, FixedAxis) or (lines > MOST_LINES and min(extent[2], output[2]) < 32):
             return None
-        return -width.before, width.stride, width.taps, width.step
+        start, taps = width.clipped
+        return None if taps > MOST_PADDING * extent[2] else (start, width.stride, taps, width.step)
 
     @cached_property
     def lines(self) -> tuple[Any, ...]:
@@ -275,9 +284,77 @@ class Pooling:
         """A plain loop over so many lines a plane, or over planes."""
         return replace(self._step(kernel, prod(self.leading) * lines, *sizes), normal=self.planes.normal)
 
+    def _wide(self, backward: bool = False) -> WideWindows | None:
+        """The windows, or those of the gradient of the mean, for the kernels of wide ones."""
+        axes = []
+        for axis in self.windows.axes:
+            if isinstance(axis, FixedAxis):
+                start, taps = axis.clipped
+                if backward:
+                    lead = taps - 1 + start
+                    axes.append(WideAxis(axis.output, axis.extent, lead, axis.stride, 1, taps, 1))
+                else:
+                    axes.append(WideAxis(axis.extent, axis.output, -start, 1, axis.stride, taps, axis.step))
+            elif axis.extent == axis.output == 1:
+                axes.append(WideAxis(1, 1, 0, 1, 1, 1, 1))
+            else:
+                return None
+        (batch, channels), last = self.leading, self.channels_last
+        images = batch if last else batch * channels
+        return WideWindows(images, channels if last else 1, (axes[0], axes[1], axes[2]))
+
+    def _wide_step(self, direct: Step, kind: str) -> Step:
+        """Wide windows axis by axis, where that is faster than ``direct``."""
+        backward = kind == "gradient"
+        wide = self._wide(backward) if self.dtype.itemsize * prod(self.extent) < 2**31 else None
+        if wide is None or not 0 < CELL_COST[kind] * wide.cells < TAP_COST[kind] * self._taps(backward):
+            return direct
+        elements, visited = wide.elements, max(direct.visited, 2 * wide.cells)
+        if kind in ("max", "argmax"):
+            lowest = np.array([-np.inf if self.dtype.kind == "f" else np.iinfo(self.dtype).min], self.dtype)
+
+            def scratch(targets: Sequence[Array]) -> tuple[Array, ...]:
+                places = elements if targets[1].size else 0
+                values = aligned(3 * elements, self.dtype).reshape(3, elements)
+                return values, aligned(3 * places, np.dtype(np.int32)).reshape(3, places)
+
+            return Step(max_pool_wide, wide.tiles, visited, (*wide.sizes, lowest), scratch=scratch)
+
+        def sums(targets: Sequence[Array]) -> tuple[Array, ...]:
+            return (aligned(3 * elements, np.dtype(np.float64)).reshape(3, elements),)
+
+        counts = self.counts
+        if backward:
+            divisor = self.count or 1.0
+            counts = tuple(np.full(n, c) for n, c in zip(self.extent, (divisor, 1.0, 1.0), strict=True))
+        return Step(avg_pool_wide, wide.tiles, visited, (*wide.sizes, *counts), scratch=sums)
+
+    def _taps(self, backward: bool) -> int:
+        """How many taps vectors of windows have in all, or vectors of gradients."""
+        outputs, tables = (self.extent, self.covers) if backward else (self.output, self.tables)
+        steps = (1, 1, 1) if backward else self.steps
+        taps = [
+            int(-((table[:, 0] - table[:, 1]) // step).sum())
+            for table, step in zip(tables, steps, strict=True)
+        ]
+        lanes = VECTOR_BYTES // self.dtype.itemsize if self.for_vectors else 1
+        (batch, channels), width = self.leading, outputs[2]
+        if self.channels_last:
+            return batch * -(-channels // lanes) * prod(taps)
+        return batch * channels * taps[0] * taps[1] * -(-(taps[2] * -(-width // lanes)) // width)
+
     @cached_property
     def max_step(self) -> Step:
         """The maxima."""
+        return self._wide_step(self._direct_max, "max")
+
+    @cached_property
+    def argmax_step(self) -> Step:
+        """The maxima and where they stand."""
+        return self._wide_step(self._direct_max, "argmax")
+
+    @property
+    def _direct_max(self) -> Step:
         (batch, channels), extent, output = self.leading, self.extent, self.output
         if self.for_vectors and self.channels_last:
             sizes = channels, extent, output, *self.tables, self.steps
@@ -308,6 +385,10 @@ class Pooling:
     @cached_property
     def avg_step(self) -> Step:
         """The means."""
+        return self._wide_step(self._direct_avg, "mean")
+
+    @property
+    def _direct_avg(self) -> Step:
         (batch, channels), extent, output = self.leading, self.extent, self.output
         depth, height, width = self.factors
         lines = prod(output[:2])
@@ -337,6 +418,10 @@ class Pooling:
     @cached_property
     def avg_backward_step(self) -> Step:
         """The gradients of the means, which have been divided by counts that are not the same."""
+        return self._wide_step(self._direct_avg_backward, "gradient")
+
+    @property
+    def _direct_avg_backward(self) -> Step:
         (batch, channels), extent, output = self.leading, self.extent, self.output
         share, cells, line = self.share, prod(extent), self.line
         if not self.for_vectors:
@@ -529,7 +614,8 @@ def max_forward(x: Array, result: Array, indices: Array, pooling: Pooling) -> No
             indices[...] = -1
         return
     dtypes = pooling.dtype, pooling.dtype, indices.dtype
-    run(pooling, attrgetter("max_step"), dtypes, (x,), (result, indices))
+    step_of = attrgetter("argmax_step" if indices.size else "max_step")
+    run(pooling, step_of, dtypes, (x,), (result, indices))
 
 
 def max_backward(dy: Array, indices: Array, planes: Planes, shape: Size) -> tuple[Array, int]:

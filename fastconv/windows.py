@@ -81,6 +81,14 @@ class FixedAxis(Axis):
         first = self._start + np.maximum(0, -(self._start // self.step)) * self.step
         return np.stack([first, np.minimum(self._start + self.reach, self.extent)], axis=1)
 
+    @cached_property
+    def clipped(self) -> tuple[int, int]:
+        """Where the first window starts, and its taps, without what is padding in every window."""
+        if self.step > 1:
+            return -self.before, self.taps
+        before = min(self.before, (self.output - 1) * self.stride)
+        return -before, min(self.taps - self.before, self.extent) + before
+
     @property
     def padded(self) -> Array:
         """int64 (output,): cells of the window, those in the padding included."""

@@ -99,6 +99,12 @@ class WideWindows:
         return self.tiles * images * prod(boxes) * channels
 
     @property
+    def lines(self) -> int:
+        """Of all boxes."""
+        _, *windows, channels = self.tile
+        return self.cells // (self.axes[2].box(windows[2]) * channels)
+
+    @property
     def sizes(self) -> tuple[object, ...]:
         """What the kernels take."""
         axes = self.axes

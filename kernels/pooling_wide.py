@@ -58,7 +58,7 @@ def avg_pool_wide(
     x, out, first_tile, stop_tile, channels, extent, output, tile, lead, spread, strides, taps, steps,
     depth_counts, height_counts, width_counts, values,
 ):  # fmt: skip
-    """`pooling.avg_pool` of arrays as `max_pool_wide` takes; of cells spread out, `pooling.avg_pool_backward`.
+    """`pooling.avg_pool` of arrays as `max_pool_wide` takes; of cells spread out, its gradient.
 
     Parameters
     ----------

@@ -236,7 +236,9 @@ class Pooling:
         """What kernels know of the lines of an output plane: rows, extents, steps."""
         depth, height, width = self.extent
         step_d, step_h, _ = self.steps
-        rows = _rows(self.tables[:2], (step_d, step_h), (height, width))
+        rows = _rows(
+            self.windows.axes[0].table, self.windows.axes[1].table, (step_d, step_h), (height, width)
+        )
         return (
             rows,
             (depth * height * width, width, self.output[2]),
@@ -247,7 +249,7 @@ class Pooling:
     def covered_lines(self) -> tuple[Any, ...]:
         """What kernels know of the lines of a plane under windows: rows, extents, steps."""
         depth, height, windows = self.output
-        rows = _rows(self.covers[:2], (1, 1), (height, windows))
+        rows = _rows(self.windows.axes[0].covers, self.windows.axes[1].covers, (1, 1), (height, windows))
         # From how many lines before the next one that differs each is.
         changes = np.append(np.flatnonzero((rows[1:] != rows[:-1]).any(axis=1)) + 1, len(rows))
         lines = np.arange(len(rows))
@@ -278,6 +280,11 @@ class Pooling:
             there = there & (tap < table[:, 1]).reshape(shape)
         cells, windows = np.broadcast_arrays(cells, windows)
         return cells[there].astype(np.int32), windows[there].astype(np.int32)
+
+    @property
+    def has_few_pairs(self) -> bool:
+        """Whether pairs can be listed."""
+        return max(prod(self.extent), prod(self.output)) <= MOST_PAIRS and self.pairs <= MOST_PAIRS
 
     def prefers_pairs(self, lines: int, width: int) -> bool:
         """Whether a list of pairs is faster than so many lines of vectors a plane."""
@@ -325,7 +332,7 @@ class Pooling:
         if self.for_vectors and not self.channels_last and not backward:
             apart = APART_COST[min(wide.axes[2].stride, 3) - 1]
         taken = CELL_COST[kind] * wide.cells + LINE_COST * wide.lines
-        if taken >= (TAP_COST[kind] + apart) * self._taps(backward):
+        if taken >= (TAP_COST[kind] + apart) * self._taps(wide, backward):
             return direct
         elements, visited = wide.elements, max(direct.visited, 2 * wide.cells)
         if kind in ("max", "argmax"):
@@ -347,19 +354,16 @@ class Pooling:
             counts = tuple(np.full(n, c) for n, c in zip(self.extent, (divisor, 1.0, 1.0), strict=True))
         return Step(avg_pool_wide, wide.tiles, visited, (*wide.sizes, *counts), scratch=sums)
 
-    def _taps(self, backward: bool) -> int:
+    def _taps(self, wide: WideWindows, backward: bool) -> int:
         """How many taps vectors of windows have in all, or vectors of gradients."""
-        outputs, tables = (self.extent, self.covers) if backward else (self.output, self.tables)
-        steps = (1, 1, 1) if backward else self.steps
-        taps = [
-            int(-((table[:, 0] - table[:, 1]) // step).sum())
-            for table, step in zip(tables, steps, strict=True)
-        ]
         lanes = VECTOR_BYTES // self.dtype.itemsize if self.for_vectors else 1
-        (batch, channels), width = self.leading, outputs[2]
-        if self.channels_last:
-            return batch * -(-channels // lanes) * prod(taps)
-        return batch * channels * taps[0] * taps[1] * -(-(taps[2] * -(-width // lanes)) // width)
+        taps = [
+            -(-axis.taps // axis.spread) if backward else min(axis.taps, axis.extent) for axis in wide.axes
+        ]
+        *lines, width = self.extent if backward else self.output
+        (batch, channels), last = self.leading, self.channels_last
+        vectors_of_line = width * -(-channels // lanes) if last else channels * -(-width // lanes)
+        return batch * prod(lines) * vectors_of_line * prod(taps)
 
     @cached_property
     def max_step(self) -> Step:
@@ -418,7 +422,7 @@ class Pooling:
         if self.is_global:
             factor = depth[0] * height[0] * width[0]
             return self._step(vectors.mean_planes, batch * channels, prod(extent), factor)
-        if self.pairs <= MOST_PAIRS and (not self.line or self.prefers_pairs(lines, output[2])):
+        if self.has_few_pairs and (not self.line or self.prefers_pairs(lines, output[2])):
             factors = (depth[:, None, None] * height[:, None] * width).ravel()
             sizes = *self.paired, factors, prod(extent)
             return self._step(vectors.avg_pool_pairs, batch * channels, *sizes)
@@ -449,7 +453,7 @@ class Pooling:
             return self._step(vectors.avg_pool_backward_pixels, batch * cells, *sizes)
         if self.is_global:
             return self._step(vectors.fill_planes, batch * channels, cells, share)
-        if self.pairs <= MOST_PAIRS and (not line or self.prefers_pairs(*self._gradient_vectors(line[1]))):
+        if self.has_few_pairs and (not line or self.prefers_pairs(*self._gradient_vectors(line[1]))):
             cells_of, windows_of = self.paired
             sizes = windows_of, cells_of, np.full(cells, share), prod(output)
             return self._step(vectors.avg_pool_pairs, batch * channels, *sizes)
@@ -471,16 +475,16 @@ class Pooling:
         return int(np.count_nonzero(rows[:, 3] == 1)), -(-self.extent[2] // 2)
 
 
-def _rows(tables: tuple[Array, ...], steps: tuple[int, int], extent: tuple[int, int]) -> Array:
+def _rows(depth: Array, height: Array, steps: tuple[int, int], extent: tuple[int, int]) -> Array:
     """int64 (lines, 3): where the windows of each line of a plane begin, and their taps along depth, height.
 
     ``extent`` is (H, W) of the planes that the windows are in.
     """
-    (depth, height), (lines, cells) = tables, extent
+    lines, cells = extent
     first = (depth[:, 0, None] * lines + height[:, 0]) * cells
     taps_d, taps_h = (
         np.maximum(0, -((table[:, 0] - table[:, 1]) // step))
-        for table, step in zip(tables, steps, strict=True)
+        for table, step in zip((depth, height), steps, strict=True)
     )
     rows = np.broadcast_arrays(first, taps_d[:, None], taps_h)
     return np.ascontiguousarray(np.stack(rows, axis=-1).reshape(-1, 3))

@@ -81,6 +81,11 @@ class FixedAxis(Axis):
         first = self._start + np.maximum(0, -(self._start // self.step)) * self.step
         return np.stack([first, np.minimum(self._start + self.reach, self.extent)], axis=1)
 
+    @property
+    def some_empty(self) -> bool:
+        """Whether some window has no cell of the input; without dilation only where there is none."""
+        return self.extent == 0 or (self.step > 1 and super().some_empty)
+
     @cached_property
     def clipped(self) -> tuple[int, int]:
         """Where the first window starts, and its taps, without what is padding in every window."""

@@ -21,10 +21,10 @@ from fastconv.arguments import Array, Size
 from fastconv.buffers import aligned, new_result
 from fastconv.geometry import channels_first_size, layout_size, normal_form, read_only
 from fastconv.kernels import pooling_vectors as vectors
-from fastconv.kernels.pooling_wide import avg_pool_wide, max_pool_wide
+from fastconv.kernels.pooling_wide import avg_pool_wide, max_pool_backward_ties_wide, max_pool_wide
 from fastconv.kernels.vectors import VECTOR_BYTES
 from fastconv.threads import Job, run_jobs, run_ranges
-from fastconv.wide_windows import MOST_PADDING, WideAxis, WideWindows
+from fastconv.wide_windows import MOST_PADDING, WideAxis, WideTies, WideWindows
 from fastconv.windows import FixedAxis, Windows
 
 # Vectors hold positions and indices of a plane in 32 bits.
@@ -43,10 +43,11 @@ MOST_PAIRS = 2**16
 VECTOR_PAIRS = 32
 # Nanoseconds (AMD EPYC, Zen 5) that a tap of a vector of windows takes, and how many more where they lie two
 # cells apart or further; that a cell of the boxes of wide windows takes, and how many more a line of them.
-TAP_COST = {"max": 3.0, "argmax": 3.0, "mean": 0.75, "gradient": 0.75}
+TAP_COST = {"max": 3.0, "argmax": 3.0, "mean": 0.75, "gradient": 0.75, "ties": 6.0}
 APART_COST = (0.0, 0.7, 4.0)
 CELL_COST = {"max": 1.0, "argmax": 3.6, "mean": 2.2, "gradient": 2.2}
 LINE_COST = 150.0
+TIE_COST = 12.0
 # Fewer channels than half a vector are computed channels first, from so many cells on: means of 3x3 cells of
 # (4, 256, 256, 3) in 1.4 ms instead of 4.7 (float32, one core of an AMD EPYC, Zen 5).
 TURNED_CELLS = 2**13
@@ -102,7 +103,7 @@ class Step:
         arrays = [*(read_only(view(array)) for array in sources), *map(view, targets)]
         if self.fill is not None:
             targets[0][...] = self.fill
-        return lambda first, stop: kernel(*arrays, first, stop, *sizes, *self.scratch(targets))
+        return lambda first, stop: kernel(*arrays, first, stop, *sizes, *self.scratch(arrays))
 
     def run(self, sources: Sequence[Array], targets: Sequence[Array]) -> int:
         """The sum of what the kernel returns."""
@@ -336,16 +337,15 @@ class Pooling:
             return direct
         elements, visited = wide.elements, max(direct.visited, 2 * wide.cells)
         if kind in ("max", "argmax"):
-            lowest = np.array([-np.inf if self.dtype.kind == "f" else np.iinfo(self.dtype).min], self.dtype)
 
-            def scratch(targets: Sequence[Array]) -> tuple[Array, ...]:
-                places = elements if targets[1].size else 0
+            def scratch(arrays: Sequence[Array]) -> tuple[Array, ...]:
+                places = elements if arrays[-1].size else 0
                 values = aligned(3 * elements, self.dtype).reshape(3, elements)
                 return values, aligned(3 * places, np.dtype(np.int32)).reshape(3, places)
 
-            return Step(max_pool_wide, wide.tiles, visited, (*wide.sizes, lowest), scratch=scratch)
+            return Step(max_pool_wide, wide.tiles, visited, (*wide.sizes, self._lowest), scratch=scratch)
 
-        def sums(targets: Sequence[Array]) -> tuple[Array, ...]:
+        def sums(arrays: Sequence[Array]) -> tuple[Array, ...]:
             return (aligned(3 * elements, np.dtype(np.float64)).reshape(3, elements),)
 
         counts = self.counts
@@ -353,6 +353,11 @@ class Pooling:
             divisor = self.count or 1.0
             counts = tuple(np.full(n, c) for n, c in zip(self.extent, (divisor, 1.0, 1.0), strict=True))
         return Step(avg_pool_wide, wide.tiles, visited, (*wide.sizes, *counts), scratch=sums)
+
+    @property
+    def _lowest(self) -> Array:
+        """A number that no other is below, as an array."""
+        return np.array([-np.inf if self.dtype.kind == "f" else np.iinfo(self.dtype).min], self.dtype)
 
     def _taps(self, wide: WideWindows, backward: bool) -> int:
         """How many taps vectors of windows have in all, or vectors of gradients."""
@@ -390,6 +395,25 @@ class Pooling:
     @cached_property
     def ties_step(self) -> Step:
         """The gradients of the maxima, to all that are equal; floats are of one dtype."""
+        wide = self._wide()
+        if wide is None:
+            return self._direct_ties
+        ties = WideTies(wide)
+        taken = TIE_COST * ties.cells + LINE_COST * wide.lines
+        if ties.cells == 0 or taken >= TAP_COST["ties"] * self._taps(wide, backward=False):
+            return self._direct_ties
+
+        def scratch(arrays: Sequence[Array]) -> tuple[Array, ...]:
+            dy, x, _ = arrays
+            return aligned(ties.elements[0], x.dtype), aligned(ties.elements[1], dy.dtype)
+
+        visited = max(prod(self.input_size), 4 * ties.cells)
+        return Step(
+            max_pool_backward_ties_wide, ties.tiles, visited, (*ties.sizes, self._lowest), scratch=scratch
+        )
+
+    @property
+    def _direct_ties(self) -> Step:
         (batch, channels), extent, output = self.leading, self.extent, self.output
         if self.for_vectors and self.channels_last:
             sizes = CHANNEL_BLOCK, channels, extent, output, *self.tables, self.steps

@@ -10,6 +10,7 @@ from functools import cached_property
 from math import prod
 
 from fastconv.arguments import Size
+from fastconv.kernels.pooling_wide import ROUTED_CELLS, ROUTED_RUNS
 
 # Cells of a tile's box that stay in a near cache, and that a tile may have before it is cut whatever that
 # costs: three such arrays of 12 bytes a cell are 19 MB.
@@ -119,3 +120,83 @@ class WideWindows:
             tuple(axis.taps for axis in axes),
             tuple(axis.step for axis in axes),
         )
+
+
+@dataclass(frozen=True)
+class WideTies:
+    """The gradient of the maxima of wide windows, to all that are equal: tiles of the cells that it goes to."""
+
+    windows: WideWindows
+
+    @cached_property
+    def tile(self) -> Size:
+        """Cells along each axis, and channels, that are computed at a time."""
+        axes = self.windows.axes
+        cells, channels = [axis.extent for axis in axes], min(self.windows.channels, TILE_CHANNELS)
+        while (held := prod(self._box(cells)) * channels) > NEAR_CELLS:
+            shares = [n / axis.reach if n > 1 else 0.0 for n, axis in zip(cells, axes, strict=True)]
+            k = max(range(3), key=shares.__getitem__)
+            if cells[k] == 1 or (held <= MOST_CELLS and shares[k] < 4):
+                break
+            cells[k] = -(-cells[k] // 2)
+        return *cells, channels
+
+    def _over(self, cells: list[int]) -> list[int]:
+        """The most windows along each axis over so many cells."""
+        return [
+            min(axis.output, (n + axis.reach - 2) // axis.stride + 1)
+            for n, axis in zip(cells, self.windows.axes, strict=True)
+        ]
+
+    def _box(self, cells: list[int]) -> list[int]:
+        """The most cells along each axis under those windows."""
+        return [axis.box(n) for n, axis in zip(self._over(cells), self.windows.axes, strict=True)]
+
+    @cached_property
+    def elements(self) -> Size:
+        """Of scratch for values and for gradients.
+
+        First come the cells of a box, the maxima of its lines, of its planes, of all of it. For values, two of
+        the largest of these and one run of every size for each cell that is looked at follow; for gradients,
+        two numbers for each of those cells.
+        """
+        *cells, channels = self.tile
+        (depth, height, width), (box_d, box_h, box_w) = self._over(cells), self._box(cells)
+        sizes = [
+            channels * n
+            for n in (
+                box_d * box_h * box_w,
+                box_d * box_h * width,
+                box_d * height * width,
+                depth * height * width,
+            )
+        ]
+        looked_at = max(
+            max(extent * min(beside, ROUTED_CELLS), ROUTED_RUNS)
+            for extent, beside in (
+                (box_d, height * width * channels),
+                (box_h, width * channels),
+                (box_w, channels),
+            )
+        )
+        levels = max(axis.taps.bit_length() for axis in self.windows.axes)
+        return sum(sizes) + 2 * max(sizes) + levels * looked_at, sum(sizes) + 2 * looked_at
+
+    @cached_property
+    def tiles(self) -> int:
+        """How many tiles there are."""
+        *cells, channels = self.tile
+        blocks = [-(-axis.extent // n) for n, axis in zip(cells, self.windows.axes, strict=True)]
+        return self.windows.images * prod(blocks) * -(-self.windows.channels // channels)
+
+    @cached_property
+    def cells(self) -> int:
+        """Of all boxes; 0 where windows are mostly padding."""
+        *cells, channels = self.tile
+        return self.tiles * prod(self._box(cells)) * channels if self.windows.cells else 0
+
+    @property
+    def sizes(self) -> tuple[object, ...]:
+        """What the kernel takes."""
+        channels, extent, output, _, lead, _, strides, taps, steps = self.windows.sizes
+        return channels, extent, output, self.tile, lead, strides, taps, steps

@@ -14,6 +14,9 @@ import numpy as np
 
 from fastconv.kernels.jit import inner, jit
 
+# Gradients go along an axis for so many of the cells beside each other, and about so many in all, at a time.
+ROUTED_CELLS, ROUTED_RUNS = 64, 2**13
+
 
 @jit
 def max_pool_wide(
@@ -356,3 +359,256 @@ def join(values, places, shift, out, out_places, count, summing):
         take = (here[k] < 0) | larger(near[k], far[k])
         joined[k] = far[k] if take else near[k]
         where[k] = there[k] if take else here[k]
+
+
+@jit
+def max_pool_backward_ties_wide(
+    grad_output, x, grad_input, first_tile, stop_tile, channels, extent, output, tile, lead, strides, taps, steps,
+    nothing, values, shares,
+):  # fmt: skip
+    """`pooling.max_pool_backward_ties` of arrays as `max_pool_wide` takes.
+
+    A cell is its window's maximum where it is its line's part of it, and that part is the maximum of the lines'
+    and so on. So gradients go from axis to axis, and along each one from every run to the halves that equal it,
+    of one run for every binary digit of the window's extent.
+
+    Parameters
+    ----------
+    grad_output : 1-D float array
+    x : 1-D array
+    grad_input : 1-D float array of the dtype of ``grad_output``
+        Written.
+    first_tile, stop_tile : int
+        Tiles of ``grad_input``, counted along images, depth, height, width, channels.
+    channels, extent, output, lead, strides, taps, steps, nothing
+        As in `max_pool_wide`.
+    tile : tuple of four int
+        Cells along each axis, and channels of a tile.
+    values, shares : 1-D array of the dtype of ``x`` and of ``grad_output``
+        Scratch: see `fastconv.wide_windows.WideTies`.
+    """
+    no_places = np.empty(0, np.int32)
+    blocks = (
+        (extent[0] + tile[0] - 1) // tile[0], (extent[1] + tile[1] - 1) // tile[1],
+        (extent[2] + tile[2] - 1) // tile[2], (channels + tile[3] - 1) // tile[3],
+    )  # fmt: skip
+    for unit in range(first_tile, stop_tile):
+        rest, c = divmod(unit, blocks[3])
+        rest, w = divmod(rest, blocks[2])
+        rest, h = divmod(rest, blocks[1])
+        n, d = divmod(rest, blocks[0])
+        d, h, w, c = d * tile[0], h * tile[1], w * tile[2], c * tile[3]
+        some_c = min(tile[3], channels - c)
+        stop_d, stop_h, stop_w = (
+            min(extent[0], d + tile[0]),
+            min(extent[1], h + tile[1]),
+            min(extent[2], w + tile[2]),
+        )
+        od, windows_d = windows_over(d, stop_d, lead[0], strides[0], taps[0], steps[0], output[0])
+        oh, windows_h = windows_over(h, stop_h, lead[1], strides[1], taps[1], steps[1], output[1])
+        ow, windows_w = windows_over(w, stop_w, lead[2], strides[2], taps[2], steps[2], output[2])
+        some = windows_d * windows_h * windows_w > 0
+        box_d = (windows_d - 1) * strides[0] + (taps[0] - 1) * steps[0] + 1
+        box_h = (windows_h - 1) * strides[1] + (taps[1] - 1) * steps[1] + 1
+        box_w = (windows_w - 1) * strides[2] + (taps[2] - 1) * steps[2] + 1
+        start = (od * strides[0] - lead[0], oh * strides[1] - lead[1], ow * strides[2] - lead[2])
+        if some:
+            sizes = (
+                box_d * box_h * box_w * some_c, box_d * box_h * windows_w * some_c,
+                box_d * windows_h * windows_w * some_c, windows_d * windows_h * windows_w * some_c,
+            )  # fmt: skip
+            first, second, third = sizes[0], sizes[0] + sizes[1], sizes[0] + sizes[1] + sizes[2]
+            most, fourth = max(sizes[0], sizes[1], sizes[2]), third + sizes[3]
+            cells, lines, planes, maxima = (
+                values[:first],
+                values[first:second],
+                values[second:third],
+                values[third:fourth],
+            )
+            one, two = values[fourth : fourth + most], values[fourth + most : fourth + 2 * most]
+            runs = values[fourth + 2 * most :]
+            for line in range(box_d * box_h):
+                z, y = divmod(line, box_h)
+                fill_line(
+                    x, n, start[0] + z, start[1] + y, start[2], c, some_c, channels, extent, (1, 1, 1), nothing[0],
+                    cells, no_places, line * box_w * some_c, box_w,
+                )  # fmt: skip
+            copy_cells(cells, 0, one, 0, sizes[0])
+            join_axis(
+                one, no_places, two, no_places, lines, no_places, 0, box_d * box_h, box_w, some_c, windows_w,
+                strides[2], taps[2], steps[2], False,
+            )  # fmt: skip
+            copy_cells(lines, 0, one, 0, sizes[1])
+            join_axis(
+                one, no_places, two, no_places, planes, no_places, 0, box_d, box_h, windows_w * some_c, windows_h,
+                strides[1], taps[1], steps[1], False,
+            )  # fmt: skip
+            copy_cells(planes, 0, one, 0, sizes[2])
+            join_axis(
+                one, no_places, two, no_places, maxima, no_places, 0, 1, box_d, windows_h * windows_w * some_c,
+                windows_d, strides[0], taps[0], steps[0], False,
+            )  # fmt: skip
+            for line in range(windows_d * windows_h):
+                z, y = divmod(line, windows_h)
+                row = ((n * output[0] + od + z) * output[1] + oh + y) * output[2] + ow
+                if some_c == channels:
+                    copy_cells(
+                        grad_output,
+                        row * channels,
+                        shares,
+                        third + line * windows_w * some_c,
+                        windows_w * some_c,
+                    )
+                else:
+                    for k in range(windows_w):
+                        copy_cells(
+                            grad_output, (row + k) * channels + c, shares, third + (line * windows_w + k) * some_c,
+                            some_c,
+                        )  # fmt: skip
+            spare = shares[fourth:]
+            route_axis(
+                planes, maxima, shares[third:fourth], shares[second:third], 1, box_d, windows_h * windows_w * some_c,
+                windows_d, strides[0], taps[0], steps[0], runs, spare,
+            )  # fmt: skip
+            route_axis(
+                lines, planes, shares[second:third], shares[first:second], box_d, box_h, windows_w * some_c,
+                windows_h, strides[1], taps[1], steps[1], runs, spare,
+            )  # fmt: skip
+            route_axis(
+                cells, lines, shares[first:second], shares[:first], box_d * box_h, box_w, some_c, windows_w,
+                strides[2], taps[2], steps[2], runs, spare,
+            )  # fmt: skip
+        # Which cells of the line lie in the box.
+        left, right = max(w, start[2]), min(stop_w, start[2] + box_w)
+        for z in range(d, stop_d):
+            for y in range(h, stop_h):
+                there = some and 0 <= z - start[0] < box_d and 0 <= y - start[1] < box_h and left < right
+                row = ((n * extent[0] + z) * extent[1] + y) * extent[2]
+                source = (((z - start[0]) * box_h + y - start[1]) * box_w + left - start[2]) * some_c
+                if some_c == channels:
+                    if there:
+                        set_all(grad_input, (row + w) * channels, (row + left) * channels, 0)
+                        copy_cells(
+                            shares, source, grad_input, (row + left) * channels, (right - left) * channels
+                        )
+                        set_all(grad_input, (row + right) * channels, (row + stop_w) * channels, 0)
+                    else:
+                        set_all(grad_input, (row + w) * channels, (row + stop_w) * channels, 0)
+                    continue
+                for k in range(w, stop_w):
+                    target = (row + k) * channels + c
+                    if there and left <= k < right:
+                        copy_cells(shares, source + (k - left) * some_c, grad_input, target, some_c)
+                    else:
+                        set_all(grad_input, target, target + some_c, 0)
+
+
+@inner
+def windows_over(first, stop, lead, stride, taps, step, output):
+    """The first window that reaches one of some cells along an axis, and how many do (none: 0)."""
+    reach = (taps - 1) * step + 1
+    window = max(0, -((reach - 1 - lead - first) // stride))
+    return window, max(0, min(output, (stop - 1 + lead) // stride + 1) - window)
+
+
+@inner
+def route_axis(
+    values, maxima, gradients, out, outer, extent, cells, windows, stride, taps, step, runs, spare
+):  # fmt: skip
+    """Gradients of windows along one axis (outer, windows, cells) to all that is equal in ``values``.
+
+    ``out`` is written like ``values`` (outer, extent, cells). Runs of every size are kept in ``runs``.
+    """
+    block = min(cells, ROUTED_CELLS)
+    rows = max(1, ROUTED_RUNS // (extent * block)) if block == cells else 1
+    no_places = np.empty(0, np.int32)
+    for i in range(0, outer, rows):
+        some = min(rows, outer - i)
+        for c in range(0, cells, block):
+            b = min(block, cells - c)
+            total = some * extent * b
+            if b == cells:
+                copy_cells(values, i * extent * cells, runs, 0, total)
+            else:
+                for e in range(extent):
+                    copy_cells(values, (i * extent + e) * cells + c, runs, e * b, b)
+            level, size = 0, 1
+            while 2 * size <= taps:
+                below = runs[level * total : (level + 1) * total]
+                shift = size * step * b
+                join(
+                    below, no_places, shift, runs[(level + 1) * total : (level + 2) * total], no_places,
+                    total - shift, False,
+                )  # fmt: skip
+                level, size = level + 1, 2 * size
+            share, lower = spare[:total], spare[total : 2 * total]
+            set_all(share, 0, total, 0)
+            while True:
+                run = runs[level * total : (level + 1) * total]
+                if taps & size:
+                    for r in range(some):
+                        source = (r * extent + (taps & (size - 1)) * step) * b
+                        target = (i + r) * windows * cells + c
+                        if stride == 1 and b == cells:
+                            give(run, share, source, 1, maxima, gradients, target, windows * b)
+                        elif cells == 1:
+                            give(run, share, source, stride, maxima, gradients, target, windows)
+                        else:
+                            for o in range(windows):
+                                give(
+                                    run,
+                                    share,
+                                    source + o * stride * b,
+                                    1,
+                                    maxima,
+                                    gradients,
+                                    target + o * cells,
+                                    b,
+                                )
+                if level == 0:
+                    break
+                level, size = level - 1, size // 2
+                halve(runs[level * total : (level + 1) * total], run, share, lower, size * step * b)
+                share, lower = lower, share
+            if b == cells:
+                copy_cells(share, 0, out, i * extent * cells, total)
+            else:
+                for e in range(extent):
+                    copy_cells(share, e * b, out, (i * extent + e) * cells + c, b)
+
+
+@inner
+def is_same(a, b):
+    """Whether both are equal or NaN."""
+    return (a == b) | ((a != a) & (b != b))
+
+
+@inner
+def give(run, share, source, step, maxima, gradients, target, count):
+    """Add gradients to the shares of runs that equal their window's maximum."""
+    best, given = maxima[target : target + count], gradients[target : target + count]
+    here, taken = (
+        run[source : source + (count - 1) * step + 1],
+        share[source : source + (count - 1) * step + 1],
+    )
+    if step == 1:
+        for k in range(count):
+            taken[k] = taken[k] + given[k] if is_same(here[k], best[k]) else taken[k]
+    else:
+        for k in range(count):
+            at = max(0, k * step)
+            if is_same(here[at], best[k]):
+                taken[at] += given[k]
+
+
+@inner
+def halve(below, run, share, lower, shift):
+    """The shares of runs to those of their halves that equal them, which lie ``shift`` apart."""
+    count = len(run) - shift
+    near, far, whole, given = below[:count], below[shift:], run[:count], share[:count]
+    first, second = lower[:count], lower[shift:]
+    for k in range(count):
+        first[k] = given[k] if is_same(near[k], whole[k]) else 0
+    set_all(lower, count, len(lower), 0)
+    for k in range(count):
+        second[k] = second[k] + given[k] if is_same(far[k], whole[k]) else second[k]

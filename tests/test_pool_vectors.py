@@ -266,10 +266,10 @@ def test_no_kernel_leaves_its_buffers_and_ranges_make_the_whole(layout, dtype, p
                 for array in inputs:
                     array.flags.writeable = False
                 whole = [before_a_wall(array) for array in outputs]
-                step.kernel(*inputs, *whole, 0, step.units, *step.sizes, *step.scratch(whole))
+                step.kernel(*inputs, *whole, 0, step.units, *step.sizes, *step.scratch([*inputs, *whole]))
                 parts = [before_a_wall(array) for array in outputs]
                 for first, stop in ((step.units // 3, step.units), (0, step.units // 3)):
-                    step.kernel(*inputs, *parts, first, stop, *step.sizes, *step.scratch(parts))
+                    step.kernel(*inputs, *parts, first, stop, *step.sizes, *step.scratch([*inputs, *parts]))
                 for one, two in zip(whole, parts, strict=True):
                     assert one.tobytes() == two.tobytes()
 

@@ -7,7 +7,13 @@ import pytest
 from helpers import FIRST, LAST, assert_equal, from_layout, function, integers, layout_shape, to_layout
 from hypothesis import given
 from hypothesis import strategies as st
-from oracles import ref_avg_pool, ref_avg_pool_backward, ref_max_pool
+from oracles import (
+    output_extents,
+    ref_avg_pool,
+    ref_avg_pool_backward,
+    ref_max_pool,
+    ref_max_pool_backward_ties,
+)
 from strategies import examples
 
 from fastconv import pool, pool_passes, wide_windows
@@ -22,6 +28,7 @@ def always_wide(cells):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pool_passes, "CELL_COST", dict.fromkeys(pool_passes.CELL_COST, 0.0))
         patch.setattr(pool_passes, "LINE_COST", 0.0)
+        patch.setattr(pool_passes, "TIE_COST", 0.0)
         patch.setattr(wide_windows, "NEAR_CELLS", cells)
         patch.setattr(wide_windows, "MOST_CELLS", cells)
         pool._cached_pooling.cache_clear()
@@ -110,3 +117,24 @@ def test_means_and_their_gradients(problem, include, divisor, cells):
         from_layout(dy, layout).astype(np.float64), x.shape[2:], kernel, **windows, **divided
     )
     np.testing.assert_allclose(from_layout(dx, layout), expected, rtol=tolerance, atol=2 * tolerance)
+
+
+@given(
+    problems((*FLOATS, np.uint8, np.int32)), tiles, st.sampled_from([0.0, np.nan, np.inf]), st.floats(0, 1)
+)
+@examples(100)
+def test_gradients_of_all_ties(problem, cells, special, share):
+    x, layout, kernel, dilation, windows = problem
+    if x.dtype.kind == "f":
+        x[np.random.default_rng(0).random(x.shape) < share] = special
+    else:
+        dilation = (1,) * len(dilation)
+    outputs = output_extents(x.shape[2:], kernel, dilation=dilation, **windows)
+    dy = integers(np.random.default_rng(1), (*x.shape[:2], *outputs), np.float32)
+    with always_wide(cells):
+        dx = function("max_pool{}_backward_ties", x.ndim - 2)(
+            to_layout(dy, layout), to_layout(x, layout), kernel, **windows, dilation=dilation, layout=layout
+        )
+    del windows["ceil_mode"]
+    expected = ref_max_pool_backward_ties(dy, x, kernel, dilation=dilation, **windows)
+    assert_equal(from_layout(dx, layout), expected)

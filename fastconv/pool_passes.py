@@ -41,13 +41,17 @@ ROUTED_BYTES = 2**16
 MOST_PAIRS = 2**16
 # Adding so many pairs of a cell and a window takes as long as a vector of windows, on an AVX-512 Xeon.
 VECTOR_PAIRS = 32
-# Nanoseconds (AMD EPYC, Zen 5) that a tap of a vector of windows takes, and how many more where they lie two
-# cells apart or further; that a cell of the boxes of wide windows takes, and how many more a line of them.
-TAP_COST = {"max": 3.0, "argmax": 3.0, "mean": 0.75, "gradient": 0.75, "ties": 6.0}
-APART_COST = (0.0, 0.7, 4.0)
-CELL_COST = {"max": 1.0, "argmax": 3.6, "mean": 2.2, "gradient": 2.2}
+# Nanoseconds that a tap of a vector of windows takes, by the stride: 1, 2 and more (channels last, always the
+# first); that a cell of the boxes of wide windows takes, and how many more a line of them (AMD EPYC, Zen 5).
+TAP_COST = {
+    "max": (3.0, 3.7, 7.0),
+    "argmax": (3.0, 3.7, 7.0),
+    "mean": (0.75, 1.4, 4.8),
+    "gradient": (0.75, 0.75, 0.75),
+    "ties": (6.0, 7.5, 50.0),
+}
+CELL_COST = {"max": 1.0, "argmax": 3.6, "mean": 2.2, "gradient": 2.2, "ties": 4.5}
 LINE_COST = 150.0
-TIE_COST = 12.0
 # Fewer channels than half a vector are computed channels first, from so many cells on: means of 3x3 cells of
 # (4, 256, 256, 3) in 1.4 ms instead of 4.7 (float32, one core of an AMD EPYC, Zen 5).
 TURNED_CELLS = 2**13
@@ -327,13 +331,7 @@ class Pooling:
         """Wide windows axis by axis, where that is faster than ``direct``."""
         backward = kind == "gradient"
         wide = self._wide(backward) if self.dtype.itemsize * prod(self.extent) < 2**31 else None
-        if wide is None or wide.cells == 0:
-            return direct
-        apart = 0.0
-        if self.for_vectors and not self.channels_last and not backward:
-            apart = APART_COST[min(wide.axes[2].stride, 3) - 1]
-        taken = CELL_COST[kind] * wide.cells + LINE_COST * wide.lines
-        if taken >= (TAP_COST[kind] + apart) * self._taps(wide, backward):
+        if wide is None or not self._is_faster(wide, wide.cells, kind):
             return direct
         elements, visited = wide.elements, max(direct.visited, 2 * wide.cells)
         if kind in ("max", "argmax"):
@@ -359,16 +357,19 @@ class Pooling:
         """A number that no other is below, as an array."""
         return np.array([-np.inf if self.dtype.kind == "f" else np.iinfo(self.dtype).min], self.dtype)
 
-    def _taps(self, wide: WideWindows, backward: bool) -> int:
-        """How many taps vectors of windows have in all, or vectors of gradients."""
+    def _is_faster(self, wide: WideWindows, cells: int, kind: str) -> bool:
+        """Whether boxes of so many cells in all (none: 0) take less than every tap of every window."""
+        backward, last = kind == "gradient", self.channels_last
         lanes = VECTOR_BYTES // self.dtype.itemsize if self.for_vectors else 1
         taps = [
             -(-axis.taps // axis.spread) if backward else min(axis.taps, axis.extent) for axis in wide.axes
         ]
         *lines, width = self.extent if backward else self.output
-        (batch, channels), last = self.leading, self.channels_last
-        vectors_of_line = width * -(-channels // lanes) if last else channels * -(-width // lanes)
-        return batch * prod(lines) * vectors_of_line * prod(taps)
+        batch, channels = self.leading
+        per_line = width * -(-channels // lanes) if last else channels * -(-width // lanes)
+        cost = TAP_COST[kind][0 if last or lanes == 1 else min(wide.axes[2].stride, 3) - 1]
+        wide_cost = CELL_COST[kind] * cells + LINE_COST * wide.lines
+        return cells > 0 and wide_cost < cost * batch * prod(lines) * per_line * prod(taps)
 
     @cached_property
     def max_step(self) -> Step:
@@ -399,8 +400,7 @@ class Pooling:
         if wide is None:
             return self._direct_ties
         ties = WideTies(wide)
-        taken = TIE_COST * ties.cells + LINE_COST * wide.lines
-        if ties.cells == 0 or taken >= TAP_COST["ties"] * self._taps(wide, backward=False):
+        if not self._is_faster(wide, ties.cells, "ties"):
             return self._direct_ties
 
         def scratch(arrays: Sequence[Array]) -> tuple[Array, ...]:

@@ -124,7 +124,7 @@ class WideWindows:
 
 @dataclass(frozen=True)
 class WideTies:
-    """The gradient of the maxima of wide windows, to all that are equal: tiles of the cells that it goes to."""
+    """The gradient of the maxima of wide windows to all that are equal, in tiles of the cells it goes to."""
 
     windows: WideWindows
 
@@ -156,9 +156,9 @@ class WideTies:
     def elements(self) -> Size:
         """Of scratch for values and for gradients.
 
-        First come the cells of a box, the maxima of its lines, of its planes, of all of it. For values, two of
-        the largest of these and one run of every size for each cell that is looked at follow; for gradients,
-        two numbers for each of those cells.
+        First come the cells of a box, and the maxima of windows along its width, its height too, its depth
+        too. For values, two of the largest of these follow, and one run of every size for each cell that is
+        looked at; for gradients, two numbers for each of those cells.
         """
         *cells, channels = self.tile
         (depth, height, width), (box_d, box_h, box_w) = self._over(cells), self._box(cells)

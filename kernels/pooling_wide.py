@@ -363,14 +363,14 @@ def join(values, places, shift, out, out_places, count, summing):
 
 @jit
 def max_pool_backward_ties_wide(
-    grad_output, x, grad_input, first_tile, stop_tile, channels, extent, output, tile, lead, strides, taps, steps,
-    nothing, values, shares,
+    grad_output, x, grad_input, first_tile, stop_tile, channels, extent, output, tile, lead, strides, taps,
+    steps, nothing, values, shares,
 ):  # fmt: skip
     """`pooling.max_pool_backward_ties` of arrays as `max_pool_wide` takes.
 
-    A cell is its window's maximum where it is its line's part of it, and that part is the maximum of the lines'
-    and so on. So gradients go from axis to axis, and along each one from every run to the halves that equal it,
-    of one run for every binary digit of the window's extent.
+    A cell equals its window's maximum if it equals the maximum of its line in the window, and that equals the
+    maximum of its plane, and that the window's. So gradients go from axis to axis, and along each from
+    runs, one for every binary digit of the window's extent, to those of their halves that equal them.
 
     Parameters
     ----------
@@ -430,8 +430,8 @@ def max_pool_backward_ties_wide(
             for line in range(box_d * box_h):
                 z, y = divmod(line, box_h)
                 fill_line(
-                    x, n, start[0] + z, start[1] + y, start[2], c, some_c, channels, extent, (1, 1, 1), nothing[0],
-                    cells, no_places, line * box_w * some_c, box_w,
+                    x, n, start[0] + z, start[1] + y, start[2], c, some_c, channels, extent, (1, 1, 1),
+                    nothing[0], cells, no_places, line * box_w * some_c, box_w,
                 )  # fmt: skip
             copy_cells(cells, 0, one, 0, sizes[0])
             join_axis(
@@ -440,13 +440,13 @@ def max_pool_backward_ties_wide(
             )  # fmt: skip
             copy_cells(lines, 0, one, 0, sizes[1])
             join_axis(
-                one, no_places, two, no_places, planes, no_places, 0, box_d, box_h, windows_w * some_c, windows_h,
-                strides[1], taps[1], steps[1], False,
+                one, no_places, two, no_places, planes, no_places, 0, box_d, box_h, windows_w * some_c,
+                windows_h, strides[1], taps[1], steps[1], False,
             )  # fmt: skip
             copy_cells(planes, 0, one, 0, sizes[2])
             join_axis(
-                one, no_places, two, no_places, maxima, no_places, 0, 1, box_d, windows_h * windows_w * some_c,
-                windows_d, strides[0], taps[0], steps[0], False,
+                one, no_places, two, no_places, maxima, no_places, 0, 1, box_d,
+                windows_h * windows_w * some_c, windows_d, strides[0], taps[0], steps[0], False,
             )  # fmt: skip
             for line in range(windows_d * windows_h):
                 z, y = divmod(line, windows_h)
@@ -462,13 +462,13 @@ def max_pool_backward_ties_wide(
                 else:
                     for k in range(windows_w):
                         copy_cells(
-                            grad_output, (row + k) * channels + c, shares, third + (line * windows_w + k) * some_c,
-                            some_c,
+                            grad_output, (row + k) * channels + c, shares,
+                            third + (line * windows_w + k) * some_c, some_c,
                         )  # fmt: skip
             spare = shares[fourth:]
             route_axis(
-                planes, maxima, shares[third:fourth], shares[second:third], 1, box_d, windows_h * windows_w * some_c,
-                windows_d, strides[0], taps[0], steps[0], runs, spare,
+                planes, maxima, shares[third:fourth], shares[second:third], 1, box_d,
+                windows_h * windows_w * some_c, windows_d, strides[0], taps[0], steps[0], runs, spare,
             )  # fmt: skip
             route_axis(
                 lines, planes, shares[second:third], shares[first:second], box_d, box_h, windows_w * some_c,

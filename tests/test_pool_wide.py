@@ -28,7 +28,6 @@ def always_wide(cells):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pool_passes, "CELL_COST", dict.fromkeys(pool_passes.CELL_COST, 0.0))
         patch.setattr(pool_passes, "LINE_COST", 0.0)
-        patch.setattr(pool_passes, "TIE_COST", 0.0)
         patch.setattr(wide_windows, "NEAR_CELLS", cells)
         patch.setattr(wide_windows, "MOST_CELLS", cells)
         pool._cached_pooling.cache_clear()

@@ -15,8 +15,8 @@ from fastconv.kernels.pooling_wide import ROUTED_CELLS, ROUTED_RUNS
 # Cells of a tile's box that stay in a near cache, and that a tile may have before it is cut whatever that
 # costs: three such arrays of 12 bytes a cell are 19 MB.
 NEAR_CELLS, MOST_CELLS = 2**16, 2**19
-# Channels of a tile, if they are last.
-TILE_CHANNELS = 64
+# Channels of a tile, if they are last: the fewest where boxes of less space would have much in common.
+TILE_CHANNELS, FEWEST_CHANNELS = 64, 8
 # A box may have so many times the cells that there are; beyond, windows are mostly padding.
 MOST_PADDING = 8
 
@@ -63,6 +63,9 @@ class WideWindows:
                 for n, axis in zip(windows, self.axes, strict=True)
             ]
             k = max(range(3), key=shares.__getitem__)
+            if cells > MOST_CELLS and channels > FEWEST_CHANNELS and shares[k] < 2:
+                channels = -(-channels // 2)
+                continue
             if windows[k] == 1 or (cells <= MOST_CELLS and shares[k] < 4):
                 break
             windows[k] = -(-windows[k] // 2)
@@ -136,6 +139,9 @@ class WideTies:
         while (held := prod(self._box(cells)) * channels) > NEAR_CELLS:
             shares = [n / axis.reach if n > 1 else 0.0 for n, axis in zip(cells, axes, strict=True)]
             k = max(range(3), key=shares.__getitem__)
+            if held > MOST_CELLS and channels > FEWEST_CHANNELS and shares[k] < 4:
+                channels = -(-channels // 2)
+                continue
             if cells[k] == 1 or (held <= MOST_CELLS and shares[k] < 4):
                 break
             cells[k] = -(-cells[k] // 2)

@@ -143,10 +143,12 @@ def pool_wide(
             image, z = divmod(image_d, some_d)
             row = ((n + image) * output[0] + d + z) * output[1] + h + y
             count = counts[0][d + z] * counts[1][h + y] if summing else 1.0
-            for i in range(1 if channels == 1 else some_w):
+            # All windows of a line at once, if they lie side by side, and are divided by a line of counts.
+            together = some_c == channels and (channels == 1 or not summing)
+            for i in range(1 if together else some_w):
                 first = (line * some_w + i) * some_c
                 target = (row * output[2] + w + i) * channels + c
-                some = some_w if channels == 1 else some_c
+                some = some_w * channels if together else some_c
                 taken, written = joined[first : first + some], out[target : target + some]
                 if not summing:
                     for k in range(some):

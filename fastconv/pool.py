@@ -54,6 +54,7 @@ from fastconv.pool_passes import (
     Pooling,
     avg_backward,
     avg_forward,
+    compute_dtype,
     max_backward,
     max_backward_ties,
     max_forward,
@@ -74,11 +75,6 @@ def _planes(ndim: int, name: str, array: Array, layout: object) -> Planes:
 
 def _layout(ndim: int, name: str, shape: Size, layout: object) -> Planes:
     return Planes(len(shape) == ndim + 2, layout_is_channels_last(layout, ndim))
-
-
-def _compute_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """What pooling runs in: float16 in float32, which holds every float16."""
-    return np.dtype(np.float32) if dtype == np.float16 else dtype
 
 
 # Arguments that compare equal only to ones of the same meaning: the cache tells types apart, but not
@@ -137,7 +133,7 @@ def _cached_pooling(
     divisor = None if divisor_override is None else whole_number("divisor_override", divisor_override, 1)
     output_size = planes.size(leading, windows.output)
     addressable("the output", output_size, 8)
-    return Pooling(planes, windows, _compute_dtype(dtype), leading, shape, output_size, padded, divisor)
+    return Pooling(planes, windows, compute_dtype(dtype), leading, shape, output_size, padded, divisor)
 
 
 def _input_planes(ndim: int, input_size: Any, layout: object) -> tuple[Planes, Size]:
@@ -171,7 +167,7 @@ def _cached_adaptive(
     output_size = planes.size(leading, output)
     addressable("the output", output_size, 8)
     windows = adaptive_windows(extent, output)
-    return Pooling(planes, windows, _compute_dtype(dtype), leading, shape, output_size, padded=False)
+    return Pooling(planes, windows, compute_dtype(dtype), leading, shape, output_size, padded=False)
 
 
 # Max-pooling
@@ -181,11 +177,11 @@ def _max(x: Array, pooling: Pooling, return_indices: object, out: object) -> Arr
     wanted = flag("return_indices", return_indices)
     shape = pooling.output_size
     target = output_array(out, shape, x.dtype)
-    dtype = _compute_dtype(x.dtype)
-    result = target if target is not None and direct_output(target, dtype, x) else new_result(shape, dtype)
+    direct = target is not None and direct_output(target, x.dtype, x)
+    result = target if target is not None and direct else new_result(shape, x.dtype)
     _has_maxima(x, pooling)
     indices = new_result(shape if wanted else (0,) * len(shape), np.dtype(np.int64))
-    max_forward(x.astype(dtype, copy=False), result, indices, pooling)
+    max_forward(x, result, indices, pooling)
     result = delivered(result, target, x.dtype)
     return (result, indices) if wanted else result
 
@@ -246,9 +242,9 @@ def _max_pool_backward(
     shaped("indices", index, dy.shape)
     leading = planes.leading_and_extent(shape)[0]
     shaped("grad_output", dy, planes.size(leading, planes.leading_and_extent(dy.shape)[1]))
-    dx, outside = max_backward(dy.astype(_compute_dtype(dy.dtype), copy=False), index, planes, shape)
+    dx, outside = max_backward(dy, index, planes, shape)
     _all_inside(outside, planes, shape)
-    return delivered(dx, None, dy.dtype)
+    return dx
 
 
 def _max_pool_backward_ties(
@@ -268,12 +264,9 @@ def _max_pool_backward_ties(
     pooling = _pooling(ndim, "input", x.shape, x.dtype, layout, *windows)
     shaped("grad_output", dy, pooling.output_size)
     _has_maxima(x, pooling)
-    dtype = _compute_dtype(dy.dtype)
-    dx = new_result(x.shape, dtype)
-    max_backward_ties(
-        dy.astype(dtype, copy=False), x.astype(_compute_dtype(x.dtype), copy=False), dx, pooling
-    )
-    return delivered(dx, None, dy.dtype)
+    dx = new_result(x.shape, dy.dtype)
+    max_backward_ties(dy, x, dx, pooling)
+    return dx
 
 
 def _all_inside(outside: int, planes: Planes, shape: Size) -> None:
@@ -304,7 +297,7 @@ def _max_unpool(
     pads = extents("padding", padding, ndim, 0)
     shape = planes.size(leading, _unpooled(extent, kernel, steps, pads, output_size))
     addressable("output_size", shape, 8)
-    dtype = _compute_dtype(x.dtype)
+    dtype = compute_dtype(x.dtype)
     out = zeros(shape, dtype)
     source, where = read_only(planes.normal(x.astype(dtype, copy=False))), read_only(planes.normal(index))
     target = planes.normal(out)
@@ -355,18 +348,16 @@ def _max_unpool_backward(ndim: int, grad_output: object, indices: object) -> Arr
 
 
 def _avg(x: Array, pooling: Pooling) -> Array:
-    dtype = _compute_dtype(x.dtype)
-    out = new_result(pooling.output_size, dtype)
-    avg_forward(x.astype(dtype, copy=False), out, pooling)
-    return delivered(out, None, x.dtype)
+    out = new_result(pooling.output_size, x.dtype)
+    avg_forward(x, out, pooling)
+    return out
 
 
 def _avg_backward(dy: Array, pooling: Pooling) -> Array:
     shaped("grad_output", dy, pooling.output_size)
-    dtype = _compute_dtype(dy.dtype)
-    dx = new_result(pooling.input_size, dtype)
-    avg_backward(dy.astype(dtype, copy=False), dx, pooling)
-    return delivered(dx, None, dy.dtype)
+    dx = new_result(pooling.input_size, dy.dtype)
+    avg_backward(dy, dx, pooling)
+    return dx
 
 
 def _avg_pool(

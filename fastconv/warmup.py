@@ -127,6 +127,7 @@ def _pooling_of(dtype: str, layout: Layout2d) -> None:
         ((8, 80), 6, 2),
         ((4, 80), 3, 1),
         ((4, 4), 4, 4),
+        ((64, 64), 31, 1),  # axis by axis
     ):
         x = np.ones((1, 2, *size), dtype)
         x = np.ascontiguousarray(x.transpose(0, 2, 3, 1)) if layout == "NHWC" else x

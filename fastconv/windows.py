@@ -82,6 +82,19 @@ class FixedAxis(Axis):
         return np.stack([first, np.minimum(self._start + self.reach, self.extent)], axis=1)
 
     @property
+    def some_empty(self) -> bool:
+        """Whether some window has no cell of the input; without dilation only where there is none."""
+        return self.extent == 0 or (self.step > 1 and super().some_empty)
+
+    @cached_property
+    def clipped(self) -> tuple[int, int]:
+        """Where the first window starts, and its taps, without what is padding in every window."""
+        if self.step > 1:
+            return -self.before, self.taps
+        before = min(self.before, (self.output - 1) * self.stride)
+        return -before, min(self.taps - self.before, self.extent) + before
+
+    @property
     def padded(self) -> Array:
         """int64 (output,): cells of the window, those in the padding included."""
         return np.asarray(np.minimum(self._start + self.reach, self.extent + self.after) - self._start)

@@ -247,7 +247,7 @@ def all_steps(layout, dtype, kernel, stride, width):
     sizes = pool._pooling(2, "input", shape, np.dtype(dtype), layout, kernel, stride, kernel // 2, 1, False)
     x = integers(np.random.default_rng(0), sizes.input_size, dtype)
     y, i = np.zeros(sizes.output_size, dtype), np.zeros(sizes.output_size, np.int64)
-    yield sizes.max_step, (x,), (y, i)
+    yield sizes.argmax_step, (x,), (y, i)
     y, i = fastconv.max_pool2d(x, kernel, stride, kernel // 2, return_indices=True, layout=layout)
     yield sizes.avg_step, (x,), (y,)
     yield sizes.avg_backward_step, (y,), (x,)
@@ -266,10 +266,10 @@ def test_no_kernel_leaves_its_buffers_and_ranges_make_the_whole(layout, dtype, p
                 for array in inputs:
                     array.flags.writeable = False
                 whole = [before_a_wall(array) for array in outputs]
-                step.kernel(*inputs, *whole, 0, step.units, *step.sizes)
+                step.kernel(*inputs, *whole, 0, step.units, *step.sizes, *step.scratch([*inputs, *whole]))
                 parts = [before_a_wall(array) for array in outputs]
                 for first, stop in ((step.units // 3, step.units), (0, step.units // 3)):
-                    step.kernel(*inputs, *parts, first, stop, *step.sizes)
+                    step.kernel(*inputs, *parts, first, stop, *step.sizes, *step.scratch([*inputs, *parts]))
                 for one, two in zip(whole, parts, strict=True):
                     assert one.tobytes() == two.tobytes()
 

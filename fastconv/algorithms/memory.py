@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fastconv.algorithms.jobs import blocks, ceil_div
+from fastconv.algorithms.jobs import Grid, ceil_div
 from fastconv.arguments import Array, Size
 from fastconv.buffers import aligned, contiguous, new_result
 from fastconv.kernels.bands import turn_cells
@@ -100,14 +100,14 @@ def _run_pixels(
     turn: Callable[[int, int, int, Array], None],
 ) -> None:
     """Call ``turn`` for blocks of pixels of every image."""
-    jobs = [(image, block) for image in range(batch) for block in blocks(pixels, ceil_div(TURNED, channels))]
+    jobs = Grid((batch, 1), (pixels, ceil_div(TURNED, channels)))
 
     def start_worker() -> Job:
         lanes = VECTOR_BYTES // dtype.itemsize
         square = aligned(lanes * lanes, dtype)
 
         def job(i: int) -> None:
-            image, (first, stop) = jobs[i]
+            (image, _), (first, stop) = jobs[i]
             turn(image, first, stop, square)
 
         return job

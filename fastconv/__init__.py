@@ -9,7 +9,7 @@ except ImportError as error:
         "this fastconv is a source checkout that is not installed: run `python -m pip install -e .` in it"
     ) from None
 
-from fastconv import compiling, nn
+from fastconv import compiling, nn, tuning
 from fastconv.annotations import (
     ALGORITHMS,
 )
@@ -88,10 +88,15 @@ from fastconv.threads import (
     num_threads,
     set_num_threads,
 )
+from fastconv.tuning import (
+    load_tuning,
+    save_tuning,
+)
 
 __version__ = "0.1.0"
 
 compiling.watch()
+tuning.load_from_environment()
 
 __all__ = [
     "ALGORITHMS",
@@ -138,6 +143,7 @@ __all__ = [
     "get_num_threads",
     "im2col",
     "kernels",
+    "load_tuning",
     "max_pool1d",
     "max_pool1d_backward",
     "max_pool1d_backward_ties",
@@ -158,6 +164,7 @@ __all__ = [
     "plan_conv1d",
     "plan_conv2d",
     "plan_conv3d",
+    "save_tuning",
     "set_num_threads",
     "show_config",
 ]

@@ -7,9 +7,11 @@ Every message has one form, so that a reader finds the argument first:
 from __future__ import annotations
 
 import operator
+import os
 import sys
 from collections.abc import Sequence
 from math import prod
+from pathlib import Path
 from typing import Any, NoReturn, TypeAlias, TypeGuard
 
 import numpy as np
@@ -72,6 +74,30 @@ def whole_number(name: str, value: object, least: int, most: int = LARGEST_STEP)
     if value > most:
         must_be(ValueError, name, f"at most {most}", value)
     return value
+
+
+def number(name: str, value: object, least: float, below: float = float("inf")) -> float:
+    """``value`` as a float in [least, below)."""
+    expected = f"a number of at least {least:g}" + (f" and below {below:g}" if below < float("inf") else "")
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
+        must_be(TypeError, name, expected, value)
+    try:
+        found = float(value)
+    except OverflowError:  # an integer of hundreds of digits
+        must_be(ValueError, name, expected, value)
+    if not least <= found < below:
+        must_be(ValueError, name, expected, value)
+    return found
+
+
+def file_path(name: str, value: object) -> Path:
+    """``value`` as the path of a file, which is there or not."""
+    if not isinstance(value, (str, os.PathLike)):
+        must_be(TypeError, name, "the path of a file", value)
+    try:
+        return Path(value)
+    except Exception:  # whatever an object's own __fspath__ raises or returns: it is no path to us
+        must_be(TypeError, name, "the path of a file", value)
 
 
 def _is_sequence(value: object) -> TypeGuard[Sequence[Any]]:

@@ -1,4 +1,4 @@
-"""The command line: ``fastconv demo``, ``bench``, ``info`` and ``warmup``."""
+"""The command line: ``fastconv demo``, ``bench``, ``tune``, ``info`` and ``warmup``."""
 
 from __future__ import annotations
 
@@ -89,6 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="command")
     _add_demo(commands)
     _add_bench(commands)
+    _add_tune(commands)
     _add_command(commands, "info", _info, "show the CPU, BLAS, threads and cache that fastconv uses")
     _add_warmup(commands)
     return parser
@@ -164,6 +165,29 @@ def _add_bench(commands: argparse._SubParsersAction[_Parser]) -> None:
     add("--roofline", type=Path, metavar="FILE", help="draw rates beside what the machine could do")
 
 
+def _add_tune(commands: argparse._SubParsersAction[_Parser]) -> None:
+    about = "time the algorithms on layers, and write a file of the fastest"
+    add = _add_command(commands, "tune", _tune, about).add_argument
+    add(
+        "what",
+        nargs="+",
+        metavar="LAYERS",
+        help="suites (resnet50, vgg16, alexnet, mobilenet_v1_depthwise, seeds, irregular), a JSON file of "
+        "one, or a layer such as 8x64x56x56-64k3x3s1p1d1g1",
+    )
+    add(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        required=True,
+        help="where to write, for FASTCONV_TUNING or load_tuning; other layers in it are kept",
+    )
+    add("--seconds", type=_seconds, metavar="S", default=0.5, help="for each layer (default: %(default)s)")
+    add("--dtype", choices=("float32", "float64"), default="float32", help="(default: %(default)s)")
+    add("--layout", choices=("NCHW", "NHWC"), default="NCHW", help="(default: %(default)s)")
+    add("--threads", type=_at_least(1), metavar="N", help="to measure with (default: all cores)")
+
+
 def _add_warmup(commands: argparse._SubParsersAction[_Parser]) -> None:
     add = _add_command(commands, "warmup", _warmup, "compile everything ahead, into the cache").add_argument
     add("--dtype", choices=("float32", "float64"), help="(default: both)")
@@ -185,6 +209,16 @@ def _at_least(least: int) -> Callable[[str], int]:
         return value
 
     return number
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a number of at least 0, got {text!r}")
+    return value
 
 
 def _demo(options: argparse.Namespace) -> None:
@@ -210,6 +244,20 @@ def _bench(options: argparse.Namespace) -> None:
         options.parser.error(f"the bench needs {' and '.join(needed)}: pip install rich matplotlib")
     from fastconv.bench.cases import BenchError
     from fastconv.bench.command import Options, run
+    from fastconv.outputs import OutputError
+
+    wanted = {name: getattr(options, name) for name in Options.__dataclass_fields__}
+    try:
+        run(Options(**wanted))
+    except (BenchError, OutputError) as error:
+        options.parser.error(str(error))
+
+
+def _tune(options: argparse.Namespace) -> None:
+    if find_spec("rich") is None:
+        options.parser.error("the table needs rich: pip install rich")
+    from fastconv.bench.cases import BenchError
+    from fastconv.bench.tune import Options, run
     from fastconv.outputs import OutputError
 
     wanted = {name: getattr(options, name) for name in Options.__dataclass_fields__}

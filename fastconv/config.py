@@ -29,6 +29,11 @@ def cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
+def cpu() -> str:
+    """The processor, and what kernels are compiled for on it: the first may stand for several."""
+    return f"{cpu_name()} ({numba.config.CPU_NAME or llvm.get_host_cpu_name()})"
+
+
 def cache_path() -> str | None:
     """Where compiled kernels are kept; None where this process can't keep any."""
     place = cache.folder()
@@ -51,7 +56,7 @@ def show_config() -> str:
     -------
     str
         The printed lines: versions, CPU and vector width, BLAS and its core type, threads and what
-        carries them, and the folder of compiled kernels.
+        carries them, the folder of compiled kernels, and the layers that were tuned.
 
     Examples
     --------
@@ -59,20 +64,20 @@ def show_config() -> str:
     >>> text = fastconv.show_config()  # doctest: +ELLIPSIS
     fastconv ...
     """
-    from fastconv import __version__
+    from fastconv import __version__, tuning
 
-    name = numba.config.CPU_NAME or llvm.get_host_cpu_name()
     rows = [
         ("fastconv", __version__),
         ("Python", f"{platform.python_version()}, {platform.system()} {platform.machine()}"),
         ("NumPy, SciPy", f"{np.__version__}, {scipy.__version__}"),
         ("Numba, llvmlite", f"{numba.__version__}, {llvmlite.__version__}"),
-        ("CPU", f"{cpu_name()} ({name}), {os.cpu_count()} cores"),
+        ("CPU", f"{cpu()}, {os.cpu_count()} cores"),
         ("vectors", f"{VECTOR_BITS} bits"),
         ("BLAS", blas.description()),
         ("BLAS when idle", blas.idle_threads.description()),
         ("threads", f"{get_num_threads()}, Python threads that run kernels without the GIL"),
         ("kernel cache", _cache_in_words()),
+        ("tuned", tuning.description()),
     ]
     text = "\n".join(f"{label:<16} {value}" for label, value in rows)
     print(text)

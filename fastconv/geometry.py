@@ -7,8 +7,8 @@ channels stand second: a layout is only a way to look at the same array.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from math import prod
 from operator import itemgetter
 from typing import Any, TypeAlias
@@ -168,6 +168,64 @@ class Geometry:
     def output_size(self) -> Size:
         """The shape of the output array in its own layout, batch included."""
         return self._size(self.batch, self.filters, *self.output)
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain types, in the words of the public arguments.
+
+        Transposed convolutions may end before or after what a padding on both sides gives: the output's
+        extents say where.
+        """
+        n = self.ndim
+        return {
+            "layout": LAYOUTS[n][self.channels_last],
+            "dtype": str(self.dtype),
+            "input_size": list(self.input_size),
+            "weight_size": list(self.weight_size),
+            "output_size": list(self.output_size),
+            "stride": list(self.stride[-n:]),
+            "padding_before": list(self.padding[-n:]),
+            "dilation": list(self.dilation[-n:]),
+            "groups": self.groups,
+        }
+
+    @staticmethod
+    def from_json(row: Mapping[str, Any]) -> Geometry:
+        """The inverse of `to_json`.
+
+        Raises
+        ------
+        KeyError
+            If something is missing.
+        TypeError, ValueError
+            If something is wrong; the message names it.
+        """
+        layout = one_of("layout", row["layout"], [name for names in LAYOUTS.values() for name in names])
+        ndim = len(layout) - 2
+        channels_last = layout_is_channels_last(layout, ndim)
+        input_size, weight_size, dtype = plan_sizes(ndim, row["input_size"], row["weight_size"], row["dtype"])
+        output_size = size("output_size", row["output_size"], (ndim + 2,))
+        stride = extents("stride", row["stride"], ndim, 1)
+        before = extents("padding_before", row["padding_before"], ndim, 0)
+        dilation = extents("dilation", row["dilation"], ndim, 1)
+        groups = whole_number("groups", row["groups"], 1)
+        batch, _, *extent = channels_first_size(input_size, channels_last)
+        filters, _, *kernel = channels_first_size(weight_size, channels_last)
+        output = channels_first_size(output_size, channels_last)
+        # As many cells after the input as the last output cell reads.
+        reach = [
+            (cells - 1) * s + effective(k, d)
+            for cells, s, k, d in zip(output[2:], stride, kernel, dilation, strict=True)
+        ]
+        padding = tuple((p, max(cells - n - p, 0)) for cells, n, p in zip(reach, extent, before, strict=True))
+        names = "input_size", "weight_size"
+        geometry = conv_geometry(
+            ndim, input_size, weight_size, stride, padding, dilation, groups, dtype, channels_last, names
+        )
+        if output[:2] != (batch, filters):
+            must_be_said(
+                ValueError, "output_size", f"of {batch} images and {filters} filters", f"shape {output_size}"
+            )
+        return replace(geometry, output=_three(output[2:], 1))
 
 
 def effective(kernel: int, dilation: int) -> int:

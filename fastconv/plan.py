@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from fastconv.algorithms import PASSES, Algorithm, Pass, choose, named
+from fastconv import tuning
+from fastconv.algorithms import PASSES, Algorithm, Pass, Passes, choose, named
+from fastconv.algorithms.copies import Copies, moves_less, reordered
 from fastconv.algorithms.im2col import Im2col
-from fastconv.algorithms.memory import filters_outermost
+from fastconv.algorithms.memory import dense
 from fastconv.annotations import AlgorithmName, Extents, Layout1d, Layout2d, Layout3d, Padding, Shape
 from fastconv.arguments import (
     Array,
@@ -20,11 +23,12 @@ from fastconv.arguments import (
     direct_output,
     must_be,
     must_be_said,
+    number,
     operand,
     output_array,
     shaped,
 )
-from fastconv.buffers import contiguous, new_result
+from fastconv.buffers import new_result
 from fastconv.geometry import (
     Geometry,
     Steps,
@@ -40,6 +44,9 @@ from fastconv.orders import Sizes, refuse
 
 # Plans are a few kilobytes; a program that keeps changing shapes does not grow beyond this many.
 CACHED_PLANS = 512
+
+# Bytes of views that are worth another algorithm or another way to copy them.
+SMALL_VIEW = 2**15
 
 
 class ConvPlan:
@@ -69,6 +76,8 @@ class ConvPlan:
         "_geometry",
         "_name",
         "_normal",
+        "_of_copies",
+        "_tuned",
         "_wanted",
         "dtype",
         "input_size",
@@ -77,24 +86,33 @@ class ConvPlan:
     )
     _geometry: Geometry
     _algorithms: dict[Pass, Algorithm]  # of the passes that have been called
+    _of_copies: dict[tuple[Pass, bool], Passes]  # for views, and whether these are turned by that
     _compute_dtype: np.dtype[Any]
     _normal: Callable[[Array], Array]
     _name: str
+    _tuned: Mapping[Pass, type[Algorithm]]  # what "auto" takes where it can, instead of choosing
     _wanted: type[Algorithm] | None
     input_size: Size
     weight_size: Size
     output_size: Size
     dtype: np.dtype[Any]
 
-    def __init__(self, geometry: Geometry, algorithm: str) -> None:
+    def __init__(
+        self,
+        geometry: Geometry,
+        algorithm: str,
+        tuned: Mapping[Pass, type[Algorithm]] | None = None,
+    ) -> None:
         if not isinstance(geometry, Geometry):
             must_be(TypeError, "geometry", "a Geometry (plan_conv2d makes a plan from sizes)", geometry)
         for name, value in {
             "_geometry": geometry,
             "_algorithms": {},
+            "_of_copies": {},
             "_compute_dtype": geometry.compute_dtype,
             "_normal": normal_view(geometry),
             "_name": algorithm,
+            "_tuned": tuning.tuned(geometry) if tuned is None else tuned,
             "_wanted": named(algorithm),
             "input_size": geometry.input_size,
             "weight_size": geometry.weight_size,
@@ -105,7 +123,7 @@ class ConvPlan:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A copy or a pickle is made anew: the algorithms hold nothing else."""
-        return type(self), (self._geometry, self._name)
+        return type(self), (self._geometry, self._name, self._tuned)
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"a plan can't be changed: {name} stays as it is; make another plan")
@@ -116,8 +134,12 @@ class ConvPlan:
     @property
     def algorithms(self) -> dict[str, str]:
         """Pass to the name of its algorithm (a new dict: changing it changes nothing)."""
-        kinds = {which: choose(self._geometry, which, self._wanted) for which in PASSES}
-        return {which: kind.name for which, kind in kinds.items() if not isinstance(kind, str)}
+        return {which: kind.name for which, kind in self._kinds().items()}
+
+    def _kinds(self) -> dict[Pass, type[Algorithm]]:
+        """The passes that can be computed, and by what."""
+        kinds = {which: self._kind(which) for which in PASSES}
+        return {which: kind for which, kind in kinds.items() if not isinstance(kind, str)}
 
     @property
     def scratch_bytes(self) -> int:
@@ -155,11 +177,59 @@ class ConvPlan:
                 f"{n}-D convolution, {g.dtype}: {self.input_size} * {self.weight_size} -> {self.output_size}",
                 f"{'channels last' if g.channels_last else 'channels first'}, stride {g.stride[-n:]}, "
                 f"padding before {g.padding[-n:]}, dilation {g.dilation[-n:]}, groups {g.groups}",
-                ", ".join(f"{which}: {name}" for which, name in self.algorithms.items()),
+                ", ".join(
+                    f"{which}: {kind.label}{' (tuned)' if which in self._tuned else ''}"
+                    for which, kind in self._kinds().items()
+                ),
                 f"{self.flops / 1e6:,.3f} MFLOP a pass, "
                 f"{self.scratch_bytes / 2**20:,.2f} MiB of scratch a thread at the most",
             ]
         )
+
+    def tune(self, seconds: float = 0.5) -> ConvPlan:
+        """Time the algorithms that can serve each pass, here and now, and take the fastest.
+
+        The answer holds for the plan that is returned, and for all plans and calls of the same sizes that
+        this process makes from now on, unless they ask for an algorithm by name; plans that there are keep
+        theirs. It is measured with as many threads as `get_num_threads` says, and holds for any number, so
+        that results do not depend on it. Nothing is measured but by this call: to have the same bits in
+        other processes, and no measurement, see `save_tuning`.
+
+        What "auto" chooses by itself stays where no other is faster by more than the times of either vary.
+        Other work on the same cores falsifies them.
+
+        Parameters
+        ----------
+        seconds : float
+            How long to measure, all passes together. Compiling, data of the plan's sizes and the first
+            call of each algorithm come on top; and every algorithm is timed once, the better ones five
+            times more, however long that takes.
+
+        Returns
+        -------
+        ConvPlan
+            Of the same sizes.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If ``seconds`` is not a number of at least 0, or the plan is of an algorithm asked for by name.
+        MemoryError
+            If memory does not suffice for one more input, weight and output.
+
+        Examples
+        --------
+        >>> import fastconv
+        >>> plan = fastconv.plan_conv2d((1, 2, 6, 6), (2, 2, 3, 3)).tune(0.01)
+        >>> sorted(plan.algorithms)
+        ['backward_input', 'backward_weight', 'forward']
+        """
+        budget = number("seconds", seconds, 0)
+        if self._wanted is not None:
+            must_be_said(ValueError, "algorithm", "'auto' for a plan to be tuned", repr(self._name))
+        if not self._geometry.is_empty:
+            tuning.tune(self, budget)
+        return type(self)(self._geometry, self._name)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {self.describe().splitlines()[0]}>"
@@ -254,12 +324,20 @@ class ConvPlan:
         x = self._taken("input", input, self.input_size)
         return self.run_backward_weight(dy, x, output_array(out, self.weight_size, self.dtype))
 
+    def _kind(self, which: Pass) -> type[Algorithm] | str:
+        """The algorithm of a pass, not made yet, or why the one asked for can't serve it."""
+        if self._wanted is None and which in self._tuned:
+            kind = self._tuned[which]
+            if kind.why_not(self._geometry, which) is None:  # on the CPU that a pickle was brought to, too
+                return kind
+        return choose(self._geometry, which, self._wanted)
+
     def _algorithm(self, which: Pass) -> Algorithm:
         """The algorithm of a pass; an error that says why the one asked for can't serve it."""
         found = self._algorithms.get(which)
         if found is not None:
             return found
-        kind = choose(self._geometry, which, self._wanted)
+        kind = self._kind(which)
         if isinstance(kind, str):
             expected = f"able to compute the {which.replace('_', '-')} pass"
             must_be_said(ValueError, "algorithm", expected, f"{self._name!r}: {kind}")
@@ -272,12 +350,16 @@ class ConvPlan:
     def run_forward(self, input: Array, weight: Array, bias: Array | None, out: Array | None) -> Array:
         """`__call__` without checks."""
         result = self._result(out, self.output_size, input, weight, bias)
+        input = _settled(input)
         if bias is not None:
             bias = bias.astype(self._compute_dtype, copy=False)
-        x, w, y = (self._normal(array) for array in (contiguous(input), weight, result))
-        w = filters_outermost(w)
-        if not self._algorithm("forward").forward(x, w, bias, y):
-            Im2col(self._geometry).forward(x, w, bias, y)
+        x, w, y = self._normal(input), self._weights(weight), self._normal(result)
+        if input.flags.c_contiguous:
+            algorithm: Passes = self._algorithm("forward")
+        else:
+            algorithm = self._of_views("forward", (x,), (y,))
+        if not algorithm.forward(x, w, bias, y):
+            self._by_columns().forward(x, w, bias, y)
         return delivered(result, out, self.dtype)
 
     def run_backward_input(
@@ -285,10 +367,14 @@ class ConvPlan:
     ) -> Array:
         """`backward_input` without checks; a transposed convolution adds its ``bias`` (channels,) to it."""
         result = self._result(out, self.input_size, grad_output, weight, bias)
-        dy, w, dx = (self._normal(array) for array in (contiguous(grad_output), weight, result))
-        w = filters_outermost(w)
-        if not self._algorithm("backward_input").backward_input(dy, w, dx):
-            Im2col(self._geometry).backward_input(dy, w, dx)
+        grad_output = _settled(grad_output)
+        dy, w, dx = self._normal(grad_output), self._weights(weight), self._normal(result)
+        if grad_output.flags.c_contiguous:
+            algorithm: Passes = self._algorithm("backward_input")
+        else:
+            algorithm = self._of_views("backward_input", (dy,), (dx,))
+        if not algorithm.backward_input(dy, w, dx):
+            self._by_columns().backward_input(dy, w, dx)
         if bias is not None:
             with np.errstate(all="ignore"):  # infinities and NaN travel without a warning
                 dx += bias.astype(self._compute_dtype, copy=False).reshape(-1, 1, 1, 1)
@@ -297,10 +383,45 @@ class ConvPlan:
     def run_backward_weight(self, grad_output: Array, input: Array, out: Array | None) -> Array:
         """`backward_weight` without checks."""
         result = self._result(out, self.weight_size, grad_output, input)
-        dy, x, dw = (self._normal(a) for a in (contiguous(grad_output), contiguous(input), result))
-        if not self._algorithm("backward_weight").backward_weight(dy, x, dw):
-            Im2col(self._geometry).backward_weight(dy, x, dw)
+        grad_output, input = _settled(grad_output), _settled(input)
+        dy, x, dw = self._normal(grad_output), self._normal(input), self._normal(result)
+        if grad_output.flags.c_contiguous and input.flags.c_contiguous:
+            algorithm: Passes = self._algorithm("backward_weight")
+        else:
+            algorithm = self._of_views("backward_weight", (dy, x), ())
+        if not algorithm.backward_weight(dy, x, dw):
+            self._by_columns().backward_weight(dy, x, dw)
         return delivered(result, out, self.dtype)
+
+    def _weights(self, weight: Array) -> Array:
+        """The weights in normal form, contiguous in the layout."""
+        w = self._normal(weight)
+        return w if weight.flags.c_contiguous else dense(w, self._geometry.channels_last)
+
+    def _by_columns(self) -> Passes:
+        """What computes a pass whose result does not hold."""
+        return Copies(self._geometry, Im2col, self._geometry.channels_last)
+
+    def _of_views(self, which: Pass, sources: tuple[Array, ...], results: tuple[Array, ...]) -> Passes:
+        """The algorithm of a pass over images that are not contiguous in the plan's layout.
+
+        It computes them in the other layout where they are copied less for that.
+        """
+        g, own = self._geometry, self._algorithm(which)
+        if g.is_empty:
+            return own
+        turns = moves_less(g.channels_last, sources, results)
+        found = self._of_copies.get((which, turns))
+        if found is not None:
+            return found
+        twin = choose(replace(g, channels_last=not g.channels_last), which, self._wanted)
+        if turns and not isinstance(twin, str) and twin.label == twin.name:
+            found = reordered(twin)(g)
+        elif isinstance(own, Copies):
+            found = own
+        else:
+            found = Copies(g, type(own), g.channels_last, own)
+        return self._of_copies.setdefault((which, turns), found)
 
     def _result(self, out: Array | None, shape: Size, *sources: Array | None) -> Array:
         """What the algorithm writes: ``out`` itself where it can, else a new array."""
@@ -309,8 +430,16 @@ class ConvPlan:
         return out
 
 
+def _settled(images: Array) -> Array:
+    """Small images that are not contiguous as a copy: to look how they lie takes longer."""
+    if images.flags.c_contiguous or images.nbytes >= SMALL_VIEW:
+        return images
+    return images.copy()
+
+
 @lru_cache(CACHED_PLANS)
 def _cached_conv_plan(
+    edition: object,  # of what is known about the algorithms
     algorithm: str,
     ndim: int,
     input_size: Size,
@@ -326,6 +455,7 @@ def _cached_conv_plan(
 
 @lru_cache(CACHED_PLANS)
 def _cached_conv_transpose_plan(
+    edition: object,
     algorithm: str,
     ndim: int,
     input_size: Size,
@@ -378,7 +508,9 @@ def conv_plan(
     batch = input_size if len(input_size) == ndim + 2 else (1, *input_size)
     try:
         if len(batch) == len(weight_size) == ndim + 2:
-            plan = _cached_conv_plan(algorithm, ndim, batch, weight_size, steps, dtype, channels_last)
+            plan = _cached_conv_plan(
+                tuning.edition, algorithm, ndim, batch, weight_size, steps, dtype, channels_last
+            )
             output = plan.output_size if batch is input_size else plan.output_size[1:]
             if _have_shapes(bias, (plan._geometry.filters,), grad_output, output):
                 return plan
@@ -413,7 +545,15 @@ def conv_transpose_plan(
     try:
         if len(batch) == len(weight_size) == ndim + 2:
             plan = _cached_conv_transpose_plan(
-                algorithm, ndim, batch, weight_size, steps, output_padding, dtype, channels_last
+                tuning.edition,
+                algorithm,
+                ndim,
+                batch,
+                weight_size,
+                steps,
+                output_padding,
+                dtype,
+                channels_last,
             )
             output = plan.input_size if batch is input_size else plan.input_size[1:]
             if _have_shapes(bias, (plan._geometry.channels,), grad_output, output):

@@ -160,3 +160,45 @@ def turn_cells(x, first, cell, cells, channels, turned, row, square):
             transpose_square(x, first + k * cell + c, cell, some, there, square, 0)
             for i in range(there):
                 store_some(turned, (c + i) * row + k, load(square, i * lanes), some)
+
+
+@jit
+def turn_planes(x, first, y, steps, first_piece, stop_piece, square):
+    """Copy an array to one that is contiguous along another axis.
+
+    Parameters
+    ----------
+    x : 1-D float array
+        The source's memory; ``first`` is where its first element lies.
+    y : 1-D float array
+        Written.
+    steps : int64 array (5, 4)
+        Axes of both arrays: extent, steps in the source and in the target, and how many cells a piece has.
+        Pieces follow each other along the first axis, then along the second. The last axis but one is
+        contiguous in the source, the last one in the target.
+    first_piece, stop_piece : int
+        From and up to which piece, of those that the axes are cut into.
+    square : 1-D float array
+        Scratch of lanes by lanes.
+    """
+    cells, channels = steps[4, 0], steps[3, 0]
+    some, there = min(cells, steps[4, 3]), min(channels, steps[3, 3])
+    for piece in range(first_piece, stop_piece):
+        source, target, rest = first, 0, piece
+        cell, channel = 0, 0
+        for axis in range(5):
+            extent, step = steps[axis, 0], steps[axis, 3]
+            if extent > step:  # divisions take as long as a small square
+                count = (extent + step - 1) // step
+                before = rest // count
+                place = (rest - before * count) * step
+                rest = before
+                source, target = source + place * steps[axis, 1], target + place * steps[axis, 2]
+                if axis == 3:
+                    channel = place
+                elif axis == 4:
+                    cell = place
+        turn_cells(
+            x, source, steps[4, 1], min(some, cells - cell), min(there, channels - channel), y[target:],
+            steps[3, 2], square,
+        )  # fmt: skip

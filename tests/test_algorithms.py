@@ -1,7 +1,5 @@
 """Every algorithm by name: all that it serves equals the plain loops, the rest is an error that says why."""
 
-import math
-
 import numpy as np
 import pytest
 from helpers import assert_equal, from_layout, function, integers, layout_shape, to_layout
@@ -12,8 +10,6 @@ from strategies import conv_problems, examples, wide_problems
 import fastconv
 from fastconv.algorithms import (
     ALGORITHMS,
-    choose,
-    costs,
     direct,
     jobs,
     memory,
@@ -22,7 +18,6 @@ from fastconv.algorithms import (
     weight_sums,
 )
 from fastconv.geometry import conv_geometry
-from fastconv.kernels.vectors import VECTOR_BYTES
 from fastconv.plan import ConvPlan
 
 NAMES = [algorithm.name for algorithm in ALGORITHMS]
@@ -456,34 +451,3 @@ def test_lines_and_pointwise_say_what_they_do_not_serve():
     long = fastconv.plan_conv1d((1, 64, 10**6), (64, 64, 9), algorithm="lines")
     assert "forward" not in long.algorithms
     assert fastconv.plan_conv1d((1, 64, 10**6), (64, 64, 9)).algorithms["forward"] == "direct"
-
-
-def test_the_rules_of_auto_take_the_fast_one_where_it_is_faster(monkeypatch):
-    monkeypatch.setattr(costs, "MARGIN", math.inf)  # no estimates, of which see test_costs
-
-    def by_rule(plan):
-        return {which: choose(plan._geometry, which).name for which in PASSES}
-
-    lanes = VECTOR_BYTES // 4  # what few channels are depends on the CPU's vectors
-    for channels, kernel, fastest in (
-        (4 * lanes, 3, "winograd"),
-        (4 * lanes, 5, "winograd"),
-        (lanes // 4, 3, "lines"),
-        (4 * lanes, 1, "pointwise"),
-    ):
-        plan = fastconv.plan_conv2d(
-            (8, channels, 56, 56), (4 * lanes, channels, kernel, kernel), padding=kernel // 2
-        )
-        assert by_rule(plan)["forward"] == fastest
-    for channels, kernel, stride, fastest in (
-        (64, 3, 1, "winograd"),
-        (64, 3, 2, "direct"),
-        (64, 1, 1, "pointwise"),
-        *([(8, 3, 1, "lines")] if lanes == 16 else []),
-        (512, 3, 1, "winograd"),
-    ):
-        size = (8, channels, 8, 28, 28)
-        plan = fastconv.plan_conv3d(size, (64, channels, *[kernel] * 3), stride, kernel // 2)
-        assert by_rule(plan)["forward"] == fastest
-    stem = fastconv.plan_conv2d((8, 3, 227, 227), (64, 3, 11, 11), 4)
-    assert by_rule(stem) == {"forward": "direct", "backward_input": "im2col", "backward_weight": "direct"}

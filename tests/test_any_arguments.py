@@ -33,7 +33,8 @@ STEPS = ("stride", "padding", "dilation", "groups", "dtype", "layout", "algorith
 def test_every_function_is_called():
     functions = {name for name in fastconv.__all__ if inspect.isfunction(getattr(fastconv, name))}
     called = {name.split(",")[0].format(f"{n}d") for name in CALLS for n in (1, 2, 3)}
-    assert functions - called == {"get_num_threads", "num_threads", "set_num_threads", "show_config"}
+    threads = {"get_num_threads", "num_threads", "set_num_threads"}
+    assert functions - called == {*threads, "load_tuning", "save_tuning", "show_config"}
 
 
 def checked(attempts, run, arguments, named, expected, valid):

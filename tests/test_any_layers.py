@@ -249,6 +249,8 @@ SETTINGS = {
     "set_num_threads": (fastconv.set_num_threads, {"n": 1}),
     "num_threads": (lambda n: fastconv.num_threads(n).__enter__(), {"n": 1}),
     "ConvPlan": (fastconv.ConvPlan, {"geometry": None, "algorithm": "auto"}),
+    "tune": (lambda seconds: fastconv.plan_conv2d((0, 1, 2, 2), (1, 1, 1, 1)).tune(seconds), {"seconds": 0}),
+    "load_tuning": (fastconv.load_tuning, {"path": "nowhere.json"}),
     "show_config": (lambda **arguments: fastconv.show_config(**arguments), {"text": 1}),
 }
 

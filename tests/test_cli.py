@@ -22,7 +22,7 @@ def one_line(capsys):
     return err
 
 
-@pytest.mark.parametrize("command", [[], ["demo"], ["info"], ["warmup"]], ids=str)
+@pytest.mark.parametrize("command", [[], ["demo"], ["info"], ["tune"], ["warmup"]], ids=str)
 def test_help(command, capsys):
     assert main([*command, "--help"]) == 0
     out, err = capsys.readouterr()
@@ -37,7 +37,7 @@ def test_without_a_command_the_commands_are_listed(capsys):
     out, err = capsys.readouterr()
     assert out == expected
     assert err == ""
-    for command in ("demo", "bench", "info", "warmup"):
+    for command in ("demo", "bench", "tune", "info", "warmup"):
         assert f"\n    {command} " in out
 
 

@@ -43,6 +43,8 @@ NAMES = (
     "set_num_threads",
     "get_num_threads",
     "num_threads",
+    "load_tuning",
+    "save_tuning",
     "show_config",
 )
 

@@ -5,6 +5,7 @@ An unused ``type: ignore`` is an error to mypy: those here say what must not pas
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,10 @@ def arrays(x: NDArray[np.float32], w: NDArray[np.float32], asked: bool, names: t
     fastconv.conv1d(x, w, layout="NHWC")  # type: ignore[arg-type]
     fastconv.conv2d(x, w, stride="1")  # type: ignore[arg-type]
     z: NDArray[Any] = fastconv.plan_conv2d(x.shape, w.shape, dtype=np.float32)(x, w)
-    print(y.shape, z.shape)
+    tuned: fastconv.ConvPlan = fastconv.plan_conv2d(x.shape, w.shape).tune(0)
+    fastconv.save_tuning(Path("tuning.json"))
+    fastconv.load_tuning("tuning.json")
+    print(y.shape, z.shape, tuned.algorithms["forward"].upper())
 
 
 def gradients(dy: NDArray[np.float32], x: NDArray[np.float32], w: NDArray[np.float32]) -> None:

@@ -31,6 +31,7 @@ from fastconv.algorithms.axes import Axis, PhaseGrid, forward_axis
 from fastconv.algorithms.grouped import triples
 from fastconv.algorithms.jobs import Grid, Tables, ceil_div, jobs_now, pieces, wanted_jobs
 from fastconv.algorithms.memory import Images, Three, add_parts, finite
+from fastconv.algorithms.problem import Counts, Problem
 from fastconv.arguments import Array
 from fastconv.buffers import aligned, contiguous, zeros
 from fastconv.geometry import Geometry
@@ -47,12 +48,6 @@ MOST_CHANNELS = 64
 BAND_BYTES, MOST_BAND_BYTES = 2**18, 6 * 2**20
 # Bundles of a unit at the most, while it has several lines.
 WIDE = 16
-# Multiply-adds of one group that are worth its bands.
-LARGE = 2**21
-# Groups from which on images with the channels first are transposed.
-MANY_GROUPS = 4
-# Filters of a group so few that bundles of several groups pay only where their square times pixels is large.
-FEW_FILTERS, LEAST_SQUARE = 8, 2**13
 # Phases of a stride that a plan keeps.
 MOST_KEPT_PHASES = 4
 # Cells that one sum of backward-weight runs over.
@@ -290,7 +285,7 @@ def _why_unbundled(geometry: Geometry, filters: int, channels: int) -> str | Non
 class Bundles:
     """Groups in bundles of as many filters as a vector has lanes."""
 
-    name = "bundles"
+    name = label = "bundles"
 
     def __init__(self, geometry: Geometry) -> None:
         g = self.geometry = geometry
@@ -354,51 +349,33 @@ class Bundles:
         return reason
 
     @staticmethod
-    def why_slow(geometry: Geometry, which: Pass) -> str | None:
-        """Where others are faster: GF/s of this and of those, 3x3 taps, float32, AVX-512 Xeon.
-
-        Groups of more than one vector share what is broadcast: 117 and 146 (32x14), but 16x14 146 and 91;
-        from one vector to two, channels last, 168 and 146 (16x28 -> 32), 130 and 98 (16x14 -> 32). One
-        group of one vector, channels last: 145 and 101 (16x28), 160 and 146 (64x28 -> 16), doubles 63 and 44
-        (8x28), but 49 and 57 of a small pass (16x8); channels first 135 and 125, but 80 and 127 of one image,
-        and backward-weight 124 and 113.
-        The channels first: 151 and 127 (16x56), 123 and 102 (16x14), but 120 and 134 of two groups (16x28),
-        106 and 125 with a dilation and 39 and 63 backward-input with a stride of 2; backward-weight 128 and
-        105 (16x28). One tap: 44 and 54 (32x14). Doubles, of which a vector has 8, channels first: 47 and 54
-        (8x14), but backward-weight 45 and 40.
-
-        Several groups of a vector, channels last: 119 and 52 (8x28), 94 and 85 (8x7), 90 and 78 (4x28), but
-        79 and 91 (4x14); with a stride of 2 60 and 48, but backward-input 30 and 52 (8x28), 36 and 43 (4x56).
-        Doubles: 38 and 26 (4x28), but 30 and 37 (4x7). With AVX2 52 and 46 (4x28), but 47 and 54 (4x14).
-        """
-        g = geometry
-        lanes = VECTOR_BYTES // g.compute_dtype.itemsize
-        filled = (g.channels if which == "backward_input" else g.filters) // g.groups
-        summed = (g.filters if which == "backward_input" else g.channels) // g.groups
-        single = g.groups == 1 and g.channels_last and g.compute_dtype.itemsize == 4
-        two = single and which != "backward_weight" and max(g.stride) == 1
-        two = two and (summed, filled) == (lanes, 2 * lanes)
-        many = filled >= 2 * lanes and not two
-        if many or max(g.channels, g.filters) >= 2 * lanes * g.groups > 2 * lanes:
-            return "several vectors of filters share what is broadcast"
-        if g.kernel[1] * g.kernel[2] == 1:
-            return "one tap does not pay for the band"
-        if g.groups == 1 and g.multiplications < LARGE:
-            return "the whole pass in one kernel call costs less"
-        sums, strided = which == "backward_weight", max(g.stride) > 1
-        double = g.compute_dtype.itemsize == 8
-        if g.channels_last:
-            filters = g.filters // g.groups
-            few = filters < FEW_FILTERS and (strided or filters**2 * g.pixels < LEAST_SQUARE)
-            if filters < lanes and (few or (strided and which == "backward_input")):
-                return "tiles that read the image in place cost less"
-            return "few filters fill a vector" if double and strided else None
-        if double:
-            return None if sums and not strided else "few filters fill a vector"
-        if sums:
-            return None
-        few = which == "backward_input" if strided else g.groups < MANY_GROUPS or max(g.dilation) > 1
-        return "vectors along pixels need no transposition" if few else None
+    def counts(p: Problem) -> Counts:
+        """A bundle's vector times the channels and taps of every cell; bands of such cells."""
+        bundles = p.groups * p.filters / p.lanes
+        units = p.batch * bundles * p.reached
+        fma = p.work / p.filters / p.groups * bundles
+        apart = p.strided or p.geometry.kernel[1] < 3
+        lines = p.batch * p.groups * p.reached * p.source[1]
+        return Counts(
+            "bundles",
+            {
+                "call": 1,
+                "units": units,
+                "fma": fma,
+                "singles": fma if apart else 0,
+                "tiles": p.cells / p.groups * bundles,
+                "runs": p.cells / p.groups * bundles * p.taps / p.reached,
+                "band_last" if p.last else "band_first": p.source_bytes * p.reached,
+                "band_lines": lines if p.last else lines * p.channels,
+                "out_last" if p.last else "out_first": p.target_bytes,
+                "out_lines": units * p.lines,
+                "weights": p.weight_bytes,
+                "parts": p.weight_bytes * min(p.batch, p.jobs) if p.which == "backward_weight" else 0,
+                "weights_far": p.weights_far,
+                "source_far": p.source_far,
+                "target_far": p.target_far,
+            },
+        )
 
     @property
     def scratch_bytes(self) -> int:

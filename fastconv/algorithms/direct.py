@@ -27,13 +27,15 @@ import numpy as np
 from fastconv.algorithms.axes import Axis, PhaseGrid, forward_axis
 from fastconv.algorithms.jobs import Grid, Tables, ceil_div, jobs_now
 from fastconv.algorithms.memory import Images, Three, finite
-from fastconv.algorithms.narrow import FEW, Narrow
-from fastconv.algorithms.sweeps import FEW_CELLS, PART_PANELS, Axes, Sweep
-from fastconv.algorithms.weight_sums import WeightSums
+from fastconv.algorithms.narrow import FEW
+from fastconv.algorithms.problem import Counts, Problem
+from fastconv.algorithms.sweeps import FEW_CELLS, PART_PANELS, SUM, Axes, Sweep
+from fastconv.algorithms.weight_sums import FEW_CHANNELS, MANY_TAPS, WeightSums
 from fastconv.arguments import Array
 from fastconv.buffers import aligned, contiguous
 from fastconv.geometry import Geometry
 from fastconv.kernels import direct as kernels
+from fastconv.kernels.panels import PANEL, ROWS
 from fastconv.kernels.vectors import VECTOR_BYTES
 from fastconv.threads import Job, run_jobs
 
@@ -55,10 +57,6 @@ FRESH_BYTES = 2**18
 # and 118 GF/s (one image of 512x7 -> 2048, channels last), 78 and 113 (2048x7 -> 512, first), 141 and 154 (8
 # images), but 143 and 133 (two of 256x14 -> 1024).
 TURNED_WEIGHTS = 1024
-# Backward-input to images with a depth: gradients that are few beside so many filters times channels.
-FEW_PIXELS, MANY_WEIGHTS = 128, 2**17
-# Channels of images of one line, as `FEW`.
-FEW_OF_A_LINE = 5
 # Phases of a stride that a plan keeps.
 MOST_KEPT_PHASES = 4
 # What a chunk of one line may read.
@@ -188,7 +186,7 @@ class Correlation:
 class Direct:
     """Bands, with vectors along filters."""
 
-    name = "direct"
+    name = label = "direct"
 
     def __init__(self, geometry: Geometry) -> None:
         g = geometry
@@ -294,29 +292,103 @@ class Direct:
         return None
 
     @staticmethod
-    def why_slow(geometry: Geometry, which: Pass) -> str | None:
-        """Ways back to few channels that BLAS is faster at, float32, AVX-512 Xeon, GF/s of this and of that.
+    def counts(p: Problem) -> Counts:
+        """Tiles of `ROWS` cells by a panel of filters; bands and weights that are packed.
 
-        With a stride, 21 and 72 (3x224, 7x7 taps); along lines, 13 and 37 (2x16000 -> 32, 9 taps), 26 and 35
-        (4x16000 -> 64), but 52 and 36 (8x16000 -> 64); with the channels last, 18 and 49 (3x224, 3x3 taps);
-        with a depth 20 and 33 (3x16x56 -> 64). One channel of a depth makes runs too short: 16 and 26,
-        backward-weight 8 and 19 (1x8x56 -> 8, channels last). Where gradients are few, packing large weights
-        is most of the work: 72 and 84 (512x2x7, channels first), but 112 and 84 with batch 2, and 100 and 92
-        (256x2x7).
+        A step multiplies one element of a tile's cells, each broadcast, with the vectors of a panel: ``fma``
+        and ``broadcasts``. ``runs`` are the loops of a tile over elements that lie behind each other.
+        ``band`` and ``out`` are bytes that are brought to a band and to the output, ``spread`` the cells of
+        groups between those of others; ``lines`` those of the bands, ``rows`` where each channel has its own.
         """
-        g = geometry
-        few = FEW if Narrow.serves(g) or max(g.stride) > 1 else 1 if g.one_plane else FEW // 2
-        if g.input[1] == 1 and not g.channels_last:
-            few = max(few, FEW_OF_A_LINE)
-        if which == "backward_input" and g.channels // g.groups < few:
-            return "few channels leave vectors empty"
-        weights = g.filters * g.channels // g.groups
-        first = which == "backward_input" and not g.one_plane and not g.channels_last
-        if first and g.batch * g.pixels < FEW_PIXELS and weights >= MANY_WEIGHTS:
-            return "the weights of few gradients are packed for one product"
-        if not g.one_plane and g.channels == g.groups and g.filters // g.groups <= 32:
-            return "one channel makes short runs"
-        return None
+        if p.which == "backward_weight":
+            return Direct._counts_of_sums(p)
+        g, panels = p.geometry, ceil_div(p.vectors, PANEL)
+        cells, taps = p.cells, p.taps / p.reached
+        joined = p.reached == 1 and g.dilation[2] == 1 and g.kernel[2] * p.channels <= SUM
+        runs = max(taps / g.kernel[2] if joined else taps, taps * p.channels / SUM)
+        own = p.last and p.groups == 1 and p.which == "forward" and not p.padded
+        in_place = p.last and p.filters % p.lanes == 0
+        lines = 0 if own else p.batch * p.groups * p.reached * p.source[0] * p.source[1]
+        apart = p.last and p.groups > 1
+        return Counts(
+            "direct",
+            {
+                "call": 1,
+                "calls": p.groups * p.reached,
+                "fma": p.work / p.filters * p.vectors,
+                "broadcasts": p.work / p.filters * panels,
+                "tiles": cells / ROWS * panels,
+                "runs": cells / ROWS * panels * runs,
+                "band_last" if p.last else "band_first": 0 if own else p.source_bytes * p.reached,
+                "band_lines": lines if p.last else lines * p.channels,
+                "band_spread": lines * p.source[2] if apart else 0,
+                "out_last" if p.last else "out_first": 0 if in_place else p.target_bytes,
+                "out_lines": 0 if in_place else p.batch * p.groups * p.reached * p.lines * p.vectors,
+                "out_spread": cells if apart and not in_place else 0,
+                "weights": p.groups * p.vectors * p.lanes * p.channels * p.taps * p.itemsize,
+                "zeroed": p.target_bytes if p.reached < p.phases else 0,
+                "chunks": p.groups * p.reached * max(p.cells / (p.groups * p.reached * CELLS), 1),
+                "source_far": p.source_far,
+                "target_far": p.target_far,
+                "weights_far": p.weights_far,
+            },
+        )
+
+    @staticmethod
+    def _counts_of_sums(p: Problem) -> Counts:
+        """Tiles of `ROWS` filters by a panel of elements, whose columns are packed; or both exchanged.
+
+        The latter, ``few``, where the vectors lie along filters (`fastconv.kernels.direct.sum_few`).
+        """
+        g, elements = p.geometry, p.channels * p.taps
+        pays = p.last or p.taps > 9 or (p.taps > 1 and p.filters <= PANEL * p.lanes)
+        few = pays and (p.channels <= FEW_CHANNELS or (not p.last and p.taps >= MANY_TAPS))
+        reach = (g.output[0] - 1) * g.stride[0] + (g.kernel[0] - 1) * g.dilation[0] - g.padding[0]
+        few = few and g.padding[0] == 0 and reach < g.input[0]
+        lines = p.batch * p.groups * p.source[0] * p.source[1]
+        apart = p.last and p.groups > 1
+        counted = {
+            "call": 1,
+            "calls": p.groups * p.jobs,
+            "band_last" if p.last else "band_first": p.source_bytes,
+            "band_lines": lines if p.last else lines * p.channels,
+            "band_spread": lines * p.source[2] if apart else 0,
+            "weights": p.weight_bytes,
+            "parts": p.weight_bytes * p.jobs,
+            "source_far": p.source_far,
+            "target_far": p.target_far,
+            "weights_far": p.weights_far,
+        }
+        if few:
+            panels, rows = ceil_div(p.vectors, PANEL), ceil_div(elements, ROWS)
+            return Counts(
+                "direct_few",
+                counted
+                | {
+                    "fma": p.work / p.filters * p.vectors,
+                    "broadcasts": p.work / p.filters * panels,
+                    "tiles": p.batch * p.groups * p.lines * rows * panels,
+                    "gradients": p.target_bytes,
+                    "gradient_lines": p.batch * p.groups * p.lines * p.vectors,
+                    "gradients_spread": p.cells if apart else 0,
+                },
+            )
+        vectors = ceil_div(elements, p.lanes)
+        joined = g.dilation[2] == 1 and g.kernel[2] * p.channels <= SUM
+        return Counts(
+            "direct",
+            counted
+            | {
+                "fma": p.work / elements * vectors,
+                "broadcasts": p.work / elements * ceil_div(vectors, PANEL),
+                "tiles": p.cells / 256 * ceil_div(vectors, PANEL) * ceil_div(p.filters, ROWS),
+                "columns": p.cells * elements * p.itemsize,
+                "pieces": p.cells * (p.taps / g.kernel[2] if joined else p.taps),
+                "turned": p.target_bytes if p.last else 0,
+                "turned_spread": p.cells if apart else 0,
+                "weights_first": 0 if p.last else p.weight_bytes,
+            },
+        )
 
     @property
     def scratch_bytes(self) -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from fastconv.algorithms.problem import Counts, Problem
 from fastconv.arguments import Array
 from fastconv.geometry import Geometry
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 class Empty:
     """Zeros, and the bias."""
 
-    name = "empty"
+    name = label = "empty"
     scratch_bytes = 0
 
     def __init__(self, geometry: Geometry) -> None:
@@ -29,9 +30,9 @@ class Empty:
         return None if geometry.is_empty else "the layer has cells, channels and filters"
 
     @staticmethod
-    def why_slow(geometry: Geometry, which: Pass) -> str | None:
-        """Nothing is faster."""
-        return None
+    def counts(p: Problem) -> Counts:
+        """Nothing."""
+        return Counts("empty", {})
 
     def forward(self, x: Array, w: Array, bias: Array | None, y: Array) -> bool:
         """The bias in every cell."""

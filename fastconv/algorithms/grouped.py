@@ -24,8 +24,8 @@ import numpy as np
 from fastconv.algorithms.axes import BackwardPhases, ForwardPhase, Phases
 from fastconv.algorithms.grouped_last import Pixels, tile_for
 from fastconv.algorithms.jobs import Grid, Range, Tables, ceil_div, owned_jobs, wanted_jobs
-from fastconv.algorithms.lines import Lines
 from fastconv.algorithms.memory import add_parts, finite, memory
+from fastconv.algorithms.problem import L1_BYTES, Counts, Problem
 from fastconv.algorithms.strips import Strips
 from fastconv.arguments import Array
 from fastconv.buffers import contiguous, new_result
@@ -343,7 +343,7 @@ def _tap_multiple(filters: int) -> int:
 class Grouped:
     """Small groups: vectors along pixels with the channels first, along filters with the channels last."""
 
-    name = "grouped"
+    name = label = "grouped"
 
     def __init__(self, geometry: Geometry) -> None:
         g = self.geometry = geometry
@@ -392,29 +392,73 @@ class Grouped:
         return None
 
     @staticmethod
-    def why_slow(geometry: Geometry, which: Pass) -> str | None:
-        """Where lines are faster, 3x3 taps, float32, AVX-512 Xeon, GF/s of this and of those.
+    def counts(p: Problem) -> Counts:
+        """Vectors of pixels times filters (``fma``), times blocks of 4, 2 or 1 of these (``loads``).
 
-        Groups of 16 channels and filters: 126 and 138 forward at 28x28; 97 and 101 forward, 97 and 98
-        backward-input, 78 and 88 backward-weight at 14x14; but with a stride of 2 63 and 39 forward, 60 and
-        32 (of virtual columns) backward-input.
-
-        One group is a small one where it has a depth, but few channels and more than lines serve: 121 and 97
-        of virtual columns (3x8x56 -> 64), backward-input with stride 2 61 and 42 (16x8x28 -> 32).
+        Planes are copied to a grid line by line (``copies`` of a vector), which may have no room in L1 or in
+        what a block may have; the phases of backward-input are joined cell by cell.
         """
-        g = geometry
-        if g.groups == 1 and not g.one_plane and not g.channels_last:
-            if which == "backward_input" and max(g.stride) > 1:
-                small = g.channels <= 32
-            else:
-                small = g.channels <= 6 and max(g.stride) == 1 and Lines.why_not(g, which) is not None
-                small = small and (which != "backward_input" or g.channels > 3)
-            if small and (which != "backward_input" or 16 * g.channels >= g.filters):
-                return None
-        most = 8 if max(g.stride) == 1 else 16
-        if g.groups == 1 or (not g.channels_last and max(g.channels, g.filters) // g.groups > most):
-            return "a large group fills the tiles of lines"
-        return None
+        if p.last:
+            return (Strips if Strips.serves(p.geometry) else Pixels).counts(p)
+        g, images = p.geometry, p.batch * p.groups
+        part = p.lanes // 2 if p.lanes >= 4 and p.extent[2] <= p.lanes // 2 else p.lanes
+        segments = images * p.lines * ceil_div(p.extent[2], part) * part / p.lanes
+        fours, rest = divmod(p.filters, 4)
+        ones = rest % 2
+        blocks_, elements = fours + rest // 2 + ones, p.channels * p.taps
+        loads = segments * blocks_ * elements
+        forward, sums = p.which != "backward_input", p.which == "backward_weight"
+        stride = g.stride if forward else (1, 1, 1)
+        phases = prod(map(min, stride, g.kernel))
+        depth, height, width = (
+            ceil_div((n - 1) * s + (k - 1) * d + 1, s)
+            for n, s, k, d in zip(p.extent, stride, g.kernel, g.dilation, strict=True)
+        )
+        grid = p.channels * phases * depth * height * width * p.itemsize
+        counted = {
+            "call": 1,
+            "units": images,
+            "fma": segments * p.filters * elements,
+            "loads": loads,
+            "loads_l2": loads if grid > L1_BYTES else 0,
+            "loads_far": loads if grid > GRID_BYTES else 0,
+            "halves": segments * p.filters * elements if part < p.lanes else 0,
+            "grid": images * grid,
+            "copies": images * p.channels * phases * depth * height * ceil_div(width, p.lanes),
+            "apart": images * grid / p.itemsize if stride[2] > 1 else 0,
+            "weights": p.weight_bytes,
+            "weights_far": p.weights_far,
+            "source_far": p.source_far,
+            "target_far": p.target_far,
+        }
+        if sums:
+            return Counts(
+                "grouped",
+                counted
+                | {
+                    "tiles": images
+                    * ceil_div(elements, TILE_TAPS[1])
+                    * blocks_
+                    * max(1, segments / images / 256),
+                    "parts": p.weight_bytes
+                    * min(p.batch, max(1, p.jobs // p.groups, p.batch / SUMMED_IMAGES)),
+                    "sums": p.weight_bytes * p.lanes,
+                },
+            )
+        return Counts(
+            "grouped",
+            counted
+            | {
+                "tiles": segments * blocks_ * p.reached / TILE_VECTORS[1],
+                "stores": segments * p.filters * p.reached,
+                "weight_steps": loads / TILE_VECTORS[1]
+                if p.filters * elements * p.itemsize > L1_BYTES
+                else 0,
+                "weight_rows": p.groups * elements * p.reached,
+                "joined": p.target_bytes / p.itemsize if not forward and p.strided else 0,
+                "phase_units": images * p.reached if p.reached > 1 else 0,
+            },
+        )
 
     @property
     def scratch_bytes(self) -> int:

@@ -14,6 +14,7 @@ import numpy as np
 from fastconv.algorithms.axes import BackwardPhases, ForwardPhase, Phases
 from fastconv.algorithms.jobs import Grid, Tables, ceil_div, owned_jobs, wanted_jobs
 from fastconv.algorithms.memory import add_parts, pixels_first
+from fastconv.algorithms.problem import Counts, Problem
 from fastconv.arguments import Array
 from fastconv.buffers import contiguous, zeros
 from fastconv.geometry import read_only
@@ -152,6 +153,32 @@ class Pixels:
             return job
 
         run_jobs(len(jobs), start_worker)
+
+    @staticmethod
+    def counts(p: Problem) -> Counts:
+        """Vectors of filters times taps at every pixel; those that are not full are masked."""
+        vectors, pixels = ceil_div(p.groups * p.filters, p.lanes), p.cells / p.groups
+        fma = p.work / p.groups / p.filters * vectors
+        sums = p.which == "backward_weight"
+        return Counts(
+            "grouped_last",
+            {
+                "call": 1,
+                "lines": p.batch * p.lines * p.reached,
+                "fma": fma,
+                "fma_strided": fma if p.strided else 0,
+                "masked": fma / vectors if p.groups * p.filters % p.lanes else 0,
+                "tiles": pixels * vectors,
+                "pixels": pixels,
+                "sums": p.batch * p.lines * p.extent[2] / CHUNK * p.taps * vectors if sums else 0,
+                "weights": p.weight_bytes,
+                "parts": p.weight_bytes * p.jobs if sums else 0,
+                "source": p.source_bytes,
+                "target": p.target_bytes,
+                "source_far": p.source_far,
+                "target_far": p.target_far,
+            },
+        )
 
     @property
     def scratch_bytes(self) -> int:

@@ -28,8 +28,9 @@ import numpy as np
 
 from fastconv import blas
 from fastconv.algorithms.jobs import JOB_MULTIPLICATIONS, JOBS, PARTS_BYTES, Grid, Range, blocks, ceil_div
-from fastconv.algorithms.memory import add_parts
+from fastconv.algorithms.memory import add_parts, contiguous_in
 from fastconv.algorithms.narrow import Narrow
+from fastconv.algorithms.problem import Counts, Problem
 from fastconv.arguments import Array
 from fastconv.buffers import aligned, new_result
 from fastconv.geometry import Geometry, effective, read_only
@@ -85,7 +86,7 @@ class InputJobs:
 class Im2col:
     """The explicit column matrix, for every geometry."""
 
-    name = "im2col"
+    name = label = "im2col"
 
     def __init__(self, geometry: Geometry) -> None:
         g = geometry
@@ -113,9 +114,62 @@ class Im2col:
         return None
 
     @staticmethod
-    def why_slow(geometry: Geometry, which: Pass) -> str | None:
-        """None: it is the last one asked."""
-        return None
+    def counts(p: Problem) -> Counts:
+        """Products of BLAS, their operands, and the columns that are written line by line.
+
+        A product (m, k) @ (k, n) takes ``gemm`` steps of 4 rows by a vector; ``thin`` are the elements of one
+        that has a side of 1, which is no matrix product to BLAS, and ``outer`` those where the sum has one
+        term, which NumPy multiplies itself.
+        """
+        if p.which == "backward_input" and Narrow.serves(p.geometry):
+            return Narrow.counts(p)
+        g, images = p.geometry, p.batch * p.groups
+        plain = p.taps == 1 and not p.strided and not p.padded and p.source == p.target
+        target, taps = TARGET_BYTES // p.itemsize, p.channels * p.taps
+        pixels, side, sums = prod(g.output), p.filters, p.which == "backward_weight"
+        if p.which == "backward_input":
+            taps, side = p.filters * p.taps, p.channels
+        columns = images * taps * pixels
+        lines = images * taps * g.output[0] * g.output[1]
+        if sums:
+            length = max(1, min(p.batch * pixels, target // max(taps, side), SUM_LENGTH))
+            some = min(p.batch, length // min(pixels, length))
+            made = not plain or some > 1
+            products = p.groups * ceil_div(p.batch, some) * ceil_div(pixels, min(pixels, length))
+            calls, m, n, k = products, side, taps, min(p.batch * pixels, length)
+        else:
+            budget = min(target, ceil_div(columns, p.jobs))
+            calls = ceil_div(columns, budget)
+            made = not plain
+            some = max(1, ceil_div(max(taps, side) * pixels, budget))
+            products = images * some
+            m, n, k = (side, ceil_div(pixels, some), taps) if p.which == "forward" else (taps, pixels, side)
+        thin = min(m, n) == 1
+        steps = products * ceil_div(m, 4) * 4 * ceil_div(n, p.lanes) * k
+        return Counts(
+            "im2col",
+            {
+                "call": 1,
+                "calls": calls,
+                "products": products,
+                "gemm": 0 if thin or k == 1 else steps,
+                "gemm_a": products * m * k,
+                "gemm_b": products * k * n,
+                "gemm_c": products * m * n,
+                "thin": products * m * n * k if thin and k > 1 else 0,
+                "outer": products * m * n if k == 1 else 0,
+                "columns": columns * p.itemsize if made else 0,
+                "column_lines": lines if made else 0,
+                "columns_apart": columns if made and (p.strided or p.last) else 0,
+                "gathered": images * side * pixels if sums and some > 1 else 0,
+                "gathered_last": images * side * pixels if sums and some > 1 and p.last else 0,
+                "out_last": p.target_bytes if p.last else 0,
+                "parts": p.weight_bytes * p.jobs if sums else 0,
+                "weights_far": p.weights_far,
+                "source_far": p.source_far,
+                "target_far": p.target_far,
+            },
+        )
 
     @property
     def scratch_bytes(self) -> int:
@@ -368,7 +422,7 @@ class Im2col:
     def backward_input(self, dy: Array, w: Array, dx: Array) -> bool:
         """Jobs own images, channels and bands of lines of ``dx``."""
         g, (block, own) = self.geometry, self.input_block
-        if self.narrow is not None and _channels_last(dy) and _channels_last(dx):
+        if self.narrow is not None and contiguous_in(dy, True) and contiguous_in(dx, True):
             self.narrow.run(dy, w, dx)
             return True
         dy = read_only(dy)
@@ -451,14 +505,9 @@ class Im2col:
         )
 
 
-def _channels_last(array: Array) -> bool:
-    """Whether an array in normal form is contiguous with its channels last."""
-    return array.transpose(0, 2, 3, 4, 1).flags.c_contiguous
-
-
 def _contiguous(array: Array) -> bool:
     """Whether an array in normal form is contiguous with its channels second or last."""
-    return array.flags.c_contiguous or _channels_last(array)
+    return contiguous_in(array, False) or contiguous_in(array, True)
 
 
 def _run(count: int, start_worker: Callable[[], Job]) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 from fastconv import algorithms
 from fastconv.algorithms.jobs import ceil_div
 from fastconv.algorithms.memory import Three
-from fastconv.algorithms.winograd import Winograd
+from fastconv.algorithms.problem import L2_BYTES, Counts, Problem
 from fastconv.arguments import Array
 from fastconv.buffers import new_result
 from fastconv.geometry import Geometry
@@ -24,14 +24,14 @@ from fastconv.geometry import Geometry
 if TYPE_CHECKING:
     from fastconv.algorithms import Algorithm, Pass
 
-# The lattice's copy at the most, and with it the scratch of its convolution.
-MOST_BYTES, MOST_SCRATCH = 2**24, 2**25
+# The lattice's copy at the most.
+MOST_BYTES = 3 * 2**22
 
 
 class Lattice:
     """The convolution of a lattice of the input, by the algorithm that is best for it."""
 
-    name = "lattice"
+    name = label = "lattice"
 
     def __init__(self, geometry: Geometry) -> None:
         self.geometry = geometry
@@ -46,25 +46,27 @@ class Lattice:
         _, _, reduced = _reduced(geometry)
         if min(*reduced.input, geometry.batch, geometry.channels, geometry.filters, geometry.pixels) < 1:
             return "there is nothing to compute"
+        if _bytes(reduced) > MOST_BYTES:
+            return f"the lattice has {_bytes(reduced)} bytes, more than {MOST_BYTES}"
         return None
 
     @staticmethod
-    def why_slow(geometry: Geometry, which: Pass) -> str | None:
-        """Where the lattice is no case for winograd: its copy costs something.
-
-        64x56, 3x3 taps, stride and dilation 2, GF/s of winograd on the lattice and of direct: 231 and 166,
-        backward-input 210 and 154, backward-weight 228 and 151; channels last 245 and 175, 230 and 167, 241
-        and 146 (float32, AVX-512 Xeon).
-        """
-        _, _, reduced = _reduced(geometry)
-        if _bytes(reduced) > MOST_BYTES:
-            return "the lattice is large"
-        found = algorithms.choose(reduced, which)
-        if found is not Winograd:
-            return "the lattice's copy saves nothing"
-        if _bytes(reduced) + found(reduced).scratch_bytes > MOST_SCRATCH:
-            return "the lattice and its scratch are large"
-        return None
+    def counts(p: Problem) -> Counts:
+        """The lattice's copy, and what the convolution of it takes."""
+        _, _, reduced = _reduced(p.geometry)
+        bytes_ = _bytes(reduced)
+        inner = algorithms.candidates(reduced, p.which), reduced
+        return Counts(
+            "lattice",
+            {
+                "call": 1,
+                "cells": bytes_ / p.itemsize,
+                "runs": bytes_ / p.itemsize / (p.geometry.channels if p.last else reduced.input[2]),
+                "zeroed": p.target_bytes if p.which == "backward_input" else 0,
+                "far": max(0, bytes_ - L2_BYTES),
+            },
+            inner,
+        )
 
     def _algorithm(self, which: Pass) -> Algorithm:
         if which not in self.inner:

@@ -18,6 +18,7 @@ import numpy as np
 from fastconv.algorithms.axes import Axis, BackwardPhases, Three, forward_axis
 from fastconv.algorithms.jobs import JOBS, PARTS_BYTES, Grid, Tables, ceil_div, wanted_jobs
 from fastconv.algorithms.memory import add_parts
+from fastconv.algorithms.problem import L1_BYTES, L2_BYTES, Counts, Problem
 from fastconv.arguments import Array
 from fastconv.buffers import new_result
 from fastconv.geometry import Geometry
@@ -31,15 +32,10 @@ if TYPE_CHECKING:
 # The largest image with its padding, the largest weights (which every job packs), and the longest table of
 # segments (24 bytes each).
 MOST_IMAGE_BYTES = 2 * 2**20
-# Arrays of so many bytes are copied where their memory is in another order.
-COPIED_BYTES = 2**21
+# Read-only arrays of fewer bytes are copied: a view of them takes 2 us.
+LARGE_BYTES = 2**16
 MOST_WEIGHT_BYTES = 4 * 2**20
 MOST_SEGMENTS = 1024
-# Multiply-adds from which on a pass in several kernel calls is worth its time.
-LARGE = 2**21
-# Below so many images of long lines others are faster, from so many pixels on sooner; with the channels last
-# from so many elements on.
-FEW_IMAGES, LONG_LINE, LONG = 4, 2**12, 2**14
 # Images that backward-weight sums at a time, with their gradients: about what L1 holds.
 SUM_BYTES = 48 * 2**10
 
@@ -47,20 +43,6 @@ SUM_BYTES = 48 * 2**10
 def _block(filters: int) -> int:
     """Filters of a tile: blocks as equal as can be."""
     return ceil_div(filters, ceil_div(filters, kernels.MOST_FILTERS))
-
-
-def _long(geometry: Geometry, sums: bool) -> bool:
-    """Whether images of one line have more than stays near: see `Lines.why_slow`."""
-    g = geometry
-    least, lanes = min(g.channels, g.filters) // g.groups, VECTOR_BYTES // g.compute_dtype.itemsize
-    if g.channels_last:
-        return least >= 32 and g.batch * g.pixels * least >= LONG
-    few = g.batch < FEW_IMAGES
-    if sums:
-        return least >= (2 if prod(g.kernel) >= 9 or (few and g.pixels >= LONG_LINE) else 3) * lanes
-    if few:
-        return least >= (64 if g.pixels < LONG_LINE else 32)
-    return least >= 96
 
 
 class Correlation:
@@ -236,7 +218,7 @@ class _WeightPass:
 class Lines:
     """Vectors along the lines of the output, one kernel call a job, for small images."""
 
-    name = "lines"
+    name = label = "lines"
 
     def __init__(self, geometry: Geometry) -> None:
         g = self.geometry = geometry
@@ -276,7 +258,7 @@ class Lines:
     def why_not(geometry: Geometry, which: Pass) -> str | None:
         """Channels last, large images, and backward-input with a stride."""
         g = geometry
-        if g.channels_last and _bytes(g) > COPIED_BYTES:
+        if g.channels_last:
             return "vectors run along pixels, which are not contiguous with the channels last"
         if which == "backward_input" and g.stride != (1, 1, 1):
             return "backward-input with a stride is several correlations"
@@ -292,57 +274,52 @@ class Lines:
         return None
 
     @staticmethod
-    def why_slow(geometry: Geometry, which: Pass) -> str | None:
-        """Where tiles that run across the lines are faster: GF/s of this and of those, float32, AVX-512 Xeon.
+    def counts(p: Problem) -> Counts:
+        """Vectors of pixels times filters (``fma``), times blocks of these (``loads``), and what is copied.
 
-        Many channels, whose weights leave the near cache: forward 153 and 176 (128x28), 143 and 161 (256x14),
-        but 169 and 168 (64x28), 150 and 130 (32x28). Lines that fill few lanes: 72 and 97 (64x7), but 58 and
-        42 (16x7). A stride, for which whole images are split: 83 and 107 (64x28), but 117 and 99 (3x64).
-        Vectors along filters: 153 and 171 (48x27, 5x5), 146 and 157 (64x56, dilated), 71 and 99 (16x56,
-        stride 2), 40 and 47 (8x56 -> 12, stride 2), but 143 and 99 (16x28, 5x5), 67 and 44 (3x64, stride 2),
-        31 and 15 (8x28 -> 16, stride 2, one image); backward-weight 115 and 145 (32x28
-        -> 64, 5x5), with the channels last 35 and 67 (1x28 -> 32, 5x5), 89 and 110 (3x32 -> 32, 7x7). One
-        tap: 88 and 78 (16x56), but 68 and 31 (8x32). With a depth: 32 and 75 (16x8x28, stride 2), 74 and 95
-        (32x8x28 -> 64, 3x1x1 taps), 150 and 167 (16x8x28 -> 32, 5x5x5), but 142 and 104 (12x8x28 -> 16,
-        3x3x3); with the channels last, which are copied, 46 and 95 (3x8x28 -> 64).
-
-        A line of an image without a height is long, and all of it waits in the cache: 108 and 145 (96x4096, 3
-        taps), 104 and 135 (two images of 64x4096), 70 and 101 (one of 32x16000), but 143 and 138 (8 of
-        64x2048), 139 and 125 (48x2048);
-        backward-weight 110 and 134 (64x2048), 107 and 125 (48x2048), 124 and 133 (32x1024, 9 taps), but 95
-        and 91 (the same, 3 taps); with the channels last 77 and 151 (64x512), 55 and 64 (one
-        image of 32x512).
+        Loads are from L2, or from beyond it, where an image with its padding has no room nearer. Images are
+        copied line by line unless there is neither padding nor stride; every job packs the weights.
         """
-        g = geometry
-        channels = (g.filters if which == "backward_input" else g.channels) // g.groups
-        if channels >= 128:
-            return "many channels are better read in chunks of pixels"
-        if channels >= 16 and prod(g.kernel) == 1:
-            return "a kernel of one tap is a plain matrix product"
-        least = min(g.channels, g.filters) // g.groups
-        lanes = VECTOR_BYTES // g.compute_dtype.itemsize
-        wide = prod(g.kernel) > 9 or max(g.dilation) > 1
-        if g.one_plane:
-            sums = which == "backward_weight"
-            if g.input[1] == 1 and _long(g, sums):
-                return "long lines of many channels are better read in chunks of pixels"
-            many = least >= (32 if sums and min(g.kernel[1:]) > 1 else 48) and wide
-            if g.channels_last and sums:
-                many = many or (g.filters // g.groups >= 32 and g.multiplications >= LARGE)
-        else:
-            filters = g.filters // g.groups
-            summed = which == "backward_weight" or (which == "forward" and prod(g.kernel) > 27)
-            many = least >= 32 or (least >= 16 and filters >= 32 and summed)
-            many = many or (g.channels_last and least >= lanes and prod(g.kernel) <= 9)
-            if g.channels_last and which != "backward_input":
-                many = many or filters >= (32 if which == "forward" else 64)
-        some = 8 if g.one_plane and g.multiplications >= LARGE else 16
-        if many or (least >= some and max(g.stride) > 1):
-            return "many taps or strides are better read with vectors along filters"
-        columns = g.input[2] if which == "backward_input" else g.output[2]
-        if channels >= 64 and (4 * columns < 3 * lanes * ceil_div(columns, lanes) or max(g.stride) > 1):
-            return "the lines of the output fill too few lanes, or are apart in the image"
-        return None
+        g, images = p.geometry, p.batch * p.groups
+        block = _block(p.filters)
+        blocks_, elements = ceil_div(p.filters, block), p.channels * p.taps
+        segments = images * p.lines * ceil_div(p.extent[2], p.lanes)
+        loads = segments * blocks_ * elements
+        span = [e * d + 1 - d for e, d in zip(g.kernel, g.dilation, strict=True)]
+        forward = p.which != "backward_input"
+        grid = [(n - 1) * (s if forward else 1) + e for n, s, e in zip(p.extent, g.stride, span, strict=True)]
+        cells, sums = p.channels * prod(grid), p.which == "backward_weight"
+        copied = p.padded or p.strided or tuple(grid) != p.source
+        phases = prod(map(min, g.stride, g.kernel)) if forward else 1
+        lines = phases * ceil_div(grid[0], g.stride[0]) * ceil_div(grid[1], g.stride[1]) if copied else 0
+        return Counts(
+            "lines",
+            {
+                "call": 1,
+                "units": images,
+                "jobs": p.jobs - 1,
+                "fma": segments * p.filters * elements,
+                "loads": loads,
+                "loads_l2": loads if cells * p.itemsize > L1_BYTES else 0,
+                "loads_far": loads if cells * p.itemsize > 0.7 * L2_BYTES else 0,
+                "tiles": (
+                    images * blocks_ * ceil_div(elements, kernels.TAPS_OF[block])
+                    if sums
+                    else segments * blocks_ / kernels.SEGMENTS_OF[block]
+                ),
+                "broadcasts": 0 if sums else loads / kernels.SEGMENTS_OF[block],
+                "stores": segments * p.filters,
+                "fill": images * cells * p.itemsize if copied and phases == 1 else 0,
+                "fill_lines": images * p.channels * lines,
+                "fill_apart": images * cells if phases > 1 else 0,
+                "weights": p.weight_bytes * (1 if sums else p.jobs),
+                "parts": p.weight_bytes * p.jobs if sums else 0,
+                "layout": p.source_bytes + p.target_bytes if p.last else 0,
+                "source_far": p.source_far,
+                "target_far": p.target_far,
+                "weights_far": p.weights_far,
+            },
+        )
 
     @property
     def scratch_bytes(self) -> int:
@@ -355,51 +332,35 @@ class Lines:
             scratch.append(self.input_pass.scratch)
         return g.compute_dtype.itemsize * max(scratch)
 
-    # Arrays of any other kind (read-only, or with the channels last) would each be compiled for: they are
-    # copied.
-
     def forward(self, x: Array, w: Array, bias: Array | None, y: Array) -> bool:
         """One correlation."""
-        out = _writable(y)
-        self.forward_pass.run(_plain(x), _plain(w), bias, out)
-        if out is not y:
-            y[...] = out
+        self.forward_pass.run(_plain(x), _plain(w), bias, y)
         return True
 
     def backward_input(self, dy: Array, w: Array, dx: Array) -> bool:
-        """One correlation of the output's gradient, with the filters rotated."""
-        out = _writable(dx)
-        if not self.input_pass.run(_plain(dy), _plain(w), None, out):
-            return False  # padding is multiplied here
-        if out is not dx:
-            dx[...] = out
-        return True
+        """One correlation of the output's gradient, with the filters rotated; padding is multiplied."""
+        return self.input_pass.run(_plain(dy), _plain(w), None, dx)
 
     def backward_weight(self, dy: Array, x: Array, dw: Array) -> bool:
         """Sums along the lines, in parts that are added in order."""
-        out = _writable(dw)
-        if not self.weight_pass.run(_plain(dy), _plain(x), out):
-            return False
-        if out is not dw:
-            dw[...] = out
-        return True
+        return self.weight_pass.run(_plain(dy), _plain(x), dw)
+
+
+class _Memory:
+    """The memory of an array, as if it could be written."""
+
+    def __init__(self, array: Array) -> None:
+        self.array = array
+        described = array.__array_interface__
+        described["data"] = (described["data"][0], False)
+        self.__array_interface__ = described
 
 
 def _plain(array: Array) -> Array:
-    """The array, or a copy that is contiguous and could be written."""
-    return array if array.flags.carray else array.copy("C")
-
-
-def _writable(result: Array) -> Array:
-    """The result, or a contiguous array in its place."""
-    return result if result.flags.carray else new_result(result.shape, result.dtype)
-
-
-def _bytes(geometry: Geometry) -> int:
-    """Bytes of the images and of the output."""
-    g = geometry
-    cells = g.channels * prod(g.input) + g.filters * prod(g.output)
-    return g.batch * cells * g.compute_dtype.itemsize
+    """The array as one that could be written, which it never is: kernels are compiled for no others."""
+    if array.flags.writeable:
+        return array
+    return array.copy() if array.nbytes < LARGE_BYTES else np.asarray(_Memory(array))
 
 
 def _segments(geometry: Geometry, which: Pass) -> int:

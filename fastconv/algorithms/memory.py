@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from math import prod
+from math import gcd, prod
 from typing import Any
 
 import numpy as np
 
-from fastconv.algorithms.jobs import Grid, ceil_div
+from fastconv.algorithms.jobs import ceil_div
 from fastconv.arguments import Array, Size
-from fastconv.buffers import aligned, contiguous, new_result
-from fastconv.kernels.bands import turn_cells
+from fastconv.buffers import LEAST_KEPT, aligned, contiguous, new_result
+from fastconv.geometry import read_only
+from fastconv.kernels.bands import turn_planes
 from fastconv.kernels.vectors import VECTOR_BYTES
-from fastconv.threads import Job, run_jobs
+from fastconv.threads import run_ranges
 
 # Elements that a job turns.
 TURNED = 2**18
-# Weights that are worth the 10 us that it takes to see how they lie.
-LARGE_WEIGHTS = 2**15
+# Bytes from which on squares are transposed, and the share of their cells that has to be there.
+LEAST_TURNED, LEAST_FILLED = 2**18, 0.3
+# Bytes of a cache line and of one way of L1, and the ways that what a loop reads may fill.
+LINE, WAY, WAYS = 64, 4096, 4
 
 Three = tuple[int, int, int]
 Four = tuple[int, int, int, int]
@@ -65,84 +67,104 @@ class Images:
         )  # fmt: skip
 
 
-def turned(array: Array, filled: bool = True) -> Images:
-    """An array (N, C, D, H, W), contiguous, in new memory with its channels last."""
-    batch, channels = array.shape[:2]
-    memory = new_result((batch, *array.shape[2:], channels), array.dtype)
-    if filled:
-        flat, target, pixels = array.reshape(-1), memory.reshape(-1), prod(array.shape[2:])
-
-        def turn(image: int, first: int, stop: int, square: Array) -> None:
-            source, place = image * channels * pixels + first, (image * pixels + first) * channels
-            turn_cells(flat, source, pixels, channels, stop - first, target[place:], channels, square)
-
-        _run_pixels(batch, pixels, channels, array.dtype, turn)
-    return Images(memory.reshape(-1), memory.transpose(0, 4, 1, 2, 3), 1, channels, (1, 1, 1))
+def contiguous_in(array: Array, channels_last: bool) -> bool:
+    """Whether an array (N, C, D, H, W) is contiguous in a layout."""
+    return (array.transpose(0, 2, 3, 4, 1) if channels_last else array).flags.c_contiguous
 
 
-def turn_back(images: Images, array: Array) -> None:
-    """What `turned` made to where it belongs."""
-    batch, channels = array.shape[:2]
-    target, pixels = array.reshape(-1), prod(array.shape[2:])
-
-    def turn(image: int, first: int, stop: int, square: Array) -> None:
-        source, place = (image * pixels + first) * channels, image * channels * pixels + first
-        turn_cells(images.flat, source, channels, stop - first, channels, target[place:], pixels, square)
-
-    _run_pixels(batch, pixels, channels, array.dtype, turn)
+def scratch_in(shape: Size, dtype: np.dtype[Any], channels_last: bool) -> Array:
+    """New memory for an array (N, C, D, H, W), contiguous in a layout."""
+    if not channels_last:
+        return new_result(shape, dtype)
+    return new_result((shape[0], *shape[2:], shape[1]), dtype).transpose(0, 4, 1, 2, 3)
 
 
-def _run_pixels(
-    batch: int,
-    pixels: int,
-    channels: int,
-    dtype: np.dtype[Any],
-    turn: Callable[[int, int, int, Array], None],
-) -> None:
-    """Call ``turn`` for blocks of pixels of every image."""
-    jobs = Grid((batch, 1), (pixels, ceil_div(TURNED, channels)))
+def dense(array: Array, channels_last: bool) -> Array:
+    """An array (N, C, D, H, W) contiguous in a layout: itself, or a copy."""
+    ordered = array.transpose(0, 2, 3, 4, 1) if channels_last else array
+    if ordered.flags.c_contiguous:
+        return array
+    if array.nbytes < LEAST_KEPT:
+        small = ordered.copy()
+        return small.transpose(0, 4, 1, 2, 3) if channels_last else small
+    copy = scratch_in(array.shape, array.dtype, channels_last)
+    assign(copy, array)
+    return copy
 
-    def start_worker() -> Job:
-        lanes = VECTOR_BYTES // dtype.itemsize
-        square = aligned(lanes * lanes, dtype)
 
-        def job(i: int) -> None:
-            (image, _), (first, stop) = jobs[i]
-            turn(image, first, stop, square)
+def assign(target: Array, source: Array) -> None:
+    """``target[...] = source`` for arrays (N, C, D, H, W) of one dtype, the target contiguous in a layout.
 
-        return job
+    Where they are contiguous along different axes, NumPy copies element by element, at 0.3 ns each as long as
+    L1 keeps the cache lines that it reads along the target, else at 1 to 5 ns: then squares of one vector's
+    lanes are transposed, at 0.1 to 0.4 ns an element (float32, AVX-512 Zen 5).
+    """
+    axes = [] if source.nbytes < LEAST_TURNED else _common_axes(target, source)
+    along = next((axis for axis in axes[:-1] if axis[1] == 1), None)
+    if along is None or not _squares_pay(along[0], axes[-1][0], abs(axes[-1][1]), source.itemsize):
+        if source.nbytes < LEAST_TURNED:
+            target[...] = source
+        else:
+            run_ranges(len(source), source.size, lambda first, stop: _copy(target, source, first, stop))
+        return
+    lanes = VECTOR_BYTES // source.itemsize
+    axes.remove(along)
+    # The first axis moves fastest: the one along which the source is nearest.
+    outer = sorted(axes[:-1], key=lambda axis: abs(axis[1]))
+    across = axes[-1]
+    pieces = [along[0], across[0]]
+    longer = int(across[0] > along[0])
+    pieces[longer] = ceil_div(ceil_div(TURNED, pieces[1 - longer]), lanes) * lanes
+    none = [(1, 0, 0)] * (3 - len(outer))
+    steps = np.array(
+        [*((*axis, 1) for axis in (*outer, *none)), (*along, pieces[0]), (*across, pieces[1])], np.int64
+    )
+    flat, first, _ = memory(read_only(source))
+    result = (target if target.flags.c_contiguous else target.transpose(0, 2, 3, 4, 1)).reshape(-1)
 
-    run_jobs(len(jobs), start_worker)
+    def turn(begin: int, end: int) -> None:
+        turn_planes(flat, first, result, steps, begin, end, aligned(lanes * lanes, source.dtype))
+
+    run_ranges(prod(ceil_div(int(n), int(step)) for n, _, _, step in steps), source.size, turn)
+
+
+def _squares_pay(along: int, across: int, step: int, itemsize: int) -> bool:
+    """Whether squares are faster than loops over ``across`` elements of the source, ``step`` apart."""
+    lanes, step = VECTOR_BYTES // itemsize, step * itemsize
+    kept = WAYS * LINE * min(WAY // LINE, WAY // gcd(step, WAY))
+    whole = ceil_div(along, lanes) * ceil_div(across, lanes) * lanes**2
+    return across * min(step, LINE) > kept and along * across >= LEAST_FILLED * whole
+
+
+def _copy(target: Array, source: Array, first: int, stop: int) -> None:
+    target[first:stop] = source[first:stop]
+
+
+def _common_axes(target: Array, source: Array) -> list[Three]:
+    """Extents, and steps in elements in the source and in the target, the target's innermost axis last.
+
+    Neighbours that are one behind the other in both are one axis. Empty where steps are no whole elements.
+    """
+    size = source.itemsize
+    merged: list[Three] = []
+    if any(step % size for step in source.strides):
+        return []
+    steps = zip(source.shape, source.strides, target.strides, strict=True)
+    axes = [(extent, step // size, written // size) for extent, step, written in steps if extent > 1]
+    for extent, step, written in sorted(axes, key=lambda axis: -axis[2]):
+        if merged:
+            before, outer_step, outer_written = merged[-1]
+            if (outer_step, outer_written) == (step * extent, written * extent):
+                merged[-1] = (before * extent, step, written)
+                continue
+        merged.append((extent, step, written))
+    return merged
 
 
 def add_parts(parts: Array, out: Array | None = None) -> Array:
     """The sum of partial results, in their order; infinities of both signs meet without a warning."""
     with np.errstate(all="ignore"):
         return np.add.reduce(parts, axis=0, out=out)
-
-
-def filters_outermost(weight: Array) -> Array:
-    """Weights in memory filter by filter: a copy where they lie the other way round (TensorFlow's HWIO).
-
-    Algorithms copy or pack one filter after the other, which then would use one element of each cache line:
-    9 MB take NumPy 15.8 ms, and 1.4 ms in squares (3x3, 512 -> 512, float32, AVX-512 Xeon).
-
-    Parameters
-    ----------
-    weight : float32 or float64 array (filters, ...)
-    """
-    if weight.size < LARGE_WEIGHTS or weight.strides[0] != weight.itemsize:
-        return weight
-    order = sorted(range(1, weight.ndim), key=lambda axis: -weight.strides[axis])
-    memory = weight.transpose(*order, 0)
-    if not memory.flags.c_contiguous:
-        return weight
-    filters, cells = len(weight), weight.size // len(weight)
-    turned = new_result((filters, *memory.shape[:-1]), weight.dtype)
-    lanes = VECTOR_BYTES // weight.itemsize
-    square = aligned(lanes * lanes, weight.dtype)
-    turn_cells(memory.reshape(-1), 0, filters, cells, filters, turned.reshape(-1), cells, square)
-    return turned.transpose(np.argsort([0, *order]))
 
 
 def finite(array: Array) -> bool:

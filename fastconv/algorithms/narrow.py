@@ -17,6 +17,7 @@ import numpy as np
 
 from fastconv import blas
 from fastconv.algorithms.jobs import Grid, ceil_div, wanted_jobs
+from fastconv.algorithms.problem import Counts, Problem
 from fastconv.arguments import Array
 from fastconv.buffers import aligned
 from fastconv.geometry import Geometry
@@ -52,6 +53,28 @@ class Narrow:
         g = geometry
         few = g.channels_last and g.one_plane and g.groups == 1 and g.channels < FEW
         return few and min(g.batch, g.filters) > 0 and Narrow(g).scratch_bytes <= MOST_COLUMN_BYTES
+
+    @staticmethod
+    def counts(p: Problem) -> Counts:
+        """A product of BLAS, and what every cell of the input adds up of it."""
+        pixels, cells = p.batch * prod(p.source), p.batch * prod(p.target)
+        pitch = ceil_div(p.filters * p.taps, p.lanes) * p.lanes
+        return Counts(
+            "narrow",
+            {
+                "call": 1,
+                "bands": max(p.batch, pixels * pitch * p.itemsize / COLUMN_BYTES),
+                "gemm": pixels * pitch / p.lanes * p.channels,
+                "gemm_a": pixels * p.channels,
+                "columns": pixels * pitch * p.itemsize,
+                "gathered": cells * p.taps / p.phases,
+                "cells": cells,
+                "lines": p.batch * p.target[1],
+                "weights": p.weight_bytes,
+                "source_far": p.source_far,
+                "target_far": p.target_far,
+            },
+        )
 
     @property
     def scratch_bytes(self) -> int:

@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from fastconv.algorithms.jobs import Grid, ceil_div, jobs_now, share, wanted_jobs
+from fastconv.algorithms.problem import Counts, Problem
 from fastconv.arguments import Array
 from fastconv.buffers import aligned, contiguous, new_result
 from fastconv.geometry import Geometry
 from fastconv.kernels import pointwise as kernels
 from fastconv.kernels.bands import turn_cells
-from fastconv.kernels.panels import PANEL
+from fastconv.kernels.panels import PANEL, ROWS
 from fastconv.kernels.vectors import VECTOR_BYTES
 from fastconv.threads import Job, get_num_threads, run_jobs
 
@@ -61,7 +62,7 @@ class Cut(NamedTuple):
 class Pointwise:
     """Kernels of one tap, for arrays with the channels first."""
 
-    name = "pointwise"
+    name = label = "pointwise"
 
     def __init__(self, geometry: Geometry) -> None:
         g = geometry
@@ -93,18 +94,33 @@ class Pointwise:
         return None
 
     @staticmethod
-    def why_slow(geometry: Geometry, which: Pass) -> str | None:
-        """Where vectors along filters are faster, GF/s of this and of those, float32, AVX-512 Xeon.
-
-        A stride, whose pixels are gathered one by one: 117 and 126 (512x28 -> 256), 81 and 100 (256x56 ->
-        128). Backward-input of planes that a panel does not fit in: 113 and 127 (2048x7 -> 512), but forward
-        127 and 125, and of one image 116 and 82 (512x7 -> 2048).
-        """
-        g = geometry
-        few = which == "backward_input" and g.pixels < 64
-        if min(g.channels, g.filters) // g.groups >= 32 and (max(g.stride) > 1 or few):
-            return "vectors along filters are faster where pixels are apart or few"
-        return None
+    def counts(p: Problem) -> Counts:
+        """Vectors of pixels times filters, and the pixels that are packed and written, channel by channel."""
+        panel = PANEL * p.lanes
+        pixels = ceil_div(p.batch * p.lines * p.extent[2], panel) * PANEL
+        each = p.lines * p.extent[2]
+        images, runs = p.batch * p.groups, ceil_div(each, panel)
+        forward = p.which == "forward"
+        return Counts(
+            "pointwise",
+            {
+                "call": 1,
+                "calls": p.groups * p.jobs,
+                "fma": p.groups * pixels * p.filters * p.channels,
+                "loads": p.groups * pixels * ceil_div(p.filters, ROWS) * p.channels,
+                "packed": images * p.channels * each * p.itemsize,
+                "packed_rows": images * p.channels * runs,
+                "out": p.target_bytes,
+                "out_rows": images * p.filters * runs,
+                "apart": images * (p.channels if forward else p.filters) * each if p.strided else 0,
+                "lines": images * (p.channels if forward else p.filters) * p.lines if p.strided else 0,
+                "zeroed": p.target_bytes if p.strided and not forward else 0,
+                "weights": p.weight_bytes,
+                "weights_far": p.weights_far,
+                "source_far": p.source_far,
+                "target_far": p.target_far,
+            },
+        )
 
     @property
     def scratch_bytes(self) -> int:

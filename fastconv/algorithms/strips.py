@@ -45,6 +45,7 @@ import numpy as np
 
 from fastconv.algorithms.jobs import Grid, ceil_div, owned_jobs, wanted_jobs
 from fastconv.algorithms.memory import add_parts, pixels_first
+from fastconv.algorithms.problem import Counts, Problem
 from fastconv.arguments import Array, Size
 from fastconv.buffers import contiguous, zeros
 from fastconv.geometry import Geometry, read_only
@@ -113,6 +114,25 @@ class Strips:
         image_step = max(1, self.batch // wanted)
         wanted = ceil_div(wanted, max(1, ceil_div(self.batch, image_step)))
         return Grid((self.batch, image_step), (self.pairs, ceil_div(self.pairs, wanted)))
+
+    @staticmethod
+    def counts(p: Problem) -> Counts:
+        """Bytes that are read and written, and the vectors of channels at every pixel."""
+        vectors = p.batch * p.target[1] * p.target[2] * ceil_div(p.groups, p.lanes)
+        return Counts(
+            "strips",
+            {
+                "call": 1,
+                "lines": p.batch * p.target[1],
+                "vectors": vectors,
+                "strided": vectors if p.strided else 0,
+                "source": p.source_bytes,
+                "target": p.target_bytes,
+                "parts": p.weight_bytes * p.jobs if p.which == "backward_weight" else 0,
+                "source_far": p.source_far,
+                "target_far": p.target_far,
+            },
+        )
 
     @property
     def scratch_bytes(self) -> int:

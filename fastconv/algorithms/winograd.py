@@ -46,15 +46,16 @@ from fastconv.algorithms.jobs import (
     share,
     wanted_jobs,
 )
-from fastconv.algorithms.memory import Four, Images, Three, add_parts, finite, turn_back, turned
+from fastconv.algorithms.memory import Four, Images, Three, add_parts, assign, dense, finite, scratch_in
+from fastconv.algorithms.problem import L2_BYTES, Counts, Problem
 from fastconv.algorithms.sweeps import panel_width
 from fastconv.arguments import Array
 from fastconv.buffers import aligned, contiguous, new_result
 from fastconv.geometry import Geometry
 from fastconv.kernels import filters as transforms
 from fastconv.kernels import winograd as kernels
-from fastconv.kernels.panels import ROWS
-from fastconv.kernels.vectors import IN_HALVES, VECTOR_BYTES
+from fastconv.kernels.panels import PANEL, ROWS
+from fastconv.kernels.vectors import VECTOR_BYTES
 from fastconv.threads import Job, get_num_threads, run_jobs
 
 if TYPE_CHECKING:
@@ -70,25 +71,10 @@ PATCHES = 128
 POINT_BYTES = 4 * 2**20
 SUMS_BYTES = 45 * 2**17
 MOST_JOB_BYTES = 2**23
-# Of images with a depth: below these others are faster (see `Winograd.why_slow`). Products are channels times
-# filters of a group, and taps along the depth, in vectors.
-FEW_PRODUCTS, MANY_PRODUCTS = 48, 64
-FEW_PIXELS, FEW_MULTIPLICATIONS = 256, 2**24
-# Of images without one: pixels of the batch below which transformed filters do not pay, forward and for the
-# sums of backward-weight, with the channels first and last.
-FILTERED, SUMMED, SUMMED_LAST = 64, 196, 256
-# Multiply-adds below which others are faster.
-SHORT = 2**22
 # Images of both sides that are turned, at the most.
 MOST_TURNED_BYTES = 2**24
-# Of kernels of one line: multiply-adds below which others are faster, and channels or pixels.
-LINE_WORK, LINE_CHANNELS, LINE_PIXELS = 2**25, 96, 2**14
-# Cells of a dilation's lattices from which on they pay. Lattices of one pass at the most: a plan lists them,
-# which took 18 s at a dilation of 512.
-MANY_CELLS, MOST_LATTICES = 49, 1024
-# Pixels of a batch from which on the gradients of lattices pay, those of few channels too; and several
-# kernels of 3x3 taps.
-MANY_PIXELS, MANY_SUMMED, FEW_PARTED = 1024, 4096, 384
+# Lattices of a dilation at the most: each is a pass of its own.
+MOST_LATTICES = 1024
 # Phases of a stride along the depth that a plan keeps.
 MOST_KEPT_PHASES = 4
 # Filters of one job at the least, where filters are parted: each part transforms the patches again.
@@ -404,7 +390,7 @@ class Lattices:
 class Winograd:
     """Minimal filtering F(2x2, 3x3) for kernels of 3, 5 or 7 taps each way at stride 1 in the plane."""
 
-    name = "winograd"
+    name = label = "winograd"
 
     def __init__(self, geometry: Geometry) -> None:
         g = geometry
@@ -476,96 +462,42 @@ class Winograd:
         return None
 
     @staticmethod
-    def why_slow(geometry: Geometry, which: Pass) -> str | None:
-        """Where others are faster: GF/s of this and of those, float32, AVX-512 Xeon.
-
-        Few channels or filters leave vectors empty: 76 and 134 (16x32), 159 and 163 (32x32); with the
-        channels last 86 and 75 (16x28), but 80 and 117 in 16 groups; backward-weight 122
-        and 93 (16x56 -> 32, channels first). Little work: 77 and 99 (2 images of 32x14), 59 and 91 (one of
-        32x16), but 118 and 121 (one of 64x14).
-
-        A dilation makes lattices, small ones of few cells, and turns images with the channels first: 167 and
-        156 (64x56, dilation 2), 204 and 166 (256x28, dilation 4), but 128 and 160 (64x28, dilation 6);
-        backward-weight 184 and 162 (256x28, dilation 4) and 160 and 155 (128x14, dilation 2), but 107 and 128
-        (the same, one image) and 77 and 106 (32x14, dilation 2). Sums of fewer channels gain, too, where
-        there is one group: 123 and 112 (32x56, dilation 2), 154 and 133 (32x28 -> 64), 165 and 129 (48x64,
-        dilation 3), with the channels last 148 and 137, 189 and 150, 198 and 149; but 53 and 122 (256x28 in 8
-        groups), 90 and 107 (32x14, batch 32), and doubles 58 and 67 (32x56).
-
-        Few pixels do not pay for the transformed filters either: forward 84 and 90 (one image of 512x7), with
-        the channels last 72 and 86, but 127 and 118 (two); backward-weight 60 and 85, last 51 and 114, 109
-        and 123 (three), last 129 and 149 (four), but 145 and 125 (256x14).
-
-        5x5 taps are four kernels: 228 and 170 (128x14), 200 and 160 (64x28, one image), 184 and 158 (128x14,
-        two), 7x7 taps 199 and 166 (128x28, one), but 110 and 153 (64x14, one) and, last, 148 and 162 (256x7);
-        backward-weight 193 and 162 (64x28, two), 7x7 taps 183 and 153 (96x28, two), but 151 and 167 (256x14),
-        121 and 156 (192x13, four) and 145 and 154 (128x28, 7x7, one); doubles 78 and 73 (48x27 -> 128), but
-        57 and 72 (128x14, two) and 67 and 79 (64x28, 7x7, two).
-
-        Three taps along the width alone make patches of two cells, two thirds of the multiplications: 162 and
-        196 (128x1024 -> 128, 1-D), 160 and 205 (192x17, 1x3 taps), 148 and 168 (512x32); of 64 channels 131
-        and 140 (64x4096), with the channels last 161 and 160, backward-weight 137 and 150, but 160 and 137
-        (one image); 125 and 122 (48x4096), backward-weight 120 and 133. Not so 5 or 7 taps, 175 and 171
-        (256x512, 5), 182 and 168 (128x1024, 7), and with a dilation, 162 and 151 (128x1024, 4).
-
-        Taps along a depth share the transforms, so fewer channels are enough: 122 and 134 (16x8x28, 3x3x3),
-        but 178 and 134 (16x8x28 -> 32) and 139 and 107 (16x8x56); with the channels last 126 and 107
-        (16x8x28). Few pixels do not pay for the transformed filters: 47 and 82 (512x2x7). Short passes pay
-        for their parts: 52 and 107 (16x4x14).
-        """
-        g = geometry
-        least, sums = min(g.channels, g.filters) // g.groups, which == "backward_weight"
-        lanes, seen = VECTOR_BYTES // g.compute_dtype.itemsize, g.batch * g.pixels
-        halves = IN_HALVES and g.compute_dtype.itemsize == 4
-        if g.kernel[1] == 1:
-            most = max(g.channels, g.filters) // g.groups
-            if g.kernel[2] > 3 or g.dilation[2] > 1:
-                return "several kernels of three taps, or small lattices, save too little along lines alone"
-            if g.multiplications < LINE_WORK or seen < most:
-                return "the transforms of the filters are much of so little work"
-            many = most >= LINE_CHANNELS or (seen >= LINE_PIXELS and (sums or not g.channels_last))
-            if least < (48 if sums else 64) or not many:
-                return "the transforms of the lines are much of the work of few channels"
-            return None
-        if g.one_plane:
-            narrow = g.channels_last or (sums and g.kernel[1] * g.kernel[2] == 9)
-            narrow = narrow or (halves and 4 * least >= 3 * lanes * ceil_div(least, lanes))
-            few = least < (lanes if narrow else 2 * lanes) or (g.groups > 1 and least == lanes)
-            if g.multiplications < SHORT:
-                return "the transforms of the filters are much of so little work"
-        else:
-            products = g.filters // g.groups * (g.channels // g.groups) * g.kernel[0]
-            few = least < lanes or products < FEW_PRODUCTS * lanes
-            pays = g.channels_last or products >= MANY_PRODUCTS * lanes
-            short = FEW_MULTIPLICATIONS if pays else 4 * FEW_MULTIPLICATIONS
-            if seen < FEW_PIXELS or g.multiplications < short:
-                return "the transforms of the filters or of the images are much of so little work"
-        if few:
-            return "few channels or filters leave vectors empty"
-        least_seen = FILTERED if which == "forward" else 0
-        if sums:
-            least_seen = SUMMED_LAST if g.channels_last else SUMMED
-        if g.one_plane and seen < least_seen:
-            return "the transforms of the filters are much of the work on so few pixels"
-        lattices = prod(g.dilation[1:])
-        if g.kernel[1] * g.kernel[2] > 9:
-            parts = prod(taps // 2 for taps in g.kernel[1:])
-            if (sums and not _summed(g, seen // lattices, parts)) or seen // lattices < FEW_PARTED:
-                return "the sums of several kernels are much of so little work"
-            if seen // lattices < 2 * max(g.channels, g.filters) // g.groups:
-                return "the filters of several kernels are much of so little work"
-        if lattices > 1:
-            wide = g.output[1] * g.output[2] > lattices * MANY_CELLS and seen >= MANY_SUMMED
-            alone = g.groups == 1 and g.compute_dtype.itemsize == 4
-            if sums and (seen < MANY_PIXELS or least < (32 if wide and alone else 64)):
-                return "the sums at the points are much of so little work"
-            if not sums and halves and least == lanes:
-                return "few channels or filters leave vectors empty, and lattices apart in memory"
-            if not sums and g.output[1] * g.output[2] < lattices * MANY_CELLS:
-                return "the filters are much of the work of small lattices"
-            if not g.channels_last and ((least < 64 and not sums) or not _turned_bytes(g)):
-                return "images are turned to have their channels last, or are too large to be"
-        return None
+    def counts(p: Problem) -> Counts:
+        """Products at the points of all patches, and the transforms: of patches, of filters, of results."""
+        g = p.geometry
+        tall, each = (1, 4) if g.kernel[1] == 1 else (2, 16)
+        down, across = _dilation(g)
+        lattices = down * across
+        lines, columns = ceil_div(p.target[1], down * tall) * tall, ceil_div(p.target[2], across * 2) * 2
+        patches = p.groups * p.batch * p.extent[0] * lines * columns / tall / 2 * lattices
+        deep = g.kernel[0] * max(1, g.kernel[1] // 2) * (g.kernel[2] // 2)
+        read = ceil_div(p.channels, p.lanes)
+        sums = p.which == "backward_weight"
+        rows, vectors = (p.filters, read) if sums else (p.channels, p.vectors)
+        filters = p.groups * deep * rows * vectors
+        parts = max(1, min(p.jobs, patches / p.groups / PART_PATCHES)) if sums else 1
+        return Counts(
+            "winograd",
+            {
+                "call": 1,
+                "calls": p.groups * lattices * p.jobs,
+                "lattices": p.groups * lattices,
+                "images": p.batch * p.groups * lattices * p.extent[0],
+                "fma": patches * each * deep * rows * vectors,
+                "broadcasts": patches * each * deep * rows * ceil_div(vectors, PANEL),
+                "source_points": patches * read,
+                "target_points": patches * p.vectors,
+                "filters": filters * each * parts,
+                "filters_far": max(0, filters * each * p.lanes * p.itemsize - L2_BYTES),
+                "weights": p.weight_bytes,
+                "band_last" if p.last else "band_first": p.source_bytes,
+                "band_lines": p.batch * p.groups * p.source[0] * p.source[1] * (1 if p.last else p.channels),
+                "out_last" if p.last else "out_first": p.target_bytes,
+                "turned": p.source_bytes + p.target_bytes if lattices > 1 and not p.last else 0,
+                "source_far": p.source_far,
+                "target_far": p.target_far,
+            },
+        )
 
     @property
     def scratch_bytes(self) -> int:
@@ -597,7 +529,10 @@ class Winograd:
         return w.transpose(0, 2, 3, 4, 1) if self.geometry.channels_last else w
 
     def _images(self, array: Array, written: bool = False) -> Images:
-        return turned(array, not written) if self.turns else Images.of(array, self.geometry.channels_last)
+        if not self.turns:
+            return Images.of(array, self.geometry.channels_last)
+        last = scratch_in(array.shape, array.dtype, True) if written else dense(array, True)
+        return Images.of(last, True)
 
     def _convolve(
         self, every: list[Lattices], x: Array, w: Array, bias: Array | None, y: Array, whole: bool
@@ -623,7 +558,7 @@ class Winograd:
             if not all(self._convolve_phase(phase, source, weights, added, target) for phase in lattices):
                 return False
         if self.turns:
-            turn_back(target, y)
+            assign(y, target.array)
         return True
 
     def _convolve_phase(
@@ -698,15 +633,6 @@ class Winograd:
 def _scratch_of_taps(patches: Patches, elements: int) -> int:
     """What the transforms of filters need that have so many elements, in elements of an array."""
     return (max(elements, 10) * patches.lanes + 1) * patches.lanes
-
-
-def _summed(geometry: Geometry, seen: int, parts: int) -> bool:
-    """Whether the gradients of so many kernels pay, summed over so many pixels: see `Winograd.why_slow`."""
-    g = geometry
-    most = max(g.channels, g.filters) // g.groups
-    if g.compute_dtype.itemsize > 4:
-        return parts <= 4 and seen >= max(MANY_PIXELS, 4 * parts * most)
-    return seen >= max(2 * FEW_PARTED, 7 * parts * most // 4)
 
 
 def _tall(geometry: Geometry) -> int:

@@ -205,6 +205,18 @@ def parse_layer(text: str) -> Layer:
     return replace(_layer(text, sizes), name=text)
 
 
+def named_layers(what: str) -> list[Layer]:
+    """The layers behind one word of the command line: those of a suite or a file, or one that is written.
+
+    Raises
+    ------
+    BenchError
+        If it is none of these.
+    """
+    written = what not in suite_names() and not Path(what).is_file() and what[:1].isdigit()
+    return [parse_layer(what)] if written else load_suite(what)
+
+
 def cases(operations: Sequence[str], layers: Sequence[Layer], dtype: str, layout: Layout2d) -> list[Case]:
     """Every operation on every layer, layer by layer."""
     return [Case(operation, layer, dtype, layout) for layer in layers for operation in operations]

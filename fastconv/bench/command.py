@@ -25,20 +25,16 @@ from fastconv.bench.cases import (
     BenchError,
     Case,
     cases,
-    load_suite,
-    parse_layer,
-    suite_names,
+    named_layers,
 )
 from fastconv.bench.implementations import BY_NAME, OURS, PEERS
-from fastconv.bench.report import Output, header, milliseconds, print_company, print_tables
+from fastconv.bench.report import WIDTH, Output, header, milliseconds, print_company, print_tables
 from fastconv.bench.runner import Bench, Result
 from fastconv.bench.start import PROGRAMS, time_start
 from fastconv.cores import usable_cores
 from fastconv.outputs import check_file, check_picture
 from fastconv.progress import Progress
 
-# Wide enough for every column when the output goes to a file.
-_WIDTH = 200
 _PASS_NAMES = {"forward": "forward", "input": "backward_input", "weight": "backward_weight"}
 
 
@@ -76,7 +72,7 @@ def run(options: Options) -> None:
     pictures = [option for option in ("plot", "roofline") if getattr(options, option) is not None]
     if pictures and not any(case.operation in PASSES for case in everything):
         raise BenchError(f"nothing to draw: --{pictures[0]} shows passes of convolution layers")
-    console = Output() if Output().is_terminal else Output(width=_WIDTH)
+    console = Output() if Output().is_terminal else Output(width=WIDTH)
     started = _start(console, options) if "start" in options.what else {}
     about, results = _layers(console, options, implementations, everything) if everything else ({}, [])
     company: list[dict[str, Any]] = []
@@ -135,9 +131,7 @@ def _cases(what: str, options: Options) -> list[Case]:
         if name not in _PASS_NAMES:
             raise BenchError(f"--passes: {name!r} is none of {', '.join(_PASS_NAMES)}")
     passes = [_PASS_NAMES[name] for name in options.passes]
-    written = what not in suite_names() and not Path(what).is_file() and what[:1].isdigit()
-    layers = [parse_layer(what)] if written else load_suite(what)
-    return cases(passes, layers, options.dtype, options.layout)
+    return cases(passes, named_layers(what), options.dtype, options.layout)
 
 
 def _layers(

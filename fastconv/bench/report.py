@@ -14,6 +14,9 @@ from fastconv.bench.cases import PASSES
 from fastconv.bench.implementations import OURS
 from fastconv.bench.runner import Result
 
+# Wide enough for every column when the output goes to a file.
+WIDTH = 200
+
 
 class Output(Console):
     """Rich's console, but that a pipe which nobody reads is told to the caller."""

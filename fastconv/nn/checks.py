@@ -1,4 +1,4 @@
-"""Checks that only the network needs: of numbers, of generators, of the order of the passes."""
+"""Checks that only the network needs: of generators, of gradients, of the order of the passes."""
 
 from __future__ import annotations
 
@@ -48,17 +48,3 @@ def generator(rng: object) -> np.random.Generator:
     if isinstance(rng, (int, np.integer)) and not isinstance(rng, bool) and rng >= 0:
         return np.random.default_rng(int(rng))
     must_be(TypeError, "rng", "a numpy.random.Generator, a seed of at least 0 or None", rng)
-
-
-def number(name: str, value: object, least: float, below: float = float("inf")) -> float:
-    """``value`` as a float in [least, below)."""
-    expected = f"a number of at least {least:g}" + (f" and below {below:g}" if below < float("inf") else "")
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
-        must_be(TypeError, name, expected, value)
-    try:
-        found = float(value)
-    except OverflowError:  # an integer of hundreds of digits
-        must_be(ValueError, name, expected, value)
-    if not least <= found < below:
-        must_be(ValueError, name, expected, value)
-    return found

@@ -8,9 +8,8 @@ from operator import is_
 
 import numpy as np
 
-from fastconv.arguments import Array, must_be
+from fastconv.arguments import Array, must_be, number
 from fastconv.kernels import training as kernels
-from fastconv.nn.checks import number
 from fastconv.nn.configured import Configured
 from fastconv.nn.layer import Layer, owners_of
 

@@ -6,8 +6,17 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from fastconv.annotations import Layout2d
-from fastconv.arguments import Array, Size, float_array, float_dtype, must_be_said, one_of, whole_number
-from fastconv.nn.checks import batch, generator, gradient, no_forward, number
+from fastconv.arguments import (
+    Array,
+    Size,
+    float_array,
+    float_dtype,
+    must_be_said,
+    number,
+    one_of,
+    whole_number,
+)
+from fastconv.nn.checks import batch, generator, gradient, no_forward
 from fastconv.nn.layer import Layer, Weighted
 
 

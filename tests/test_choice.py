@@ -1,0 +1,164 @@
+"""What ``algorithm="auto"`` takes: the least of estimates, scored by times that were recorded."""
+
+import math
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from strategies import examples, wide_problems
+from test_algorithms import plan_of
+
+BENCH = Path(__file__).resolve().parent.parent / "bench"
+if not BENCH.is_dir():
+    pytest.skip("the scripts that calibrate stand in the repository", allow_module_level=True)
+sys.path.insert(0, str(BENCH))
+
+import fitting  # noqa: E402
+from calibrate import layers_of  # noqa: E402
+from random_layers import Layer, drawn, of_suites, read  # noqa: E402
+
+import fastconv  # noqa: E402
+from fastconv import algorithms  # noqa: E402
+from fastconv.algorithms import ALGORITHMS, PASSES, machine  # noqa: E402
+from fastconv.algorithms.estimates import COSTS, estimate, least  # noqa: E402
+from fastconv.algorithms.machine import Machine  # noqa: E402
+from fastconv.algorithms.problem import Counts, Problem  # noqa: E402
+
+TIMES = Path(__file__).resolve().parent / "times"
+
+
+@given(wide_problems())
+@examples(200)
+def test_whatever_serves_has_an_estimate(p):
+    geometry = plan_of(p, "auto")._geometry
+    if geometry.is_empty:
+        return
+    for which in PASSES:
+        problem = Problem(geometry, which)
+        for kind in algorithms.candidates(geometry, which):
+            counts = kind.counts(problem)
+            assert all(0 <= count < math.inf for count in counts.terms.values())
+            for name in machine.machines():
+                assert 100 < estimate(kind, problem, machine.costs_of(name)) < math.inf
+
+
+def test_the_least_estimate_is_chosen(monkeypatch):
+    geometry = fastconv.plan_conv2d((2, 3, 8, 8), (5, 3, 3, 3))._geometry
+    for which in PASSES:
+        served = algorithms.serving(geometry, which)
+        assert len(served) > 3
+        for chosen in served:
+            costs = {name: {which: {"call": 2.0}} for name in COSTS}
+            counts = chosen.counts(Problem(geometry, which))
+            costs[counts.row] = {which: {"call": 1.0}}
+            assert least(served, Problem(geometry, which), costs) == (1, chosen)
+    assert {which: algorithms.choose(geometry, which).name for which in PASSES} == fastconv.plan_conv2d(
+        (2, 3, 8, 8), (5, 3, 3, 3)
+    ).algorithms
+
+
+def test_an_estimate_with_another_within_takes_the_least_of_these():
+    geometry = fastconv.plan_conv2d((2, 3, 9, 9), (5, 3, 3, 3), 2, 2, 2)._geometry
+    lattice = next(kind for kind in ALGORITHMS if kind.name == "lattice")
+    counts = lattice.counts(Problem(geometry, "forward"))
+    kinds, reduced = counts.inner
+    assert reduced.input == (1, 5, 5)
+    within = min(estimate(kind, Problem(reduced, "forward")) for kind in kinds)
+    own = {term: each for term, each in COSTS["lattice"]["forward"].items() if term in counts.terms}
+    assert estimate(lattice, Problem(geometry, "forward")) == pytest.approx(
+        within + sum(each * counts.terms[term] for term, each in own.items())
+    )
+
+
+def test_the_nearest_machine():
+    zen4, zen5 = Machine("znver4", 512, 2**15, 2**20), Machine("znver5", 512, 48 * 2**10, 2**20)
+    xeon, old = Machine("sapphirerapids", 512, 48 * 2**10, 2**21), Machine("haswell", 256, 2**15, 2**18)
+    arm = Machine("apple-m1", 128, 2**17, 12 * 2**20)
+
+    def nearest(one, *others):
+        return min(others, key=lambda other: machine.distance(one, other))
+
+    assert nearest(zen4, zen5, xeon, old) is zen5
+    assert nearest(zen5, xeon, zen4, zen5) is zen5
+    assert nearest(xeon._replace(cpu="icelake-server"), zen5, xeon, old) is xeon
+    assert nearest(Machine("skylake", 256, 2**15, 2**18), zen5, xeon, old) is old
+    assert nearest(arm, zen5, xeon, old) is old
+
+
+def test_cache_sizes_are_those_of_the_system_or_usual_ones(tmp_path, monkeypatch):
+    caches = (1, "Data", "48K"), (1, "Instruction", "32K"), (2, "Unified", "1024K")
+    for index, (level, kind, size) in enumerate(caches):
+        folder = tmp_path / f"index{index}"
+        folder.mkdir()
+        for name, text in (("level", level), ("type", kind), ("size", size)):
+            (folder / name).write_text(f"{text}\n")
+    monkeypatch.setattr(machine, "CACHES", tmp_path)
+    assert [machine.cache_bytes(level, 7) for level in (1, 2, 3)] == [49152, 2**20, 7]
+    (tmp_path / "index2" / "size").write_text("much\n")
+    assert machine.cache_bytes(2, 7) == 7
+    monkeypatch.setattr(machine, "CACHES", tmp_path / "nowhere")
+    assert machine.cache_bytes(1, 7) == 7
+
+
+def test_layers_are_lines():
+    rng = random.Random(0)
+    for layer in [*(drawn(rng) for _ in range(50)), *list(of_suites())[::20]]:
+        timed = Layer(**{**vars(layer), "times": {which: {"im2col": 12.5, "lines": 1e6} for which in PASSES}})
+        again = read(str(timed))
+        assert (again, again.times) == (timed, timed.times)
+        assert again.geometry.multiplications > 0
+
+
+class Counted:
+    """An algorithm that only counts."""
+
+    def __init__(self, name, counted):
+        self.name, self.counted = name, counted
+
+    def counts(self, problem):
+        return Counts(self.name, self.counted(problem))
+
+
+def test_the_fit_finds_costs_that_are_there():
+    rng = random.Random(1)
+    kinds = (
+        Counted("one", lambda p: {"call": 1, "work": p.work}),
+        Counted("other", lambda p: {"call": 1, "source": p.source_bytes, "nothing": p.batch}),
+    )
+    costs = {"one": {"call": 900.0, "work": 0.5}, "other": {"call": 7000.0, "source": 2.0}}
+    rows = []
+    for _ in range(60):
+        layer = drawn(rng)
+        problem = Problem(layer.geometry, "forward")
+        times = {
+            kind: sum(costs[kind.name].get(term, 0) * n for term, n in kind.counts(problem).terms.items())
+            for kind in kinds
+        }
+        rows.append(fitting.Row(layer, problem, times))
+    found = fitting.fitted(rows)
+    assert "nothing" not in found["other"]["forward"]
+    for row in rows:
+        for kind, taken in row.times.items():
+            assert estimate(kind, row.problem, found) == pytest.approx(taken, rel=0.2)
+    assert all(fitting.ratio(row, found)[0] == 1 for row in rows)
+
+
+def test_calibrate_records_fits_and_scores(tmp_path):
+    file = tmp_path / "times.txt"
+    command = [sys.executable, BENCH / "calibrate.py"]
+    subprocess.run([*command, "record", file, "--minutes", "0.02"], check=True, cwd=tmp_path)
+    layers = layers_of([file])
+    assert layers
+    assert all(set(layer.times) == set(PASSES) for layer in layers)
+    assert all(taken > 0 for layer in layers for times in layer.times.values() for taken in times.values())
+    told = subprocess.run(
+        [*command, "score", file], check=True, cwd=tmp_path, capture_output=True, text=True
+    ).stdout
+    assert "times the fastest" in told
+    told = subprocess.run(
+        [*command, "worth", file], check=True, cwd=tmp_path, capture_output=True, text=True
+    ).stdout
+    assert "without im2col" in told

@@ -400,10 +400,10 @@ def correlate_planes(
     out_stride : tuple of three int
         Cells of the output from one cell of an output phase to the next.
     out_phases : int64 array (phases, 9)
-        Columns `FIRST` (three), `CELLS` (three), `FIRST_TAP`, `TRIPLES` and `TAPS`; a phase without
-        taps is zero.
+        Columns `FIRST` (three), `CELLS` (three), `FIRST_TAP`, `TRIPLES` and `TAPS`. The first one has as many
+        cells as any.
     axis_phases : tuple of three int
-        How many output phases there are along each axis; their product is their number.
+        How many of them there are along each axis; their product is their number.
     axis : int
         The axis along which lines are counted.
     groups, images, lines : tuple of two int
@@ -425,15 +425,16 @@ def correlate_planes(
     copies = np.empty(
         (2 * len(grid_phases) * cells[0] * cells[1] * ((cells[2] - 1) // lanes + 1), COLUMNS), np.int64
     )
-    # Several phases are made apart: (images, filters, phases, depth, height, width rounded up to vectors).
-    phases = len(out_phases)
+    # Phases whose cells lie apart in the output are made for themselves: (images, filters, phases, depth,
+    # height, width rounded up to vectors).
+    phases, apart = len(out_phases), out_stride[0] * out_stride[1] * out_stride[2] > 1
     extents = np.empty((phases, 3), np.int64)
     clip_phases(out_phases, axis, (0, block[1]), extents)
     pitch = ((extents[0, 2] - 1) // lanes + 1) * lanes
     made_lines = extents[0, 0] * extents[0, 1]
     phase_step = made_lines * pitch
     image_step = filters * phases * phase_step
-    made = np.zeros(block[0] * image_step if phases > 1 else 0, x.dtype)
+    made = np.zeros(block[0] * image_step if apart else 0, x.dtype)
     joins = np.empty((phases * made_lines * (pitch // lanes) + 1, COLUMNS), np.int64)
     spare = 2 * VECTORS_1  # more than a tile of any number of filters has
     run_lines = extents[0, 0] * ((extents[0, 1] - 1) // run + 1) * run
@@ -455,7 +456,7 @@ def correlate_planes(
                 grid_steps = (channels * plane_cells, cells[1] * cells[2], cells[2])
                 steps = (out_strides[0], out_strides[2], out_strides[3])
                 line_steps = (extents[0, 1] * pitch, pitch)
-                if phases > 1:
+                if apart:
                     steps = (image_step, line_steps[0], line_steps[1])
                     joined = list_lines(
                         out_phases, extents, axis_phases, phase_step, line_steps, out_strides[2:4],
@@ -474,17 +475,17 @@ def correlate_planes(
                 group_out = first_out + first_filter * out_strides[1]
                 for f in range(phases):
                     first_tap, taps = out_phases[f, FIRST_TAP], out_phases[f, TAPS]
-                    if rows[f] == 0 or taps == 0:
+                    if rows[f] == 0:
                         continue
                     target, place, filter_step = out, group_out, out_strides[1]
-                    if phases > 1:
+                    if apart:
                         target, place, filter_step = made, f * phase_step, phases * phase_step
                     correlate_rows(
                         flat_weights, (group * weights.shape[1] + first_tap) * filters, grid, cells[2],
                         offsets, first_tap, out_phases[f, TRIPLES], taps, segments[f], rows[f], parts, run,
                         bias, first_filter, filters, target, place, filter_step,
                     )  # fmt: skip
-                if phases > 1:
+                if apart:
                     for n in range(some):
                         for k in range(filters):
                             join_phases(

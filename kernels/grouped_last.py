@@ -115,6 +115,31 @@ def clipped(runs, n, here, lines):
 
 
 @inner
+def count_classes(axis_runs, axis, lines):
+    """How many classes have a pixel in a range of lines, and how many taps all of them have."""
+    classes, taps = 1, 1
+    for a in range(3):
+        runs = axis_runs[0] if a == 0 else axis_runs[1] if a == 1 else axis_runs[2]
+        some, some_taps = 0, 0
+        for n in range(len(runs)):
+            begin, end = clipped(runs, n, a == axis, lines)
+            if begin < end:
+                some, some_taps = some + 1, some_taps + runs[n, TAPS]
+        classes, taps = classes * some, taps * some_taps
+    return classes, taps
+
+
+@inner
+def most_classes(axis_runs, axis, lines, block):
+    """The most of both, as `count_classes` says them, that a block of lines has."""
+    most, most_taps = 0, 0
+    for line in range(lines[0], lines[1], block):
+        classes, taps = count_classes(axis_runs, axis, (line, min(line + block, lines[1])))
+        most, most_taps = max(most, classes), max(most_taps, taps)
+    return most, most_taps
+
+
+@inner
 def list_classes(
     axis_runs, axis_taps, kernel, axis, lines, images, x_steps, stride, out_steps, out_stride, weight_step,
     tiles, tile_taps, spare_weight, pixels, taps, classes,
@@ -339,10 +364,11 @@ def correlate_lasts(
     # Depthwise, whole vectors go without masks; groups have only masked tiles, which is less to compile.
     whole = filters // lanes * lanes if group == (1, 1) else 0
     x_step, out_step = stride[2] * x_steps[3], out_stride[2] * out_steps[3]
-    count_classes = len(axis_runs[0]) * len(axis_runs[1]) * len(axis_runs[2])
-    pixels = np.empty((block[2] + 2 * count_classes * TILE_PIXELS, COLUMNS), np.int64)
-    taps = np.empty(((count_classes + 1) * kernel[0] * kernel[1] * kernel[2], 2), np.int64)
-    classes = np.empty((count_classes, 6), np.int64)
+    most, most_taps = most_classes(axis_runs, axis, lines, block[1])
+    pixels = np.empty((block[2] + 2 * most * TILE_PIXELS, COLUMNS), np.int64)
+    # A tap more may be read than there are.
+    taps = np.empty((most_taps + kernel[0] * kernel[1] * kernel[2], 2), np.int64)
+    classes = np.empty((most, 6), np.int64)
     for line in range(lines[0], lines[1], block[1]):
         listed, found = 0, 0
         for image in range(images[0], images[1], block[0]):
@@ -414,10 +440,10 @@ def sum_lasts(
     sums = result.reshape(result.size)
     sums[:] = 0
     tile = pixel_taps(group[0])
-    count_classes = len(axis_runs[0]) * len(axis_runs[1]) * len(axis_runs[2])
+    most, most_taps = most_classes(axis_runs, axis, lines, block[1])
     pixels = np.empty((block[2], COLUMNS), np.int64)
-    taps = np.empty(((count_classes + 1) * (kernel[0] * kernel[1] * kernel[2] + tile), 2), np.int64)
-    classes = np.empty((count_classes, 6), np.int64)
+    taps = np.empty((most_taps + (most + 1) * tile, 2), np.int64)
+    classes = np.empty((most, 6), np.int64)
     for line in range(lines[0], lines[1], block[1]):
         listed, found = 0, 0
         for image in range(images[0], images[1], block[0]):

@@ -42,15 +42,14 @@ else:
 
 
 # What a pass knows before it sees data is one array of int64 numbers: Numba looks at each argument of a call,
-# 0.05 us for a number and 0.2 us for an array or a tuple. First come these numbers, then the box, of three
-# rows: extents of one phase of the grid, where it begins in the image, and the stride.
-GROUPS, FILTER_STRIDE, CHANNEL_STRIDE, DIRECT, SEVERAL, BLOCK, STEP, OFFSETS, PHASES, SEGMENTS = range(10)
-BOX, HEAD = 10, 19
-# Numbers of a job: from and up to which image, group and filter of each group.
-JOB = 6
+# 0.05 us for a number and 0.2 us for an array or a tuple. First come these numbers; then three rows, the box:
+# extents of one phase of the grid, where it begins in the image, and the stride; then for images, groups and
+# filters of each, where they stop and how many a job has.
+GROUPS, FILTER_STRIDE, CHANNEL_STRIDE, DIRECT, SEVERAL, BLOCK, STEP, OFFSETS, PHASES = range(9)
+BOX, JOBS, HEAD = 9, 18, 24
 
 
-def pass_table(numbers: dict[int, int], box: Any, offsets: Any, phases: Any, segments: Any, jobs: Any) -> Any:
+def pass_table(numbers: dict[int, int], box: Any, jobs: Any, offsets: Any, phases: Any) -> Any:
     """The numbers of a pass, for `convolve_lines` and `sum_lines`.
 
     Parameters
@@ -59,24 +58,22 @@ def pass_table(numbers: dict[int, int], box: Any, offsets: Any, phases: Any, seg
         ``GROUPS``; ``FILTER_STRIDE`` and ``CHANNEL_STRIDE`` as in `pack_blocks`; ``DIRECT``, 0 where the
         sources are grids, else the cells from an image's first one to behind the last one that whole vectors
         read; ``SEVERAL`` images at a time; ``BLOCK`` filters and ``STEP`` segments, or taps, of a tile.
-    box : int64 array (3, 3)
-    offsets : int64 array (channels of a group * taps,)
-        In cells of the source; for sums padded to whole tiles with any of them.
+    box : three rows of three int
+    jobs : (stop, step) of images, groups, and filters of each group
+    offsets : int64 array (taps,)
+        Of the first channel, in cells of the source.
     phases : int64 array (phases, 3)
-    segments : int64 array (several * segments of an image, 3)
-        Rows (where in the source, where in the output of one filter, lanes).
-    jobs : sequence of ((from, to) images, (from, to) groups, (from, to) filters of each group)
 
     Returns
     -------
     int64 array
     """
-    counts = {OFFSETS: len(offsets), PHASES: len(phases), SEGMENTS: len(segments)}
-    head = np.zeros(BOX, np.int64)
-    for place, number in (numbers | counts).items():
+    head = np.zeros(HEAD + len(offsets) + 3 * len(phases), np.int64)
+    for place, number in (numbers | {OFFSETS: len(offsets), PHASES: len(phases)}).items():
         head[place] = number
-    parts = (np.asarray(part, np.int64) for part in (box, offsets, phases, segments, jobs))
-    return np.concatenate([head, *(np.ravel(part) for part in parts)])
+    head[BOX:JOBS], head[JOBS:HEAD] = np.ravel(box), np.ravel(jobs)
+    head[HEAD : HEAD + len(offsets)], head[HEAD + len(offsets) :] = offsets, np.ravel(phases)
+    return head
 
 
 def _float_vector(array_type: Any) -> tuple[Any, int]:
@@ -452,18 +449,54 @@ def sum_some(block, packed, x, first_x, offsets, first_tap, segments, count, til
 
 @inner
 def parts_of(table):
-    """Views of a `pass_table`: the box, offsets, phases, and where the segments begin."""
-    box = table[BOX:HEAD].reshape(3, 3)
+    """Views of a `pass_table`: the box, offsets and phases."""
     phases = HEAD + table[OFFSETS]
-    segments = phases + 3 * table[PHASES]
-    return box, table[HEAD:phases], table[phases:segments].reshape(table[PHASES], 3), table[segments:]
+    return table[BOX:JOBS].reshape(3, 3), table[HEAD:phases], table[phases:].reshape(table[PHASES], 3)
 
 
 @inner
 def job_of(table, job):
     """From and up to which image, group, and filter of each group."""
-    n = HEAD + table[OFFSETS] + 3 * table[PHASES] + 3 * table[SEGMENTS] + JOB * job
-    return (table[n], table[n + 1]), (table[n + 2], table[n + 3]), (table[n + 4], table[n + 5])
+    group_jobs = (table[JOBS + 2] - 1) // table[JOBS + 3] + 1
+    filter_jobs = (table[JOBS + 4] - 1) // table[JOBS + 5] + 1
+    job, k = divmod(job, filter_jobs)
+    n, g = divmod(job, group_jobs)
+    n, g, k = n * table[JOBS + 1], g * table[JOBS + 3], k * table[JOBS + 5]
+    return (
+        (n, min(n + table[JOBS + 1], table[JOBS])),
+        (g, min(g + table[JOBS + 3], table[JOBS + 2])),
+        (k, min(k + table[JOBS + 5], table[JOBS + 4])),
+    )
+
+
+@inner
+def list_offsets(first, channels, cells, padded):
+    """Where the taps of all channels begin, ``cells`` from one channel to the next; zeros behind them."""
+    offsets = np.zeros((channels * first.size + padded - 1) // padded * padded, np.int64)
+    for c in range(channels):
+        for t in range(first.size):
+            offsets[c * first.size + t] = c * cells + first[t]
+    return offsets
+
+
+@inner
+def list_segments(images, extent, box, cells, outputs, lanes):
+    """Rows (where in the source, where in the output of one filter, lanes) of the lines of some images.
+
+    ``cells`` and ``outputs`` are the steps from one image to the next.
+    """
+    depth, lines, columns = extent
+    segments = np.empty(3 * images * depth * lines * ((columns - 1) // lanes + 1), np.int64)
+    i = 0
+    for n in range(images):
+        for d in range(depth):
+            for h in range(lines):
+                for w in range(0, columns, lanes):
+                    segments[i] = n * cells + (d * box[0, 1] + h) * box[0, 2] + w
+                    segments[i + 1] = n * outputs + (d * lines + h) * columns + w
+                    segments[i + 2] = min(lanes, columns - w)
+                    i += 3
+    return segments
 
 
 @inner
@@ -628,14 +661,19 @@ def convolve_lines(x, w, bias, out, table, job):
     job : int
         Which of the table's.
     """
-    box, offsets, phases, segments = parts_of(table)
+    box, first_offsets, phases = parts_of(table)
     images, some_groups, filters = job_of(table, job)
     groups, several, block, step, direct = (
         table[GROUPS], table[SEVERAL], table[BLOCK], table[STEP], table[DIRECT]
     )  # fmt: skip
     weights, flat, target = w.reshape(w.size), x.reshape(x.size), out.reshape(out.size)
     channels, group_filters = x.shape[1] // groups, out.shape[1] // groups
+    lanes = VECTOR_BYTES // x.itemsize
     plane = out.shape[2] * out.shape[3] * out.shape[4]
+    channel_cells = (1 if direct else len(phases)) * box[0, 0] * box[0, 1] * box[0, 2]
+    cells = x.size // x.shape[0] if direct else channels * channel_cells
+    offsets = list_offsets(first_offsets, channels, channel_cells, 1)
+    segments = list_segments(several, out.shape[2:], box, cells, out.shape[1] * plane, lanes)
     count = filters[1] - filters[0]
     blocks = -(-count // block)
     packed = np.empty((groups, blocks, len(offsets), block), w.dtype)
@@ -643,12 +681,11 @@ def convolve_lines(x, w, bias, out, table, job):
     pack_blocks(weights, strides[0], strides[1], channels, len(offsets) // channels, filters, packed)
     rows = packed.reshape(packed.size)
     added = np.zeros(blocks * block, w.dtype)
-    cells = x.size // x.shape[0] if direct else channels * len(phases) * box[0, 0] * box[0, 1] * box[0, 2]
-    memory = np.zeros(several * cells + VECTOR_BYTES // x.itemsize, x.dtype)
+    memory = np.zeros(several * cells + lanes, x.dtype)
     tail = np.zeros(3 * step, np.int64)
     for first_image in range(images[0], images[1], several):
         taken = min(several, images[1] - first_image)
-        present = table[SEGMENTS] // several * taken
+        present = segments.size // (3 * several) * taken
         whole = present // step * step
         for i in range(3 * step):  # rows without lanes fill the last tile
             tail[i] = segments[3 * whole + i] if 3 * whole + i < 3 * present else 0
@@ -696,7 +733,7 @@ def sum_lines(dy, x, sums, table, job):
     job : int
         Which of the table's.
     """
-    box, offsets, phases, segments = parts_of(table)
+    box, first_offsets, phases = parts_of(table)
     images, some_groups, filters = job_of(table, job)
     groups, several, block, step, direct = (
         table[GROUPS], table[SEVERAL], table[BLOCK], table[STEP], table[DIRECT]
@@ -705,17 +742,20 @@ def sum_lines(dy, x, sums, table, job):
     channels, group_filters = x.shape[1] // groups, dy.shape[1] // groups
     plane = dy.shape[2] * dy.shape[3] * dy.shape[4]
     lanes = VECTOR_BYTES // x.itemsize
-    cells = x.size // x.shape[0] if direct else channels * len(phases) * box[0, 0] * box[0, 1] * box[0, 2]
+    channel_cells = (1 if direct else len(phases)) * box[0, 0] * box[0, 1] * box[0, 2]
+    cells = x.size // x.shape[0] if direct else channels * channel_cells
+    offsets = list_offsets(first_offsets, channels, channel_cells, step)
+    segments = list_segments(several, dy.shape[2:], box, cells, dy.shape[1] * plane, lanes)
     memory = np.zeros(several * cells + lanes, x.dtype)
     tile = np.empty(block * step + lanes, x.dtype)
     # Aligned to vectors: loads that split a cache line run at half the speed.
-    packed = np.empty((table[SEGMENTS] * block + 1) * lanes, x.dtype)
+    packed = np.empty((segments.size // 3 * block + 1) * lanes, x.dtype)
     packed = packed[-(packed.ctypes.data // x.itemsize) % lanes :]
     sums[some_groups[0] : some_groups[1], filters[0] : filters[1]] = 0
     finite = True
     for first_image in range(images[0], images[1], several):
         taken = min(several, images[1] - first_image)
-        present = table[SEGMENTS] // several * taken
+        present = segments.size // (3 * several) * taken
         for group in range(some_groups[0], some_groups[1]):
             start = take_images(x, flat, first_image, taken, group, channels, direct, box, phases, memory)
             source, start = (memory, 0) if start < 0 else (flat, start)

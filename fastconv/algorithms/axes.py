@@ -1,73 +1,290 @@
-"""The axes of a correlation: which cells of its source each cell of its output reads."""
+"""The axes of a correlation: which cells of its source each cell of its output reads.
+
+Taps lie the same distance apart, so nothing here is listed tap by tap, and a stride has as many phases as
+there are taps at the most: an axis is a few numbers, whatever the arguments.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import itertools
+from collections.abc import Iterator
+from functools import cached_property
+from math import gcd, prod
+
+import numpy as np
 
 from fastconv.algorithms.jobs import ceil_div
+from fastconv.arguments import Array
 from fastconv.geometry import Geometry
 
 Three = tuple[int, int, int]
+# First cells of phases that are kept at the most.
+MOST_PHASES = 64
 
 
-@dataclass(frozen=True)
 class Axis:
-    """One axis of a correlation: output cell o reads the source at ``o*stride + shift`` for every tap."""
+    """One axis of a correlation: output cell o reads the source at ``o*stride + shift`` for every tap.
 
-    source: int  # extent of what is read
-    output: int  # extent of what is written
-    stride: int
-    shifts: tuple[int, ...]  # one for each tap along this axis
-    taps: tuple[int, ...]  # which taps of the kernel these are
+    Parameters
+    ----------
+    source, output : int
+        Extents of what is read and of what is written.
+    stride : int
+    lowest : int
+        The smallest shift: where the grid begins.
+    apart : int
+        From one shift to the next larger one.
+    count : int
+        Of the taps, at least 1.
+    first_tap, tap_step : int
+        Which tap of the kernel has the smallest shift, and how many further on that of the next larger one
+        is; negative where shifts fall.
+    """
+
+    __slots__ = ("apart", "count", "first_tap", "lowest", "output", "source", "stride", "tap_step")
+
+    def __init__(
+        self,
+        source: int,
+        output: int,
+        stride: int,
+        lowest: int,
+        apart: int,
+        count: int,
+        first_tap: int,
+        tap_step: int,
+    ) -> None:
+        self.source, self.output, self.stride = source, output, stride
+        self.lowest, self.apart, self.count = lowest, apart, count
+        self.first_tap, self.tap_step = first_tap, tap_step
 
     @property
-    def lowest(self) -> int:
-        """The smallest shift: where the grid begins."""
-        return min(self.shifts)
+    def span(self) -> int:
+        """Cells of the source from the first to the last that an output cell reads, both included."""
+        return (self.count - 1) * self.apart + 1
+
+    @property
+    def highest(self) -> int:
+        """The largest shift."""
+        return self.lowest + (self.count - 1) * self.apart
+
+    @property
+    def shifts(self) -> Array:
+        """The shifts in rising order."""
+        return np.arange(self.count) * self.apart + self.lowest
+
+    @property
+    def taps(self) -> Array:
+        """The taps of the kernel in the order of their shifts."""
+        return np.arange(self.count) * self.tap_step + self.first_tap
 
     @property
     def unpadded(self) -> bool:
         """Whether no tap reads padding."""
-        return self.lowest >= 0 and (self.output - 1) * self.stride + max(self.shifts) < self.source
+        return self.lowest >= 0 and (self.output - 1) * self.stride + self.highest < self.source
 
-    def inside(self, shift: int) -> tuple[int, int]:
-        """From and up to which output cell a tap reads the source, and not its padding."""
-        first = max(0, ceil_div(-shift, self.stride))
-        return first, max(first, min(self.output, ceil_div(self.source - shift, self.stride)))
+    @property
+    def unmoved(self) -> bool:
+        """Whether every cell reads the one it is, and no other."""
+        return self.source == self.output and self.stride == 1 and self.count == 1 and self.lowest == 0
 
     @property
     def grid(self) -> int:
         """Cells of one phase of the stride that all of the output needs."""
-        reach = (self.output - 1) * self.stride + max(self.shifts) - self.lowest + 1
-        return ceil_div(reach, self.stride)
+        return ceil_div((self.output - 1) * self.stride + self.span, self.stride)
+
+    def inside(self, shift: Array) -> tuple[Array, Array]:
+        """From and up to which output cell the taps of some shifts read the source, and not its padding."""
+        first = np.maximum(0, -(shift // self.stride))
+        stop = np.minimum(self.output, -((shift - self.source) // self.stride))
+        return first, np.maximum(first, stop)
+
+    def reach(self) -> Array:
+        """From and up to which tap, in the order of their shifts, each output cell reads the source."""
+        reach = np.zeros((self.output, 2), np.int64)
+        reach[:, 1] = self.count
+        if not self.unpadded:
+            lowest = np.arange(self.output) * self.stride + self.lowest
+            reach[:, 0] = np.maximum(0, -(lowest // self.apart))
+            reach[:, 1] = np.maximum(
+                reach[:, 0], np.minimum(self.count, -((lowest - self.source) // self.apart))
+            )
+        return reach
 
     @property
-    def deltas(self) -> list[tuple[int, int]]:
-        """For each tap its distance from the lowest: whole strides, and the phase that is left."""
-        lowest = self.lowest
-        return [divmod(shift - lowest, self.stride) for shift in self.shifts]
+    def blind(self) -> bool:
+        """Whether all taps of some output cell read padding."""
+        reach = self.reach()
+        return bool((reach[:, 0] == reach[:, 1]).any())
+
+    @property
+    def phases(self) -> int:
+        """How many phases of the stride some tap reads."""
+        return min(self.count, self.stride // gcd(self.apart, self.stride))
+
+    @property
+    def phase_of_taps(self) -> tuple[Array, Array, Array]:
+        """The phases of the stride that some tap reads; for each tap, in the kernel's order, which and where.
+
+        The latter is in whole strides from the lowest shift.
+        """
+        distance = np.arange(self.count) * self.apart
+        if self.tap_step < 0:
+            distance = distance[::-1]
+        if self.stride == 1:
+            return np.zeros(1, np.int64), np.zeros(self.count, np.int64), distance
+        phases, which = np.unique(distance % self.stride, return_inverse=True)
+        return phases, which, distance // self.stride
 
 
 def forward_axis(g: Geometry, a: int) -> Axis:
     """What the forward pass reads along an axis."""
-    taps = tuple(range(g.kernel[a]))
-    shifts = tuple(tap * g.dilation[a] - g.padding[a] for tap in taps)
-    return Axis(g.input[a], g.output[a], g.stride[a], shifts, taps)
+    return Axis(g.input[a], g.output[a], g.stride[a], -g.padding[a], g.dilation[a], g.kernel[a], 0, 1)
 
 
-def backward_axes(g: Geometry, a: int) -> list[tuple[int, Axis | None]]:
-    """For each phase of the stride: its first input cell, and the correlation that makes its cells.
+class ForwardPhase:
+    """What the forward pass reads along an axis, as the only phase of an output without a stride."""
+
+    all, firsts, whole = 1, (0,), True
+
+    def __init__(self, g: Geometry, a: int) -> None:
+        self._axis = forward_axis(g, a)
+        self.source, self.stride, self.lowest = g.input[a], g.stride[a], self._axis.lowest
+
+    def axis(self, first: int) -> Axis:
+        """The only one."""
+        return self._axis
+
+    def furthest(self, count: int) -> int:
+        """The furthest cell of the source that the first ``count`` cells of the output read."""
+        return (min(count, self._axis.output) - 1) * self.stride + self._axis.highest
+
+    @property
+    def taps(self) -> tuple[Array, Array, Array]:
+        """The taps that reach a phase, which, and their shifts."""
+        axis = self._axis
+        return axis.taps, np.zeros(axis.count, np.int64), axis.shifts
+
+
+class BackwardPhases:
+    """Along an axis, the phases of the stride that some tap reaches, and the correlation of each.
 
     Input cell i is met by output cell o through tap t where i = o*stride + t*dilation - padding: with
     i + padding = j*stride + remainder, the taps with (t*dilation - remainder) divisible by the stride read
-    the gradient at j - (t*dilation - remainder) / stride. A phase that no tap reaches is zero (None).
+    the gradient at j - (t*dilation - remainder) / stride. They follow each other, ``stride / q`` taps and
+    ``dilation / q`` cells apart, where q is the common divisor of both. A phase that no tap reaches is zero.
     """
-    phases: list[tuple[int, Axis | None]] = []
-    stride = g.stride[a]
-    for first in range(min(stride, g.input[a])):
-        cell, remainder = divmod(first + g.padding[a], stride)
-        taps = tuple(t for t in range(g.kernel[a]) if (t * g.dilation[a] - remainder) % stride == 0)
-        shifts = tuple(cell - (t * g.dilation[a] - remainder) // stride for t in taps)
-        cells = ceil_div(g.input[a] - first, stride)
-        phases.append((first, Axis(g.output[a], cells, 1, shifts, taps) if taps else None))
-    return phases
+
+    def __init__(self, g: Geometry, a: int) -> None:
+        self.source = g.output[a]
+        self.input, self.output, self.kernel = g.input[a], g.output[a], g.kernel[a]
+        self.stride, self.dilation, self.padding = g.stride[a], g.dilation[a], g.padding[a]
+        divisor = gcd(self.stride, self.dilation)
+        self.tap_step, self.apart = self.stride // divisor, self.dilation // divisor
+        # Phases that have cells, and first taps, of which each has a phase of its own.
+        self.all, self.most = min(self.stride, self.input), min(self.kernel, self.tap_step)
+
+    @property
+    def taps(self) -> tuple[Array, Array, Array]:
+        """The taps that reach a phase, the number of which, and their shifts."""
+        taps = np.arange(self.kernel)
+        firsts = (taps * self.dilation - self.padding) % self.stride
+        if self.input < self.stride:
+            taps, firsts = taps[firsts < self.input], firsts[firsts < self.input]
+        which = np.unique(firsts, return_inverse=True)[1] if self.stride > 1 else firsts
+        return taps, which, (firsts + self.padding - taps * self.dilation) // self.stride
+
+    @property
+    def lowest(self) -> int:
+        """The smallest shift of any phase, or a smaller number where some phases have no cells."""
+        return ceil_div(self.padding - (self.kernel - 1) * self.dilation, self.stride)
+
+    def furthest(self, count: int) -> int:
+        """The furthest cell that the first ``count`` cells of any phase read; as `lowest`, or a larger."""
+        highest = (self.all - 1 + self.padding) // self.stride
+        return min(count - 1 + highest, (self.input - 1 + self.padding) // self.stride)
+
+    @property
+    def firsts(self) -> list[int]:
+        """The first input cell of each phase that a tap reaches, in rising order."""
+        found = self._kept
+        return self._found() if found is None else found
+
+    @cached_property
+    def _kept(self) -> list[int] | None:
+        return self._found() if min(self.all, self.most) <= MOST_PHASES else None
+
+    def _found(self) -> list[int]:
+        if self.stride == 1:
+            return [0]
+        if self.all < self.most:
+            return [first for first in range(self.all) if self._first_tap(first) < self.kernel]
+        firsts = [(tap * self.dilation - self.padding) % self.stride for tap in range(self.most)]
+        return sorted([first for first in firsts if first < self.input])
+
+    def _first_tap(self, first: int) -> int:
+        """The first tap that reaches a phase; the kernel's extent or more where there is none."""
+        remainder = (first + self.padding) % self.stride
+        steps, left = divmod(remainder, self.stride // self.tap_step)
+        if left:
+            return self.kernel
+        return steps * pow(self.apart, -1, self.tap_step) % self.tap_step if self.tap_step > 1 else 0
+
+    def axis(self, first: int) -> Axis:
+        """The correlation that makes the cells of a phase, by its first cell."""
+        cell, remainder = divmod(first + self.padding, self.stride)
+        tap = self._first_tap(first)
+        count = (self.kernel - 1 - tap) // self.tap_step + 1
+        highest = cell - (tap * self.dilation - remainder) // self.stride
+        cells = ceil_div(self.input - first, self.stride)
+        return Axis(
+            self.output, cells, 1, highest - (count - 1) * self.apart, self.apart, count,
+            tap + (count - 1) * self.tap_step, -self.tap_step,
+        )  # fmt: skip
+
+    @property
+    def whole(self) -> bool:
+        """Whether taps reach all phases, and so all cells."""
+        return len(self.firsts) == self.all
+
+    @property
+    def unpadded(self) -> bool:
+        """Whether no tap of any phase reads padding."""
+        return all(self.axis(first).unpadded for first in self.firsts)
+
+
+# Along each axis.
+Phases = (
+    tuple[ForwardPhase, ForwardPhase, ForwardPhase] | tuple[BackwardPhases, BackwardPhases, BackwardPhases]
+)
+
+
+class PhaseGrid:
+    """All combinations of the phases along three axes, by their first cells: the last axis' fastest."""
+
+    def __init__(self, g: Geometry) -> None:
+        d, h, w = self.along = BackwardPhases(g, 0), BackwardPhases(g, 1), BackwardPhases(g, 2)
+        # Those that have cells, whether taps reach them or not.
+        self.all = d.all * h.all * w.all
+
+    def __len__(self) -> int:
+        return prod([len(phases.firsts) for phases in self.along])
+
+    def __iter__(self) -> Iterator[Three]:
+        d, h, w = self.along
+        return itertools.product(d.firsts, h.firsts, w.firsts)
+
+    def axes(self, first: Three) -> tuple[Axis, Axis, Axis]:
+        """The correlation that makes the cells of a phase."""
+        d, h, w = (phases.axis(cell) for phases, cell in zip(self.along, first, strict=True))
+        return d, h, w
+
+    @property
+    def whole(self) -> bool:
+        """Whether taps reach all phases, and so all cells."""
+        return all([phases.whole for phases in self.along])
+
+    @property
+    def padded(self) -> bool:
+        """Whether some tap of some phase reads padding."""
+        return len(self) > 0 and not all([phases.unpadded for phases in self.along])

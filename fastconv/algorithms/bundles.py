@@ -22,13 +22,14 @@ more is spread and counted.
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fastconv.algorithms.axes import Axis, backward_axes, forward_axis
+from fastconv.algorithms.axes import Axis, PhaseGrid, forward_axis
 from fastconv.algorithms.grouped import triples
-from fastconv.algorithms.jobs import blocks, ceil_div, jobs_now, pieces, wanted_jobs
+from fastconv.algorithms.jobs import Grid, Tables, ceil_div, jobs_now, pieces, wanted_jobs
 from fastconv.algorithms.memory import Images, Three, add_parts, finite
 from fastconv.algorithms.problem import Counts, Problem
 from fastconv.arguments import Array
@@ -47,6 +48,8 @@ MOST_CHANNELS = 64
 BAND_BYTES, MOST_BAND_BYTES = 2**18, 6 * 2**20
 # Bundles of a unit at the most, while it has several lines.
 WIDE = 16
+# Phases of a stride that a plan keeps.
+MOST_KEPT_PHASES = 4
 # Cells that one sum of backward-weight runs over.
 SUM_CELLS = 512
 
@@ -90,18 +93,11 @@ class Sweep:
         self.bundled = max(1, self.lanes // filters)
         self.blocks = ceil_div(channels, self.lanes)
         self.row_step = channel_step * self.lanes
-        self.start, self.stride = height.lowest, height.stride
-        self.span = max(height.shifts) - height.lowest + 1
-        # Columns that lie a stride apart are one phase of the band, beside each other.
-        found = sorted({shift % width.stride for shift in width.shifts})
-        begins = {ph: min(s // width.stride for s in width.shifts if s % width.stride == ph) for ph in found}
-        reach = max(shift // width.stride - begins[shift % width.stride] for shift in width.shifts)
-        self.columns = width.output + reach
-        self.phases = np.array(
-            [
-                (ph, width.stride, max(0, ceil_div(width.source - ph, width.stride)), begins[ph])
-                for ph in found
-            ]
+        self.start, self.stride, self.span = height.lowest, height.stride, height.span
+        # Columns that lie a stride apart are one phase of the band, beside each other: every so many taps.
+        self.phases = width.phases
+        self.columns = (
+            width.output + (width.count - 1) // self.phases * self.phases * width.apart // width.stride
         )
         self.lines = max(1, min(height.output, most_cells // max(1, width.output)))
         # Where channels are last, bundles of one vector of them lie beside each other in memory.
@@ -115,48 +111,66 @@ class Sweep:
             else:
                 self.lines = ceil_div(self.lines, 2)
         self.lines = ceil_div(height.output, ceil_div(height.output, self.lines))
+        self.tap_step, self.channel_step, self.kernel_width = tap_step, channel_step, g.kernel[2]
+        self.taps = height.count * width.count
+
+    def _width_phases(self) -> tuple[Array, Array, Array]:
+        """The phases of the band, which of them each tap along the width reads, and how far on.
+
+        A phase: its first column in the image, the stride, how many columns there are, and which is first.
+        """
+        width = self.axes[1]
+        whole, rest = divmod(width.shifts, width.stride)
+        found, which = np.unique(rest, return_inverse=True)
+        begins = np.full(len(found), whole[-1])
+        np.minimum.at(begins, which, whole)
+        phases = np.empty((len(found), 4), np.int64)
+        phases[:, 0], phases[:, 1], phases[:, 3] = found, width.stride, begins
+        phases[:, 2] = np.maximum(0, -((found - width.source) // width.stride))
+        return phases, which, whole - begins[which]
+
+    def _found(self) -> tuple[Array, Array, Array, int]:
+        """The phases of the band; taps and where they begin in a cell, triples first; how many these are."""
+        height, width = self.axes
+        phases, which, further = self._width_phases()
         block = self.rows * self.columns * self.lanes
-        places = [
-            (
-                t * g.kernel[2] + s,
-                (found.index(x % width.stride) * self.blocks * block)
-                + ((y - self.start) * self.columns + x // width.stride - begins[x % width.stride])
-                * self.lanes,
-            )
-            for y, t in zip(height.shifts, height.taps, strict=True)
-            for x, s in zip(width.shifts, width.taps, strict=True)
-        ]
-        threes, others = triples([(offset, tap) for tap, offset in places], self.lanes)
-        # A single cell of a line has no neighbours whose gradients backward-weight could share.
-        summed = threes if width.output > 1 else []
-        ordered = summed + sorted({(offset, tap) for tap, offset in places} - set(summed))
-        self.summed_triples = len(summed) // 3
-        self.taps = [tap for _, tap in ordered]
-        self.offsets = np.array([offset for offset, _ in ordered])
-        channel_blocks = list(blocks(channels, self.lanes))
+        offsets = np.add.outer(
+            np.arange(height.count) * (height.apart * self.columns * self.lanes),
+            which * (self.blocks * block) + further * self.lanes,
+        ).reshape(-1)
+        taps = np.add.outer(height.taps * self.kernel_width, width.taps).reshape(-1)
+        order, threes = triples(offsets, self.lanes)
+        return phases, taps[order], offsets[order], len(threes) // 3
 
-        def cell(offset: int, first: int) -> int:
-            return offset + first // self.lanes * block + first % self.lanes
+    @Tables
+    def tables(self) -> tuple[Array, Array, Array]:
+        """The phases of the band, triples of taps, and other taps, as `convolve_bundles` takes them."""
+        phases, taps, offsets, threes = self._found()
+        firsts = np.arange(0, self.channels, self.lanes)
+        steps = np.minimum(self.lanes, self.channels - firsts)
+        cells = np.arange(len(firsts)) * (self.rows * self.columns * self.lanes)
+        weights = np.add.outer(taps * self.tap_step, firsts * self.channel_step) * self.lanes
+        triples_ = np.empty((threes, len(firsts), 5), np.int64)
+        triples_[..., 0] = np.add.outer(offsets[: 3 * threes : 3], cells)
+        triples_[..., 1] = steps
+        for i in range(3):
+            triples_[..., 2 + i] = weights[i : 3 * threes : 3]
+        segments = np.empty((len(taps) - 3 * threes, len(firsts), 3), np.int64)
+        segments[..., 0] = np.add.outer(offsets[3 * threes :], cells)
+        segments[..., 1], segments[..., 2] = weights[3 * threes :], steps
+        return phases, triples_.reshape(-1, 5), segments.reshape(-1, 3)
 
-        def weight(tap: int, first: int) -> int:
-            return (tap * tap_step + first * channel_step) * self.lanes
+    @Tables
+    def summed(self) -> tuple[Array, Array, Array, int]:
+        """The phases of the band, taps and their offsets, triples first, and how many these are.
 
-        self.triples = np.array(
-            [
-                (cell(offset, first), stop - first, *(weight(tap, first) for _, tap in threes[n : n + 3]))
-                for n, (offset, _) in list(enumerate(threes))[::3]
-                for first, stop in channel_blocks
-            ],
-            np.int64,
-        ).reshape(-1, 5)
-        self.segments = np.array(
-            [
-                (cell(offset, first), weight(tap, first), stop - first)
-                for offset, tap in others
-                for first, stop in channel_blocks
-            ],
-            np.int64,
-        ).reshape(-1, 3)
+        A single cell of a line has no neighbours whose gradients backward-weight could share.
+        """
+        phases, taps, offsets, threes = self._found()
+        if self.axes[1].output == 1:
+            order = np.argsort(offsets)
+            taps, offsets, threes = taps[order], offsets[order], 0
+        return phases, taps, offsets, threes
 
     @property
     def units(self) -> int:
@@ -173,7 +187,7 @@ class Sweep:
     def band_elements(self) -> int:
         """Of a unit."""
         # Neighbouring bands do not begin in the same set of a cache: 137 and 124 GF/s (as above, 512x14).
-        return self.wide * (len(self.phases) * self.blocks * self.rows * self.columns | 1) * self.lanes
+        return self.wide * (self.phases * self.blocks * self.rows * self.columns | 1) * self.lanes
 
     @property
     def cells(self) -> int:
@@ -188,8 +202,9 @@ class Sweep:
     def run(self, x: Images, packed: Array, bias: Array, y: Images, first: Three, stride: Three) -> None:
         """Write the cells of ``y`` from ``first`` on in strides."""
         work = packed.size * self.axes[0].output * self.axes[1].output * self.batch
-        jobs = list(blocks(self.units, ceil_div(self.units, jobs_now(work))))
+        jobs = Grid((self.units, ceil_div(self.units, jobs_now(work))))
         image, output = x.steps(0), y.phase(0, first, stride)
+        phases, triples_, segments = self.tables
 
         def start_worker() -> Job:
             band = aligned(self.band_elements, self.dtype)
@@ -197,11 +212,11 @@ class Sweep:
             square = aligned(self.lanes * self.lanes, self.dtype)
 
             def job(i: int) -> None:
-                for units in pieces(jobs[i], work // len(jobs)):
+                for units in pieces(jobs[i][0], work // len(jobs)):
                     kernels.convolve_bundles(
                         x.flat, image, packed, self.row_step, bias, y.flat, output, self.bundles,
                         self.wide, self.group, self.lines, self.start, self.stride, self.span,
-                        self.phases, self.columns, self.triples, self.segments, self.bundled, units, band,
+                        phases, self.columns, triples_, segments, self.bundled, units, band,
                         cells, square,
                     )  # fmt: skip
 
@@ -213,44 +228,46 @@ class Sweep:
         """The weights' gradient as (bundles, groups of a bundle, filters of a group, taps, channels)."""
         together = self.bundled
         tile = min(kernels.SUM_CHANNELS, self.lanes // together)
-        shape = self.bundles, len(self.taps), ceil_div(self.channels, tile) * tile, self.lanes
-        work = self.bundles * len(self.taps) * self.channels * self.lanes * batch
+        shape = self.bundles, self.taps, ceil_div(self.channels, tile) * tile, self.lanes
+        work = self.bundles * self.taps * self.channels * self.lanes * batch
         work *= self.axes[0].output * self.axes[1].output
         wanted = wanted_jobs(work)
         # Parts of the images cost sums of their own, and few bundles read little of a cell.
         cells = batch * self.axes[0].output * self.axes[1].output
         most_parts = max(1, min(batch, cells // SUM_CELLS))
         owners = max(ceil_div(wanted, most_parts), min(wanted, ceil_div(self.bundles, ceil_div(WIDE, 2))))
-        some = list(blocks(self.bundles, ceil_div(self.bundles, owners)))
-        parts = list(blocks(batch, ceil_div(batch, min(batch, ceil_div(wanted, len(some))))))
-        partial = zeros((len(parts), *shape), self.dtype)
+        bundle_step = ceil_div(self.bundles, owners)
+        image_step = ceil_div(batch, min(batch, ceil_div(wanted, ceil_div(self.bundles, bundle_step))))
+        jobs = Grid((batch, image_step), (self.bundles, bundle_step))
+        parts = jobs.counts[0]
+        partial = zeros((parts, *shape), self.dtype)
         gradient, image = dy.steps(0), x.steps(0)
+        phases, taps, offsets, threes = self.summed
 
         def start_worker() -> Job:
             band, cells = aligned(self.band_elements, self.dtype), aligned(self.cells, self.dtype)
             square = aligned(self.lanes * self.lanes, self.dtype)
 
             def job(i: int) -> None:
-                part, bundles = divmod(i, len(some))
-                for images in pieces(parts[part], work // (len(some) * len(parts))):
+                some, bundles = jobs[i]
+                for images in pieces(some, work // len(jobs)):
                     kernels.sum_bundles(
-                        dy.flat, gradient, x.flat, image, partial[part], self.wide, self.group,
-                        self.lines, self.start, self.stride, self.span, self.phases, self.columns,
-                        self.offsets, self.summed_triples, self.bundled, images, some[bundles], band, cells,
-                        square,
+                        dy.flat, gradient, x.flat, image, partial[some[0] // image_step], self.wide,
+                        self.group, self.lines, self.start, self.stride, self.span, phases, self.columns,
+                        offsets, threes, self.bundled, images, bundles, band, cells, square,
                     )  # fmt: skip
 
             return job
 
-        run_jobs(len(some) * len(parts), start_worker)
-        total = partial[0] if len(parts) == 1 else add_parts(partial)
-        if self.taps != sorted(self.taps) or self.channels < shape[2]:
-            total = total[:, np.argsort(self.taps), : self.channels]
+        run_jobs(len(jobs), start_worker)
+        total = partial[0] if parts == 1 else add_parts(partial)
+        if (np.diff(taps) < 0).any() or self.channels < shape[2]:
+            total = total[:, np.argsort(taps), : self.channels]
         # From (bundles, taps, channels, filters of a group, groups)
-        elements = len(self.taps) * self.channels
+        elements = self.taps * self.channels
         turned = aligned(self.bundles * self.lanes * elements, self.dtype)
         kernels.turn_groups(total.reshape(-1), self.bundles, elements, self.lanes, turned)
-        natural = turned.reshape(self.bundles, -1, together, len(self.taps), self.channels)
+        natural = turned.reshape(self.bundles, -1, together, self.taps, self.channels)
         return natural.transpose(0, 2, 1, 3, 4)
 
 
@@ -273,29 +290,45 @@ class Bundles:
     def __init__(self, geometry: Geometry) -> None:
         g = self.geometry = geometry
         self.group_filters, self.group_channels = g.filters // g.groups, g.channels // g.groups
-        c, k, taps = self.group_channels, self.group_filters, g.kernel[1] * g.kernel[2]
+        c, taps = self.group_channels, g.kernel[1] * g.kernel[2]
+        self.jobs = wanted_jobs(g.batch * g.pixels * g.filters * c * taps)
+        self._made: dict[Three, Sweep] = {}
+
+    @cached_property
+    def forward_sweep(self) -> Sweep:
+        """The forward pass."""
+        return self._forward(self.geometry.pixels, self.jobs)
+
+    @cached_property
+    def sum_sweep(self) -> Sweep:
+        """The backward-weight pass."""
+        return self._forward(SUM_CELLS, 1)
+
+    def _forward(self, most: int, jobs: int) -> Sweep:
+        g, c = self.geometry, self.group_channels
         # Weights keep the layout of the images.
-        tap_step, channel_step = (c, 1) if g.channels_last else (1, taps)
+        tap_step, channel_step = (c, 1) if g.channels_last else (1, g.kernel[1] * g.kernel[2])
         axes = forward_axis(g, 1), forward_axis(g, 2)
-        most, jobs = g.pixels, wanted_jobs(g.batch * g.pixels * g.filters * c * taps)
-        self.forward_sweep = (
-            Sweep(g, *axes, c, k, tap_step, channel_step, most, jobs) if _serves(g, k, c) else None
-        )
-        self.sum_sweep = (
-            Sweep(g, *axes, c, k, tap_step, channel_step, SUM_CELLS, 1) if _serves(g, k, c) else None
-        )
-        # The first cell of each phase of the stride, and what makes its cells: None where they are zero.
-        self.phases: list[tuple[Three, Sweep | None]] = []
-        if _serves(g, c, k):
-            for row, height in backward_axes(g, 1):
-                for column, width in backward_axes(g, 2):
-                    made = None
-                    if height is not None and width is not None:
-                        made = Sweep(g, height, width, k, c, 1, taps, most, jobs)
-                    self.phases.append(((0, row, column), made))
-        self.padded = any(
-            not axis.unpadded for _, sweep in self.phases if sweep is not None for axis in sweep.axes
-        )
+        return Sweep(g, *axes, c, self.group_filters, tap_step, channel_step, most, jobs)
+
+    @cached_property
+    def phases(self) -> PhaseGrid:
+        """Those of the stride, for the backward-input pass."""
+        return PhaseGrid(self.geometry)
+
+    def _phase(self, first: Three) -> Sweep:
+        """What makes the cells of a phase of the stride, by its first cell."""
+        made = self._made.get(first)
+        if made is None:
+            g = self.geometry
+            _, height, width = self.phases.axes(first)
+            made = Sweep(
+                g, height, width, self.group_filters, self.group_channels, 1, g.kernel[1] * g.kernel[2],
+                g.pixels, self.jobs,
+            )  # fmt: skip
+            if len(self.phases) <= MOST_KEPT_PHASES:
+                self._made[first] = made
+        return made
 
     @staticmethod
     def why_not(geometry: Geometry, which: Pass) -> str | None:
@@ -347,14 +380,16 @@ class Bundles:
     @property
     def scratch_bytes(self) -> int:
         """The largest band of a unit and what it writes."""
-        sweeps = [self.forward_sweep, self.sum_sweep, *(sweep for _, sweep in self.phases)]
-        own = [sweep.scratch_bytes for sweep in sweeps if sweep is not None]
-        return max(own, default=0)
+        g, sweeps = self.geometry, []
+        if _serves(g, self.group_filters, self.group_channels):
+            sweeps += [self.forward_sweep, self.sum_sweep]
+        if _serves(g, self.group_channels, self.group_filters):
+            sweeps += [self._phase(first) for first in self.phases]
+        return max([sweep.scratch_bytes for sweep in sweeps], default=0)
 
     def forward(self, x: Array, w: Array, bias: Array | None, y: Array) -> bool:
         """One correlation."""
         image, output, g = self._images(x), self._images(y), self.geometry
-        assert self.forward_sweep is not None
         added = np.zeros(g.filters, y.dtype) if bias is None else np.ascontiguousarray(bias)
         packed = self._pack(self._flat(w), self.forward_sweep)
         self.forward_sweep.run(image, packed, added, output, (0, 0, 0), (1, 1, 1))
@@ -363,22 +398,21 @@ class Bundles:
     def backward_input(self, dy: Array, w: Array, dx: Array) -> bool:
         """A correlation for each phase of the stride, with channels and filters exchanged."""
         gradient, result, g = self._images(dy), self._images(dx), self.geometry
-        if self.padded and not finite(w):
+        if self.phases.padded and not finite(w):
             return False  # padding is multiplied here
-        if any(made is None for _, made in self.phases):
+        if not self.phases.whole:
             dx[...] = 0
         packed = None
         none = np.zeros(g.channels, dx.dtype)
-        for first, made in self.phases:
-            if made is not None:
-                packed = self._packed_turned(w, made) if packed is None else packed
-                made.run(gradient, packed, none, result, first, g.stride)
+        for first in self.phases:
+            made = self._phase(first)
+            packed = self._packed_turned(w, made) if packed is None else packed
+            made.run(gradient, packed, none, result, first, g.stride)
         return True
 
     def backward_weight(self, dy: Array, x: Array, dw: Array) -> bool:
         """Sums along lines."""
         gradient, image, sweep, g = self._images(dy), self._images(x), self.sum_sweep, self.geometry
-        assert sweep is not None
         sums = sweep.sum(gradient, image, g.batch)
         dw[...] = sums.reshape(g.filters, -1, self.group_channels).transpose(0, 2, 1).reshape(dw.shape)
         return True

@@ -18,15 +18,14 @@ A job owns chunks of lines and some of the filters; jobs follow from the shape a
 
 from __future__ import annotations
 
-import itertools
-from dataclasses import replace
+from functools import cached_property
 from math import prod
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from fastconv.algorithms.axes import backward_axes, forward_axis
-from fastconv.algorithms.jobs import Range, blocks, ceil_div, jobs_now
+from fastconv.algorithms.axes import Axis, PhaseGrid, forward_axis
+from fastconv.algorithms.jobs import Grid, Tables, ceil_div, jobs_now
 from fastconv.algorithms.memory import Images, Three, finite
 from fastconv.algorithms.narrow import FEW
 from fastconv.algorithms.problem import Counts, Problem
@@ -37,6 +36,7 @@ from fastconv.buffers import aligned, contiguous
 from fastconv.geometry import Geometry
 from fastconv.kernels import direct as kernels
 from fastconv.kernels.panels import PANEL, ROWS
+from fastconv.kernels.vectors import VECTOR_BYTES
 from fastconv.threads import Job, run_jobs
 
 if TYPE_CHECKING:
@@ -57,6 +57,8 @@ FRESH_BYTES = 2**18
 # and 118 GF/s (one image of 512x7 -> 2048, channels last), 78 and 113 (2048x7 -> 512, first), 141 and 154 (8
 # images), but 143 and 133 (two of 256x14 -> 1024).
 TURNED_WEIGHTS = 1024
+# Phases of a stride that a plan keeps.
+MOST_KEPT_PHASES = 4
 # What a chunk of one line may read.
 MOST_BAND_BYTES = 6 * 2**20
 
@@ -64,8 +66,8 @@ MOST_BAND_BYTES = 6 * 2**20
 class Cut(NamedTuple):
     """How a correlation is shared."""
 
-    jobs: list[tuple[int, Range, Range]]  # (group, chunks, panels of filters)
-    packers: list[tuple[int, Range]]  # (group, vectors of filters) of the weights that are packed
+    jobs: Grid  # groups, panels of filters, chunks
+    packers: Grid  # groups, vectors of filters of the weights that are packed
     # Elements of the band and of a chunk's cells.
     band: int
     cells: int
@@ -78,52 +80,46 @@ class Correlation:
         """``steps`` are those of the weights along filters, channels and taps of a group."""
         s = self.sweep = sweep
         self.lane_step, self.channel_step, self.tap_step = steps
-        self.sources, self.rows = s.taps.packing(self.tap_step, self.channel_step, self.lane_step != 1)
         self.chunk = s.chunk(FEW_CELLS if s.channels < FEW else CELLS)
-        if len(s.taps.taps) == 1 and not s.own:
+        if s.taps.count == 1 and not s.own:
             # Rather more chunks than parts of the filters, which fill the band again: 119 and 145 GF/s (512x4
             # -> 512, batch 64), 96 and 121 (1024x14 -> 512 in strides of 2).
             fewest = max(ceil_div(s.batch, s.wanted), ceil_div(FEWEST_CELLS, s.cells))
             self.chunk = min(self.chunk[0], fewest), *self.chunk[1:]
         self.chunk_count = s.chunks(self.chunk)
-        self.a_runs, self.b_runs, self.sums, firsts = s.taps.runs(*s.steps(self.chunk))
-        self.reach = s.taps.reach(firsts, len(self.sums))
         # Panels that meet one chunk only are packed just before, so many at a time.
         self.fresh = self.chunk_count == 1 and s.depth == 1 and self.lane_step != 1
         panel_bytes = s.taps.elements * s.panel * s.dtype.itemsize
         self.room = min(s.panels, max(1, FRESH_BYTES // panel_bytes))
         self.in_place = s.last and s.filters % s.lanes == 0
-        # By how many jobs there are; threads may add to it at the same time.
-        self._cuts: dict[int, Cut] = {}
+
+    @Tables
+    def runs(self) -> tuple[Array, Array, Array, Array]:
+        """What the taps read of a band: see `Taps.runs` and `Taps.reach`."""
+        s = self.sweep
+        a_runs, b_runs, sums = s.taps.runs(*s.steps(self.chunk))
+        return a_runs, b_runs, sums, s.taps.reach(len(sums))
+
+    @Tables
+    def packing(self) -> tuple[Array, Array]:
+        """How the weights are packed: see `Taps.packing`."""
+        return self.sweep.taps.packing(self.tap_step, self.channel_step, self.lane_step != 1)
 
     def cut(self, wanted: int) -> Cut:
         """The work and the weights in so many jobs, or as many as there can be."""
-        made = self._cuts.get(wanted)
-        if made is None:
-            made = self._cuts[wanted] = self._cut(wanted)
-        return made
-
-    def _cut(self, wanted: int) -> Cut:
         s, part = self.sweep, self.sweep.panels
         # Cells that wait for their place in the image are scratch, however many jobs there are.
         least = wanted if self.in_place else s.wanted
         while part > PART_PANELS and self.chunk_count * s.groups * ceil_div(s.panels, part) < least:
             part = ceil_div(part, 2)
         step = ceil_div(self.chunk_count * s.groups * ceil_div(s.panels, part), wanted)
-        jobs = [
-            (group, chunks, panels)
-            for group in range(s.groups)
-            for panels in blocks(s.panels, part)
-            for chunks in blocks(self.chunk_count, step)
-        ]
         elements = s.panels * s.taps.elements * s.panel * s.groups
         vectors = ceil_div(s.filters, s.lanes)
         packers = ceil_div(min(wanted, max(1, elements // PACKED_ELEMENTS)), s.groups)
-        some = list(blocks(vectors, ceil_div(vectors, packers)))
         pitch = min(part * s.panel, vectors * s.lanes)
         return Cut(
-            jobs,
-            list(itertools.product(range(s.groups), some)),
+            Grid((s.groups, 1), (s.panels, part), (self.chunk_count, step)),
+            Grid((s.groups, 1), (vectors, ceil_div(vectors, packers))),
             0 if s.own else s.band_bytes(self.chunk) // s.dtype.itemsize,
             0 if self.in_place else prod(self.chunk) * pitch,
         )
@@ -144,27 +140,28 @@ class Correlation:
         """
         s, t = self.sweep, self.sweep.taps
         cut = self.cut(jobs_now(s.work))
-        packed = [] if self.fresh else self._pack(w, group_step, cut.packers)
+        runs, packing = self.runs, self.packing
+        packed = [] if self.fresh else self._pack(w, group_step, cut.packers, packing)
 
         def start_worker() -> Job:
             band, cells = aligned(cut.band, s.dtype), aligned(cut.cells, s.dtype)
             panel = aligned(self.room * t.elements * s.panel if self.fresh else 0, s.dtype)
 
             def job(i: int) -> None:
-                group, chunks, panels = cut.jobs[i]
-                weights = w[group * group_step :], self.lane_step, self.sources, self.rows, self.fresh
+                (group, _), panels, chunks = cut.jobs[i]
+                weights = w[group * group_step :], self.lane_step, *packing, self.fresh
                 kernels.convolve_bands(
                     x.flat, x.steps(group * s.channels), panel if self.fresh else packed[group], weights,
                     bias[group], y.flat, y.phase(group * s.filters, first, stride), s.batch, s.channels,
                     (*panels, s.filters, s.panel), t.elements, t.start, t.stride, t.span, chunks,
-                    self.chunk, s.pitch, self.a_runs, self.b_runs, self.sums, self.reach, s.own, band, cells,
+                    self.chunk, s.pitch, *runs, s.own, band, cells,
                 )  # fmt: skip
 
             return job
 
         run_jobs(len(cut.jobs), start_worker)
 
-    def _pack(self, w: Array, group_step: int, jobs: list[tuple[int, Range]]) -> list[Array]:
+    def _pack(self, w: Array, group_step: int, jobs: Grid, packing: tuple[Array, Array]) -> list[Array]:
         """The weights of every group as panels."""
         s = self.sweep
         size = s.panels * s.taps.elements * s.panel
@@ -174,10 +171,10 @@ class Correlation:
             square = aligned(s.lanes * s.lanes, s.dtype)
 
             def job(i: int) -> None:
-                group, some = jobs[i]
+                (group, _), some = jobs[i]
                 kernels.pack_panels(
                     w[group * group_step :], self.lane_step, (*some, s.filters, s.panel // s.lanes),
-                    self.sources, self.rows, s.taps.elements, packed[group], square,
+                    *packing, s.taps.elements, packed[group], square,
                 )  # fmt: skip
 
             return job
@@ -194,47 +191,90 @@ class Direct:
     def __init__(self, geometry: Geometry) -> None:
         g = geometry
         self.geometry = g
-        self.dtype = np.dtype(g.compute_dtype)
+        self.dtype = g.compute_dtype
         self.group_filters, self.group_channels = g.filters // g.groups, g.channels // g.groups
-        taps = prod(g.kernel)
+        taps = self.taps = prod(g.kernel)
         # From one filter, channel and tap to the next: the weights keep the layout of the images.
         c = self.group_channels
         self.steps = (taps * c, 1, c) if g.channels_last else (taps * c, taps, 1)
-        axes = (forward_axis(g, 0), forward_axis(g, 1), forward_axis(g, 2))
-        # One tap reads cells that lie apart: they are taken for an image of their own, without a stride, so
-        # that no others are read: forward 93 and 116 GF/s, backward-weight 97 and 131 (512x28 -> 256, 1x1 in
-        # strides of 2).
-        self.apart: Three = (1, 1, 1)
-        if taps == 1 and not g.channels_last and all(axis.unpadded for axis in axes):
-            self.apart = g.stride
-            d, h, w = (replace(axis, source=axis.output, stride=1) for axis in axes)
-            axes = (d, h, w)
-        self.sweep = self._sweep(axes, c, self.group_filters)
-        self.forward_correlation = Correlation(self.sweep, self.steps)
+
+    @cached_property
+    def axes(self) -> Axes:
+        """What the forward pass reads."""
+        g = self.geometry
+        return forward_axis(g, 0), forward_axis(g, 1), forward_axis(g, 2)
+
+    @cached_property
+    def apart(self) -> Three:
+        """Cells of the image from one that is seen to the next.
+
+        One tap reads cells that lie apart: they are taken for an image of their own, without a stride, so
+        that no others are read: forward 93 and 116 GF/s, backward-weight 97 and 131 (512x28 -> 256, 1x1 in
+        strides of 2).
+        """
+        g = self.geometry
+        seen = self.taps == 1 and not g.channels_last and all([axis.unpadded for axis in self.axes])
+        return g.stride if seen else (1, 1, 1)
+
+    @cached_property
+    def sweep(self) -> Sweep:
+        """That of the forward pass."""
+        return self._sweep(self._seen, self.group_channels, self.group_filters)
+
+    @property
+    def _seen(self) -> Axes:
+        """The axes of the image that is seen."""
+        if self.apart == (1, 1, 1):
+            return self.axes
+        d, h, w = (Axis(axis.output, axis.output, 1, axis.lowest, 1, 1, 0, 1) for axis in self.axes)
+        return d, h, w
+
+    @cached_property
+    def correlation(self) -> Correlation:
+        """The forward pass."""
+        return Correlation(self.sweep, self.steps)
+
+    @cached_property
+    def weight_sums(self) -> WeightSums:
+        """The backward-weight pass."""
+        g, c = self.geometry, self.group_channels
         # What is broadcast is turned where channels are last, what is in panels where they are first.
         narrower = c < self.group_filters if g.channels_last else c > self.group_filters
         pays = g.batch * g.pixels * TURNED_WEIGHTS >= c * self.group_filters
-        here = taps == 1 and self.sweep.unmoved and self.apart == (1, 1, 1)
-        self.swapped = here and narrower and pays
-        weight_sweep = self._sweep(axes, self.group_filters, c) if self.swapped else self.sweep
-        self.weight_sums = WeightSums(weight_sweep, self.swapped)
-        filter_step, channel_step, tap_step = self.steps
-        axes_back = list(itertools.product(*(backward_axes(g, a) for a in range(3))))
-        # Several phases each pack some taps: of weights with the channels last they are vectors. 65 and 86
-        # GF/s on 128x8x14 -> 256 with 3x3x3 taps and stride 2, float32, AVX-512 Xeon.
-        self.turns = len(axes_back) > 1 and taps > 1 and not g.channels_last
-        if self.turns:
-            channel_step, tap_step = 1, c
-        # The first cell of each phase of the stride, and what makes its cells: None where they are zero.
-        self.phases: list[tuple[Three, Correlation | None]] = []
-        for (plane, depth), (row, height), (column, width) in axes_back:
-            made = None
-            if depth is not None and height is not None and width is not None:
-                sweep = self._sweep((depth, height, width), self.group_filters, c)
-                made = Correlation(sweep, (channel_step, filter_step, tap_step))
-            self.phases.append(((plane, row, column), made))
-        made_axes = [axis for _, made in self.phases if made is not None for axis in made.sweep.axes]
-        self.padded = not all(axis.unpadded for axis in made_axes)
+        here = self.taps == 1 and self.sweep.unmoved and self.apart == (1, 1, 1)
+        swapped = here and narrower and pays
+        return WeightSums(self._sweep(self._seen, self.group_filters, c) if swapped else self.sweep, swapped)
+
+    @cached_property
+    def phases(self) -> PhaseGrid:
+        """Those of the stride, for the backward-input pass."""
+        return PhaseGrid(self.geometry)
+
+    @property
+    def turns(self) -> bool:
+        """Whether the backward-input pass turns the weights to have their channels last.
+
+        Several phases each pack some taps: of weights with the channels last they are vectors. 65 and 86 GF/s
+        on 128x8x14 -> 256 with 3x3x3 taps and stride 2, float32, AVX-512 Xeon.
+        """
+        return self.phases.all > 1 and self.taps > 1 and not self.geometry.channels_last
+
+    def _phase(self, first: Three) -> Correlation:
+        """The correlation that makes the cells of a phase of the stride, by its first cell."""
+        made = self._made.get(first)
+        if made is None:
+            filter_step, channel_step, tap_step = self.steps
+            if self.turns:
+                channel_step, tap_step = 1, self.group_channels
+            sweep = self._sweep(self.phases.axes(first), self.group_filters, self.group_channels)
+            made = Correlation(sweep, (channel_step, filter_step, tap_step))
+            if len(self.phases) <= MOST_KEPT_PHASES:
+                self._made[first] = made
+        return made
+
+    @cached_property
+    def _made(self) -> dict[Three, Correlation]:
+        return {}
 
     def _sweep(self, axes: Axes, channels: int, filters: int) -> Sweep:
         g = self.geometry
@@ -353,11 +393,8 @@ class Direct:
     @property
     def scratch_bytes(self) -> int:
         """Bands, cells and sums; packed weights are not counted."""
-        made = [self.forward_correlation, *(made for _, made in self.phases if made is not None)]
-        return max(
-            self.weight_sums.scratch_bytes,
-            *(correlation.scratch_bytes for correlation in made),
-        )
+        back = max([self._phase(first).scratch_bytes for first in self.phases], default=0)
+        return max(self.weight_sums.scratch_bytes, self.correlation.scratch_bytes, back)
 
     def forward(self, x: Array, w: Array, bias: Array | None, y: Array) -> bool:
         """One correlation."""
@@ -368,32 +405,31 @@ class Direct:
         added = np.zeros((g.groups, s.panels * s.panel), y.dtype)
         if bias is not None:
             added[:, : s.filters] = bias.reshape(g.groups, s.filters)
-        made = self.forward_correlation
+        made = self.correlation
         made.run(image, self._flat(w), self._group_step, added, output, (0, 0, 0), (1, 1, 1))
         return True
 
     def backward_input(self, dy: Array, w: Array, dx: Array) -> bool:
         """A correlation for each phase of the stride."""
         gradient, result = self._images(dy), self._images(dx)
-        if self.padded and not finite(w):
+        if self.phases.padded and not finite(w):
             return False  # padding is multiplied here
         g, weights = self.geometry, self._turned(w) if self.turns else self._flat(w)
-        if any(made is None for _, made in self.phases):
+        if not self.phases.whole:
             dx[...] = 0
-        for first, made in self.phases:
-            if made is not None:
-                s = made.sweep
-                none = np.zeros((g.groups, s.panels * s.panel), dx.dtype)
-                made.run(gradient, weights, self._group_step, none, result, first, g.stride)
+        for first in self.phases:
+            made = self._phase(first)
+            none = np.zeros((g.groups, made.sweep.panels * made.sweep.panel), dx.dtype)
+            made.run(gradient, weights, self._group_step, none, result, first, g.stride)
         return True
 
     def backward_weight(self, dy: Array, x: Array, dw: Array) -> bool:
         """Sums along lines."""
         gradient, image = self._images(dy), self._images(x, self.apart)
-        if self.sweep.blind and not finite(dy):
+        if self.sweep.cut and self.axes[0].blind and not finite(dy):
             return False
         result = self._ordered(dw).reshape(-1)
-        operands = (image, gradient) if self.swapped else (gradient, image)
+        operands = (image, gradient) if self.weight_sums.swapped else (gradient, image)
         self.weight_sums.run(*operands, result)
         # As in the forward pass: gradients that are not finite belong to taps that were passed over, too.
         return not self.sweep.cut or finite(result)
@@ -412,7 +448,7 @@ class Direct:
     def _turned(self, w: Array) -> Array:
         """The weights (K, C/G, T, R, S) with their channels last."""
         flat = self._flat(w)
-        channels, lanes = self.group_channels, self.sweep.lanes
+        channels, lanes = self.group_channels, VECTOR_BYTES // flat.itemsize
         taps, turned = flat.size // (len(w) * channels), aligned(flat.size, flat.dtype)
         square = aligned(lanes * lanes, self.dtype)
         kernels.turn_filters(flat, len(w), channels * taps, 1, 0, channels, taps, turned, square)

@@ -15,15 +15,15 @@ A job owns groups, images and lines of what it writes; jobs follow from the shap
 
 from __future__ import annotations
 
-import itertools
+from functools import cached_property
 from math import lcm, prod
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fastconv.algorithms.axes import Axis, backward_axes, forward_axis
-from fastconv.algorithms.grouped_last import Phases, Pixels, tile_for
-from fastconv.algorithms.jobs import Range, blocks, ceil_div, owned_jobs, wanted_jobs
+from fastconv.algorithms.axes import BackwardPhases, ForwardPhase, Phases
+from fastconv.algorithms.grouped_last import Pixels, tile_for
+from fastconv.algorithms.jobs import Grid, Range, Tables, ceil_div, owned_jobs, wanted_jobs
 from fastconv.algorithms.memory import add_parts, finite, memory
 from fastconv.algorithms.problem import L1_BYTES, Counts, Problem
 from fastconv.algorithms.strips import Strips
@@ -61,8 +61,8 @@ class Planes:
 
     Parameters
     ----------
-    phases : list of three
-        For each axis the phases of the output: first cell, and what makes its cells.
+    phases : three ForwardPhase or BackwardPhases
+        Those of the output along each axis.
     extent, stride : tuple of three int
         Of the output.
     batch, groups, channels, filters : int
@@ -73,7 +73,7 @@ class Planes:
 
     def __init__(
         self,
-        phases: list[Phases],
+        phases: Phases,
         extent: Three,
         stride: Three,
         batch: int,
@@ -84,17 +84,20 @@ class Planes:
         itemsize: int,
     ) -> None:
         self.batch, self.groups, self.channels, self.filters = batch, groups, channels, filters
-        self.out_stride, self.out_extent = stride, extent
-        self.axis_phases = (len(phases[0]), len(phases[1]), len(phases[2]))
-        # Along each axis the phases that taps reach: without any along one, all of the output is zero.
-        self.reached = [[axis for _, axis in some if axis is not None] for some in phases]
-        self.empty = not all(self.reached)
+        self.phases, self.kernel = phases, kernel
+        # A stride beyond the output is one of its extent: so one along a single cell is none.
+        d, h, w = (min(s, n) for s, n in zip(stride, extent, strict=True))
+        self.out_stride, self.out_extent = (d, h, w), extent
+        d, h, w = (len(some.firsts) for some in phases)
+        self.axis_phases = (d, h, w)
+        # Without any along one, all of the output is zero.
+        self.empty = d * h * w == 0
         if self.empty:
             return
-        one = self.reached[0][0], self.reached[1][0], self.reached[2][0]
-        self.source: Three = (one[0].source, one[1].source, one[2].source)
+        self.source: Three = (phases[0].source, phases[1].source, phases[2].source)
+        one = [some.axis(some.firsts[0]) for some in phases]
         self.stride: Three = (one[0].stride, one[1].stride, one[2].stride)
-        self.start = tuple(min(axis.lowest for axis in some) for some in self.reached)
+        self.start: Three = (phases[0].lowest, phases[1].lowest, phases[2].lowest)
         # Cells of the first phase along each axis, which has the most.
         d, h, w = (ceil_div(extent[a], stride[a]) for a in range(3))
         self.lines: Three = (d, h, w)
@@ -104,48 +107,35 @@ class Planes:
         narrow = self.lanes >= 4 and self.lines[2] <= self.lanes // 2
         self.part = self.lanes // 2 if narrow else self.lanes
         self.axis = next((a for a in range(3) if self.lines[a] > 1), 2)
-        self.grid_phases = np.array(
-            sorted({rest for axes in itertools.product(*self.reached) for _, rest in self._places(axes)}),
-            np.int64,
-        )
+        # How many phases the grid has.
+        self.split = prod([axis.phases for axis in one])
         # Runs of lines, unless they would mostly lie beyond the last one.
         lines = self.lines[1]
         self.run_lines = RUN if filters == 1 and ceil_div(lines, RUN) * RUN * 3 <= lines * 4 else 1
         self.block = self._block()
         self.cells = self.grid_cells(self.block[1])
-        self.offsets, self.rows, self.out_phases = self._tables(phases, kernel)
-        self.work = self.batch * self.groups * self.filters * len(self.offsets) * prod(self.lines)
+        self.rows = channels * prod(kernel)
+        self.work = self.batch * self.groups * self.filters * self.rows * prod(self.lines)
         self.wanted = wanted_jobs(self.work)
-        self.jobs = self._jobs(self.wanted)
-        # Where the columns of the weight's gradient are read, in their own order.
-        self.natural_offsets = self.offsets[np.argsort(self.rows)]
-
-    def _places(self, axes: tuple[Axis, ...]) -> list[tuple[Three, Three]]:
-        """For each tap its distance from the grid's beginning: whole strides, and the phase that is left."""
-        found = []
-        for shift in itertools.product(*(axis.shifts for axis in axes)):
-            d, h, w = (divmod(shift[a] - self.start[a], self.stride[a]) for a in range(3))
-            found.append(((d[0], h[0], w[0]), (d[1], h[1], w[1])))
-        return found
 
     def grid_cells(self, lines: int) -> Three:
         """Extents of one phase of the grid for a block of so many lines."""
-        cells = []
-        for a in range(3):
-            count = lines if a == self.axis else self.lines[a]
-            reach = max(
-                (min(count, axis.output) - 1) * axis.stride + max(axis.shifts) for axis in self.reached[a]
+        d, h, w = (
+            ceil_div(
+                self.phases[a].furthest(lines if a == self.axis else self.lines[a]) - self.start[a] + 1,
+                self.stride[a],
             )
-            cells.append(ceil_div(reach - self.start[a] + 1, self.stride[a]))
-        return cells[0], cells[1], cells[2]
+            for a in range(3)
+        )
+        return d, h, w
 
     def grid_bytes(self, lines: int) -> int:
         """Of one image, for a block of so many lines."""
-        return self.channels * len(self.grid_phases) * prod(self.grid_cells(lines)) * self.itemsize
+        return self.channels * self.split * prod(self.grid_cells(lines)) * self.itemsize
 
     def made_bytes(self, lines: int) -> int:
         """Of the phases that are made apart, if there are several: of one image, of so many lines."""
-        if prod(self.axis_phases) == 1:
+        if self.out_stride == (1, 1, 1):
             return 0
         return self.filters * self._vectors(lines) * VECTOR_BYTES
 
@@ -172,53 +162,62 @@ class Planes:
         most = max(1, min(self.batch, MOST_ROWS // rows, fitting))
         return min(range(1, most + 1), key=lambda n: (ceil_div(n * rows, tile) / n, -n)), block
 
-    def _tables(self, phases: list[Phases], kernel: Three) -> tuple[Array, Array, Array]:
-        """Where in the grid each row (phase, channel, tap) begins, which weight it is, and the phases."""
-        order = {tuple(phase): n for n, phase in enumerate(self.grid_phases.tolist())}
-        depth, height, width = self.cells
-        plane = len(order) * depth * height * width
-        offsets: list[int] = []
-        rows: list[int] = []
-        table = []
-        for phase in itertools.product(*phases):
-            first = [cell for cell, _ in phase]
-            axes = tuple(axis for _, axis in phase if axis is not None)
-            cells = [ceil_div(self.out_extent[a] - first[a], self.out_stride[a]) for a in range(3)]
-            if len(axes) < 3:
-                table.append((*first, *cells, 0, 0, 0))
-                continue
-            places = [
-                ((order[n] * depth + d) * height + h) * width + w for (d, h, w), n in self._places(axes)
-            ]
-            taps = [
-                (t * kernel[1] + r) * kernel[2] + s
-                for t, r, s in itertools.product(*(axis.taps for axis in axes))
-            ]
-            pairs = [
-                (c * plane + place, c * prod(kernel) + tap)
-                for c in range(self.channels)
-                for place, tap in zip(places, taps, strict=True)
-            ]
-            threes, singles = triples(pairs, width)
-            table.append((*first, *cells, len(offsets), len(threes) // 3, len(pairs)))
-            offsets += [offset for offset, _ in threes + singles]
-            rows += [row for _, row in threes + singles]
-        return np.array(offsets, np.int64), np.array(rows, np.int64), np.array(table, np.int64)
+    def _places(self) -> tuple[Array, Array, Array, Array]:
+        """The phases of the grid; for each row (channel, tap) its place there, weight and output phase."""
+        grid, offsets, rows, which = [], np.zeros(1, np.int64), np.zeros(1, np.int64), np.zeros(1, np.int64)
+        order: Array = np.zeros(1, np.int64)
+        for a, (cells, taps) in enumerate(zip(self.cells, self.kernel, strict=True)):
+            tap, phase, shift = self.phases[a].taps
+            place, rest = shift - self.start[a], np.zeros(1, np.int64)
+            if self.stride[a] > 1:
+                place, rest = divmod(place, self.stride[a])
+            found, rest = np.unique(rest, return_inverse=True)
+            grid.append(found)
+            order = np.add.outer(order * len(found), np.broadcast_to(rest, tap.shape)).reshape(-1)
+            offsets = np.add.outer(offsets * cells, place).reshape(-1)
+            rows = np.add.outer(rows * taps, tap).reshape(-1)
+            which = np.add.outer(which * self.axis_phases[a], phase).reshape(-1)
+        offsets += order * prod(self.cells)
+        channel = np.arange(self.channels)
+        phases = np.stack(np.meshgrid(*grid, indexing="ij"), axis=-1).reshape(-1, 3)
+        return (
+            phases,
+            np.add.outer(channel * (len(phases) * prod(self.cells)), offsets).reshape(-1),
+            np.add.outer(channel * prod(self.kernel), rows).reshape(-1),
+            np.broadcast_to(which, (self.channels, len(which))).reshape(-1),
+        )
 
-    def _jobs(self, wanted: int) -> list[tuple[Range, Range, Range]]:
-        """(groups, images, lines)."""
+    @Tables
+    def tables(self) -> tuple[Array, Array, Array, Array]:
+        """Phases of the grid; where each row of each phase of the output begins, its weight; these phases."""
+        grid, offsets, rows, which = self._places()
+        order, threes = triples(offsets, self.cells[2], which)
+        count = prod(self.axis_phases)
+        taps, triple_taps = np.bincount(which, minlength=count), np.bincount(which[threes], minlength=count)
+        phases = np.empty((*self.axis_phases, 9), np.int64)
+        for a in range(3):
+            firsts = np.array(self.phases[a].firsts).reshape([-1 if b == a else 1 for b in range(3)])
+            phases[..., a] = firsts
+            phases[..., 3 + a] = -((firsts - self.out_extent[a]) // self.out_stride[a])
+        table = phases.reshape(-1, 9)
+        table[:, 6], table[:, 7], table[:, 8] = np.cumsum(taps) - taps, triple_taps // 3, taps
+        return grid, offsets[order], rows[order], table
+
+    @Tables
+    def natural(self) -> tuple[Array, Array]:
+        """Phases of the grid; where the columns of the weight's gradient are read, in their own order."""
+        grid, offsets, _, _ = self._places()
+        return grid, offsets
+
+    def _jobs(self, wanted: int) -> Grid:
+        """Groups, images, lines."""
         group_step = ceil_div(self.groups, wanted)
         wanted = ceil_div(wanted, ceil_div(self.groups, group_step))
         image_step = max(1, ceil_div(ceil_div(self.batch, wanted), self.block[0]) * self.block[0])
         wanted = ceil_div(wanted, max(1, ceil_div(self.batch, image_step)))
         lines = self.lines[self.axis]
         line_step = ceil_div(ceil_div(lines, wanted), self.block[1]) * self.block[1]
-        return [
-            (groups, images, band)
-            for groups in blocks(self.groups, group_step)
-            for images in blocks(self.batch, image_step)
-            for band in blocks(lines, line_step)
-        ]
+        return Grid((self.groups, group_step), (self.batch, image_step), (lines, line_step))
 
     @property
     def scratch_bytes(self) -> int:
@@ -233,8 +232,11 @@ class Planes:
         if self.empty:
             out[...] = 0
             return
+        if not all([some.whole for some in self.phases]):
+            out[...] = 0
+        grid_phases, offsets, rows, out_phases = self.tables
         # (groups, rows, filters): a tile reads the weights of its filters side by side
-        rows = weights.reshape(self.groups, self.filters, -1)[:, :, self.rows]
+        rows = weights.reshape(self.groups, self.filters, -1)[:, :, rows]
         packed = contiguous(rows.transpose(0, 2, 1))
         added = (
             np.zeros(self.groups * self.filters, out.dtype) if bias is None else np.ascontiguousarray(bias)
@@ -242,14 +244,13 @@ class Planes:
         x, first, strides = memory(read_only(source))
         y, _, out_strides = memory(out)
         packed, added = read_only(packed), read_only(added)
-        wanted = owned_jobs(self.work)
-        jobs = self.jobs if wanted == self.wanted else self._jobs(wanted)
+        jobs = self._jobs(owned_jobs(self.work))
 
         def start_worker() -> Job:
             def job(i: int) -> None:
                 kernels.correlate_planes(
-                    x, first, strides, self.source, self.channels, self.start, self.stride, self.grid_phases,
-                    self.cells, self.offsets, packed, added, y, out_strides, self.out_stride, self.out_phases,
+                    x, first, strides, self.source, self.channels, self.start, self.stride, grid_phases,
+                    self.cells, offsets, packed, added, y, out_strides, self.out_stride, out_phases,
                     self.axis_phases, self.axis, *jobs[i], self.block, self.part, self.run_lines,
                 )  # fmt: skip
 
@@ -259,60 +260,76 @@ class Planes:
 
     def sum(self, dy: Array, source: Array, dw: Array) -> None:
         """Write ``dw`` (K, C/G, kernel): the weight's gradient of a forward correlation."""
-        if self.batch == 0:
-            dw[...] = 0
-            return
         result = dw.reshape(self.groups, self.filters, -1)
+        grid_phases, natural = self.natural
         x, first, strides = memory(read_only(source))
         gradients, first_gradient, gradient_strides = memory(read_only(dy))
         # Not half vectors where filters share what is loaded: 36 against 28 GF/s with groups of 4 (as above).
         sum_part = self.part if self.filters == 1 else self.lanes
         multiple = _tap_multiple(self.filters)
-        offsets = np.resize(self.natural_offsets, ceil_div(len(self.offsets), multiple) * multiple)
+        offsets = np.resize(natural, ceil_div(len(natural), multiple) * multiple)
         row_bytes = len(offsets) * VECTOR_BYTES
         filter_step = max(4, SUMS_BYTES // row_bytes // 4 * 4)
-        work = self.batch * self.groups * self.filters * len(self.offsets) * prod(self.lines)
-        wanted = wanted_jobs(work)
+        wanted = self.wanted
         group_step = min(
             ceil_div(self.groups, wanted), max(1, SUMS_BYTES // (row_bytes * min(self.filters, filter_step)))
         )
         owners = ceil_div(self.groups, group_step) * ceil_div(self.filters, filter_step)
         image_step = min(SUMMED_IMAGES, ceil_div(self.batch, max(1, wanted // owners)))
-        parts = list(blocks(self.batch, image_step))
-        partial = new_result((len(parts), *result.shape), x.dtype) if len(parts) > 1 else result[np.newaxis]
-        jobs = [
-            (part, groups, filters)
-            for part in range(len(parts))
-            for groups in blocks(self.groups, group_step)
-            for filters in blocks(self.filters, filter_step)
-        ]
+        jobs = Grid((self.batch, image_step), (self.groups, group_step), (self.filters, filter_step))
+        parts = jobs.counts[0]
+        partial = new_result((parts, *result.shape), x.dtype) if parts > 1 else result[np.newaxis]
 
         def start_worker() -> Job:
             def job(i: int) -> None:
-                part, groups, filters = jobs[i]
+                images, groups, filters = jobs[i]
                 kernels.sum_planes(
-                    x, first, strides, self.source, self.channels, self.start, self.stride, self.grid_phases,
+                    x, first, strides, self.source, self.channels, self.start, self.stride, grid_phases,
                     self.cells, offsets, gradients, first_gradient, gradient_strides, self.lines, self.axis,
-                    partial[part], groups, filters, parts[part], self.block, sum_part,
+                    partial[images[0] // image_step], groups, filters, images, self.block, sum_part,
                 )  # fmt: skip
 
             return job
 
         run_jobs(len(jobs), start_worker)
-        if len(parts) > 1:
+        if parts > 1:
             add_parts(partial, result)
         if not np.may_share_memory(result, dw):
             dw[...] = result.reshape(dw.shape)
 
 
-def triples(taps: list[tuple[int, int]], step: int) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
-    """Taps (offset, row) parted in triples, each tap a step further than the one before, and others."""
-    left, threes = dict(sorted(taps)), []
-    for offset, _ in sorted(taps):
-        wanted = [offset, offset + step, offset + 2 * step]
-        if all(place in left for place in wanted):
-            threes += [(place, left.pop(place)) for place in wanted]
-    return threes, list(left.items())
+def triples(offsets: Array, step: int, parts: Array | None = None) -> tuple[Array, Array]:
+    """Taps parted in triples, each tap a step further than the one before, and others.
+
+    Parameters
+    ----------
+    offsets : int64 array (taps,)
+        All different in a part.
+    step : int
+    parts : int64 array (taps,), optional
+        From 0 on: the part that each tap belongs to.
+
+    Returns
+    -------
+    order, threes : int64 arrays
+        The taps part by part, triples first, both in the order of their offsets; and all taps of triples.
+    """
+    numbers = np.arange(len(offsets))
+    if parts is None:
+        parts = np.zeros(len(offsets), np.int64)
+    # Taps that follow each other in steps, as far as they do.
+    rows, columns = divmod(offsets, step)
+    by_run = np.lexsort((rows, columns, parts))
+    rows, columns, parts = rows[by_run], columns[by_run], parts[by_run]
+    begins = np.ones(len(offsets), np.bool_)
+    begins[1:] = (np.diff(rows) != 1) | (np.diff(columns) != 0) | (np.diff(parts) != 0)
+    begun = np.flatnonzero(begins)
+    lengths = np.diff(begun, append=len(offsets))
+    place = numbers - np.repeat(begun, lengths)
+    alone = place >= np.repeat(lengths // 3 * 3, lengths)
+    turn = np.where(alone, 0, place % 3)
+    order = np.lexsort((turn, offsets[by_run[numbers - turn]], alone, parts))
+    return by_run[order], by_run[~alone]
 
 
 def _tap_multiple(filters: int) -> int:
@@ -331,20 +348,27 @@ class Grouped:
     def __init__(self, geometry: Geometry) -> None:
         g = self.geometry = geometry
         self.group_filters, self.group_channels = g.filters // g.groups, g.channels // g.groups
-        forward: list[Phases] = [[(0, forward_axis(g, a))] for a in range(3)]
-        backward: list[Phases] = [backward_axes(g, a) for a in range(3)]
-        one = (1, 1, 1)
-        channels, filters = self.group_channels, self.group_filters
-        self.forward_engine: Planes | Pixels | Strips
-        self.backward_engine: Planes | Pixels | Strips
+
+    @cached_property
+    def forward_engine(self) -> Planes | Pixels | Strips:
+        """That of the forward and backward-weight passes."""
+        g = self.geometry
         if g.channels_last and Strips.serves(g):
-            self.forward_engine, self.backward_engine = Strips(g, back=False), Strips(g, back=True)
-        else:
-            self.forward_engine = self._engine(forward, g.output, one, channels, filters)
-            self.backward_engine = self._engine(backward, g.input, g.stride, filters, channels)
+            return Strips(g, back=False)
+        phases = ForwardPhase(g, 0), ForwardPhase(g, 1), ForwardPhase(g, 2)
+        return self._engine(phases, g.output, (1, 1, 1), self.group_channels, self.group_filters)
+
+    @cached_property
+    def backward_engine(self) -> Planes | Pixels | Strips:
+        """That of the backward-input pass."""
+        g = self.geometry
+        if g.channels_last and Strips.serves(g):
+            return Strips(g, back=True)
+        phases = BackwardPhases(g, 0), BackwardPhases(g, 1), BackwardPhases(g, 2)
+        return self._engine(phases, g.input, g.stride, self.group_filters, self.group_channels)
 
     def _engine(
-        self, phases: list[Phases], extent: Three, stride: Three, channels: int, filters: int
+        self, phases: Phases, extent: Three, stride: Three, channels: int, filters: int
     ) -> Planes | Pixels:
         g = self.geometry
         sizes = (phases, extent, stride, g.batch, g.groups, channels, filters, g.kernel)

@@ -7,13 +7,12 @@ gradient with filters and channels exchanged and a set of taps for each phase of
 
 from __future__ import annotations
 
-import itertools
 from math import prod
 
 import numpy as np
 
-from fastconv.algorithms.axes import Axis
-from fastconv.algorithms.jobs import Range, blocks, ceil_div, owned_jobs, wanted_jobs
+from fastconv.algorithms.axes import BackwardPhases, ForwardPhase, Phases
+from fastconv.algorithms.jobs import Grid, Tables, ceil_div, owned_jobs, wanted_jobs
 from fastconv.algorithms.memory import add_parts, pixels_first
 from fastconv.algorithms.problem import Counts, Problem
 from fastconv.arguments import Array
@@ -27,12 +26,13 @@ from fastconv.threads import Job, run_jobs
 GROUPS = ((1, 1), (2, 2), (4, 4), (8, 8), (1, 2), (2, 1))
 # Pixels that share a table, and those that one sum runs over before it is added to the others.
 TABLE_PIXELS = 1024
+# Taps of all lines that share one, at the most: each may have taps of its own.
+TABLE_TAPS = 2**18
 CHUNK = 16
 # So many sums, at the most, are added up one after the other.
 CHUNKS = 2**10
 
 Three = tuple[int, int, int]
-Phases = list[tuple[int, Axis | None]]
 
 
 def tile_for(channels: int, filters: int, itemsize: int) -> bool:
@@ -40,30 +40,29 @@ def tile_for(channels: int, filters: int, itemsize: int) -> bool:
     return (channels, filters) in GROUPS and VECTOR_BYTES // itemsize % filters == 0
 
 
-def axis_tables(phases: Phases, extent: int, out_stride: int) -> tuple[Array, Array]:
-    """The runs of cells of one axis that the same taps reach, and the taps of each."""
-    runs: list[tuple[int, ...]] = []
-    taps: list[tuple[int, int]] = []
-    for first, axis in phases:
-        cells = ceil_div(extent - first, out_stride)
-        if axis is None:
-            runs.append((0, cells, first, 0, 0))
-            continue
+def axis_tables(phases: ForwardPhase | BackwardPhases) -> tuple[Array, Array]:
+    """The runs of cells of one axis that the same taps reach, and the taps of each.
+
+    Taps of a run follow each other in the order of their shifts, so runs share them.
+    """
+    runs: list[Array] = []
+    taps: list[Array] = []
+    done = 0
+    for first in phases.firsts:
+        axis = phases.axis(first)
         # From and up to which cell each tap meets the source.
-        reach = [
-            (max(0, ceil_div(-shift, axis.stride)), min(cells, (axis.source - 1 - shift) // axis.stride + 1))
-            for shift in axis.shifts
-        ]
-        marks = sorted({0, cells} | {mark for ends in reach for mark in ends if 0 < mark < cells})
-        for begin, end in itertools.pairwise(marks):
-            met = sorted(
-                (shift, tap)
-                for tap, shift, (low, high) in zip(axis.taps, axis.shifts, reach, strict=True)
-                if low <= begin and end <= high
-            )
-            runs.append((begin, end, first, len(taps), len(met)))
-            taps += [(tap, shift) for shift, tap in met]
-    return np.array(runs, np.int64), np.array(taps or [(0, 0)], np.int64)
+        begin, end = axis.inside(axis.shifts)
+        marks = np.unique(np.concatenate(([0], begin[begin < axis.output], end[end < axis.output])))
+        some = np.empty((len(marks), 5), np.int64)
+        some[:, 0], some[:-1, 1], some[-1, 1], some[:, 2] = marks, marks[1:], axis.output, first
+        # The cells of larger shifts begin and end sooner: taps from one on have begun, up to one not ended.
+        begun = axis.count - np.searchsorted(begin[::-1], marks, "right")
+        ended = axis.count - np.searchsorted(end[::-1], marks, "right")
+        some[:, 3], some[:, 4] = begun + done, np.maximum(0, ended - begun)
+        runs.append(some)
+        taps.append(np.stack((axis.taps, axis.shifts), axis=1))
+        done += axis.count
+    return np.concatenate(runs), np.concatenate(taps)
 
 
 class Pixels:
@@ -71,8 +70,8 @@ class Pixels:
 
     Parameters
     ----------
-    phases : list of three
-        For each axis the phases of the output: first cell, and what makes its cells.
+    phases : three ForwardPhase or BackwardPhases
+        Those of the output along each axis.
     extent, stride : tuple of three int
         Of the output.
     batch, groups, channels, filters : int
@@ -82,7 +81,7 @@ class Pixels:
 
     def __init__(
         self,
-        phases: list[Phases],
+        phases: Phases,
         extent: Three,
         stride: Three,
         batch: int,
@@ -93,11 +92,9 @@ class Pixels:
     ) -> None:
         self.batch, self.groups, self.group, self.kernel = batch, groups, (channels, filters), kernel
         self.out_stride = stride
-        strides = [{axis.stride for _, axis in some if axis is not None} or {1} for some in phases]
-        self.stride = tuple(min(some) for some in strides)
-        tables = [axis_tables(phases[a], extent[a], stride[a]) for a in range(3)]
-        self.runs = (tables[0][0], tables[1][0], tables[2][0])
-        self.taps = (tables[0][1], tables[1][1], tables[2][1])
+        self.phases = phases
+        # Without phases along an axis all of the output is zero.
+        self.empty = not all([some.firsts for some in phases])
         self.lines_of = [ceil_div(extent[a], stride[a]) for a in range(3)]
         self.axis = next((a for a in range(3) if self.lines_of[a] > 1), 2)
         self.lines = self.lines_of[self.axis]
@@ -105,44 +102,52 @@ class Pixels:
         self.work = work // 2
         self.wanted = wanted_jobs(self.work)
         line_pixels = prod(extent) // extent[self.axis] * stride[self.axis]
-        lines = max(1, min(self.lines, TABLE_PIXELS // line_pixels))
+        lines = max(1, min(self.lines, TABLE_PIXELS // line_pixels, TABLE_TAPS // prod(kernel)))
         images = 1
         if lines == self.lines:
             images = min(ceil_div(batch, self.wanted), max(1, TABLE_PIXELS // (lines * line_pixels)))
         self.block = (max(1, images), lines, max(1, images) * lines * line_pixels)
-        self.jobs = self._jobs(self.wanted)
-        chunks = ceil_div(batch * prod(self.lines_of), CHUNK)
-        self.sum_jobs = self._jobs(max(self.wanted, ceil_div(chunks, CHUNKS)))
 
-    def _jobs(self, wanted: int) -> list[tuple[Range, Range]]:
-        """(images, lines)."""
+    @Tables
+    def tables(self) -> tuple[Array, ...]:
+        """For each axis the runs of cells that the same taps reach, and then for each the taps."""
+        (d, d_taps), (h, h_taps), (w, w_taps) = (axis_tables(some) for some in self.phases)
+        return d, h, w, d_taps, h_taps, w_taps
+
+    @property
+    def stride(self) -> Three:
+        """Cells of the source from one cell of a phase to the next."""
+        d, h, w = (some.axis(some.firsts[0]).stride for some in self.phases)
+        return d, h, w
+
+    def _jobs(self, wanted: int) -> Grid:
+        """Lines, images."""
         line_step = ceil_div(ceil_div(self.lines, self.block[1]), wanted) * self.block[1]
         wanted = ceil_div(wanted, ceil_div(self.lines, line_step))
         image_step = max(1, ceil_div(ceil_div(self.batch, self.block[0]), wanted) * self.block[0])
-        return [
-            (images, lines)
-            for lines in blocks(self.lines, line_step)
-            for images in blocks(self.batch, image_step)
-        ]
+        return Grid((self.lines, line_step), (self.batch, image_step))
 
     def run(self, source: Array, weights: Array, bias: Array | None, out: Array) -> None:
         """Write all of ``out``; ``weights`` is (groups, filters, channels, taps)."""
         filters = self.groups * self.group[1]
+        if not all([some.whole for some in self.phases]):
+            out[...] = 0
+        if self.empty:
+            return
         # (taps, channels, filters of all groups): a vector is loaded from along the filters
         packed = weights.transpose(3, 2, 0, 1).reshape(-1, self.group[0], filters)
         packed = read_only(contiguous(packed))
         added = read_only(np.zeros(filters, out.dtype) if bias is None else np.ascontiguousarray(bias))
         x, first, steps = pixels_first(read_only(source))
         y, _, out_steps = pixels_first(out)
-        wanted = owned_jobs(self.work)
-        jobs = self.jobs if wanted == self.wanted else self._jobs(wanted)
+        jobs, stride, tables = self._jobs(owned_jobs(self.work)), self.stride, self.tables
 
         def start_worker() -> Job:
             def job(i: int) -> None:
+                lines, images = jobs[i]
                 kernels.correlate_lasts(
-                    x, first, steps, self.stride, self.runs, self.taps, self.kernel, packed,
-                    added, y, out_steps, self.out_stride, self.axis, self.group, *jobs[i],
-                    self.block,
+                    x, first, steps, stride, tables[:3], tables[3:], self.kernel, packed, added, y, out_steps,
+                    self.out_stride, self.axis, self.group, images, lines, self.block,
                 )  # fmt: skip
 
             return job
@@ -184,16 +189,18 @@ class Pixels:
         """Write ``dw`` (K, C/G, kernel): the weight's gradient of a forward correlation."""
         x, first, steps = pixels_first(read_only(source))
         gradient, first_gradient, gradient_steps = pixels_first(read_only(dy))
-        jobs = self.sum_jobs
+        chunks = ceil_div(self.batch * prod(self.lines_of), CHUNK)
+        jobs = self._jobs(max(self.wanted, ceil_div(chunks, CHUNKS)))
+        stride, tables = self.stride, self.tables
         shape = (prod(self.kernel) + 1, self.group[0], self.groups * self.group[1])
         partial = zeros((max(1, len(jobs)), *shape), x.dtype)
 
         def start_worker() -> Job:
             def job(i: int) -> None:
+                lines, images = jobs[i]
                 kernels.sum_lasts(
-                    x, first, steps, self.stride, self.runs, self.taps, self.kernel, gradient,
-                    first_gradient, gradient_steps, self.axis, self.group, *jobs[i],
-                    self.block, CHUNK, partial[i],
+                    x, first, steps, stride, tables[:3], tables[3:], self.kernel, gradient, first_gradient,
+                    gradient_steps, self.axis, self.group, images, lines, self.block, CHUNK, partial[i],
                 )  # fmt: skip
 
             return job

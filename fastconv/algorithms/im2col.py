@@ -20,13 +20,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fastconv import blas
-from fastconv.algorithms.jobs import JOB_MULTIPLICATIONS, JOBS, PARTS_BYTES, Range, blocks, ceil_div
+from fastconv.algorithms.jobs import JOB_MULTIPLICATIONS, JOBS, PARTS_BYTES, Grid, Range, blocks, ceil_div
 from fastconv.algorithms.memory import add_parts, contiguous_in
 from fastconv.algorithms.narrow import Narrow
 from fastconv.algorithms.problem import Counts, Problem
@@ -106,10 +107,6 @@ class Im2col:
         self.budget = min(self.target, ceil_div(columns, self.jobs))
         # All filters of a group, unless one pixel's output of so many were a block by itself.
         self.block_filters = min(self.group_filters, self.target)
-        self.forward_block = self._forward_block()
-        self.weight_block, self.parts = self._weight_block()
-        self.input_block, self.input_jobs = self._input_block()
-        self.narrow = Narrow(g) if Narrow.serves(g) else None
 
     @staticmethod
     def why_not(geometry: Geometry, which: Pass) -> str | None:
@@ -181,19 +178,21 @@ class Im2col:
         At most three blocks and the partial sums of ``dW``: under 32 MiB. Copies of the weights (where
         they are not contiguous) and float32 copies of float16 arrays are not counted.
         """
-        g, forward, weight, back = self.geometry, self.forward_block, self.weight_block, self.input_block
+        g, forward = self.geometry, self.forward_block
+        (weight, parts), (back, _) = self.weight_block, self.input_block
         elements = max(
             forward.columns + (forward.outputs if forward.taps < g.taps else 0),
             weight.columns + weight.outputs + weight.weights,
             back.columns + back.outputs,
             0 if self.narrow is None else self.narrow.scratch_bytes // g.compute_dtype.itemsize,
         )
-        partial_sums = self.parts * g.filters * g.taps if self.parts > 1 else 0
+        partial_sums = parts * g.filters * g.taps if parts > 1 else 0
         return (elements + partial_sums) * g.compute_dtype.itemsize
 
     # Block sizes
 
-    def _forward_block(self) -> Block:
+    @cached_property
+    def forward_block(self) -> Block:
         """All taps of as many pixels as fit, then as many groups, then as many images."""
         g = self.geometry
         taps = min(g.taps, self.target)
@@ -212,7 +211,8 @@ class Im2col:
             images = min(self.batch, max(1, self.budget // (width * pixels * groups)))
         return Block(images, groups, self.block_filters, taps, pixels)
 
-    def _weight_block(self) -> tuple[Block, int]:
+    @cached_property
+    def weight_block(self) -> tuple[Block, int]:
         """The rows that one job owns and one product sums, and the parts that the whole sum is cut into.
 
         Parts of the sum give BLAS wide products, but each needs a whole ``dW`` of its own: where that
@@ -236,7 +236,8 @@ class Im2col:
             groups = min(g.groups, fitting, ceil_div(g.groups, self.jobs))
         return Block(images, groups, filters, taps, pixels), parts
 
-    def _input_block(self) -> tuple[Block, InputJobs]:
+    @cached_property
+    def input_block(self) -> tuple[Block, InputJobs]:
         """Columns of one product, and the channels and lines that one job owns."""
         g = self.geometry
         channels = ceil_div(self.group_channels, ceil_div(self.jobs, self.batch * g.groups))
@@ -255,6 +256,11 @@ class Im2col:
         tallest = g.input[axis] // (4 * effective(g.kernel[axis], g.dilation[axis]))
         bands = max(1, min(self.jobs // owners, tallest))
         return block, InputJobs(channels, axis, ceil_div(g.input[axis], bands))
+
+    @cached_property
+    def narrow(self) -> Narrow | None:
+        """What serves the backward-input pass to few channels."""
+        return Narrow(self.geometry) if Narrow.serves(self.geometry) else None
 
     # What the passes share
 
@@ -321,12 +327,7 @@ class Im2col:
         y = self._matrices(y)
         if bias is not None:
             bias = bias.reshape(g.groups, self.group_filters, 1)
-        jobs = [
-            (images, groups, pixels)
-            for images in blocks(g.batch, block.images)
-            for groups in blocks(g.groups, block.groups)
-            for pixels in blocks(g.pixels, block.pixels)
-        ]
+        jobs = Grid((g.batch, block.images), (g.groups, block.groups), (g.pixels, block.pixels))
 
         def start_worker() -> Job:
             scratch = self._empty(block.columns)
@@ -353,44 +354,34 @@ class Im2col:
 
     def backward_weight(self, dy: Array, x: Array, dw: Array) -> bool:
         """Jobs own groups, taps and a part of the sum over images and pixels; parts are added in order."""
-        g, block = self.geometry, self.weight_block
+        g, (block, wanted) = self.geometry, self.weight_block
         x, dy = read_only(x), read_only(dy)
-        sums = [
-            (images, pixels)
-            for images in blocks(g.batch, block.images)
-            for pixels in blocks(g.pixels, block.pixels)
-        ]
-        if not sums:
-            dw[...] = 0
-            return True
-        parts = list(blocks(len(sums), ceil_div(len(sums), self.parts)))
+        sums = Grid((g.batch, block.images), (g.pixels, block.pixels))
+        step = ceil_div(len(sums), wanted)
+        parts = ceil_div(len(sums), step)
         # Channels-last weights can't be seen as (G, K/G, Q): they are made so and copied.
         result = dw.reshape(g.groups, self.group_filters, g.taps)
-        partial = result[np.newaxis] if len(parts) == 1 else new_result((len(parts), *result.shape), dw.dtype)
-        jobs = [
-            (groups, filters, taps, part)
-            for groups in blocks(g.groups, block.groups)
-            for filters in blocks(self.group_filters, block.filters)
-            for taps in blocks(g.taps, block.taps)
-            for part in range(len(parts))
-        ]
+        partial = result[np.newaxis] if parts == 1 else new_result((parts, *result.shape), dw.dtype)
+        jobs = Grid(
+            (g.groups, block.groups), (self.group_filters, block.filters), (g.taps, block.taps), (parts, 1)
+        )
 
         def start_worker() -> Job:
             scratch, gathered = self._empty(block.columns), self._empty(block.outputs)
             products = self._empty(block.weights)
 
             def job(i: int) -> None:
-                groups, filters, taps, part = jobs[i]
+                groups, filters, taps, (part, _) = jobs[i]
                 target = partial[part, slice(*groups), slice(*filters), slice(*taps)]
                 product = products[: target.size].reshape(target.shape)
-                for j in range(*parts[part]):
+                for j in range(part * step, min(len(sums), (part + 1) * step)):
                     checkpoint()
                     gradients, columns = self._summands(
                         dy, x, gathered, scratch, groups, filters, taps, *sums[j]
                     )
                     # (groups, filters, taps) = (groups, filters, sum) @ (groups, sum, taps), sum over
                     # images and pixels
-                    if j == parts[part][0]:
+                    if j == part * step:
                         np.matmul(gradients, columns, out=target)
                     else:
                         np.matmul(gradients, columns, out=product)
@@ -399,7 +390,7 @@ class Im2col:
             return job
 
         _run(len(jobs), start_worker)
-        if len(parts) > 1:
+        if parts > 1:
             add_parts(partial, result)
         if not np.may_share_memory(result, dw):
             dw[...] = result.reshape(dw.shape)
@@ -430,19 +421,16 @@ class Im2col:
 
     def backward_input(self, dy: Array, w: Array, dx: Array) -> bool:
         """Jobs own images, channels and bands of lines of ``dx``."""
-        g, block, own = self.geometry, self.input_block, self.input_jobs
+        g, (block, own) = self.geometry, self.input_block
         if self.narrow is not None and contiguous_in(dy, True) and contiguous_in(dx, True):
             self.narrow.run(dy, w, dx)
             return True
         dy = read_only(dy)
         w = self._weight_matrices(w).transpose(0, 2, 1)  # (G, Q, K/G)
-        jobs = [
-            (images, groups, channels, band)
-            for images in blocks(g.batch, block.images)
-            for groups in blocks(g.groups, block.groups)
-            for channels in blocks(self.group_channels, own.channels)
-            for band in blocks(g.input[own.axis], own.band)
-        ]
+        jobs = Grid(
+            (g.batch, block.images), (g.groups, block.groups), (self.group_channels, own.channels),
+            (g.input[own.axis], own.band),
+        )  # fmt: skip
 
         def start_worker() -> Job:
             scratch, gathered = self._empty(block.columns), self._empty(block.outputs)
@@ -469,12 +457,12 @@ class Im2col:
     def _clear(self, dx: Array, images: Range, groups: Range, channels: Range, band: Range) -> None:
         first = groups[0] * self.group_channels + channels[0]
         stop = (groups[1] - 1) * self.group_channels + channels[1]
-        d, h = (slice(*band), slice(None)) if self.input_jobs.axis == 0 else (slice(None), slice(*band))
+        d, h = (slice(*band), slice(None)) if self.input_block[1].axis == 0 else (slice(None), slice(*band))
         dx[slice(*images), slice(first, stop), d, h] = 0
 
     def _pixels_that_reach(self, band: Range) -> Range:
         """The output cells, a flat range, with a tap in the band of input lines."""
-        g, axis = self.geometry, self.input_jobs.axis
+        g, axis = self.geometry, self.input_block[1].axis
         reach = effective(g.kernel[axis], g.dilation[axis])
         first = max(0, ceil_div(band[0] + g.padding[axis] - reach + 1, g.stride[axis]))
         stop = min(g.output[axis], (band[1] - 1 + g.padding[axis]) // g.stride[axis] + 1)
@@ -504,7 +492,7 @@ class Im2col:
         columns = scratch[: prod(shape)].reshape(shape)
         # (images, groups, taps, pixels) = (groups, taps, filters) @ (images, groups, filters, pixels)
         np.matmul(weights, gradients, out=columns.transpose(2, 0, 1, 3))
-        lines_in_step = g.input[1] if self.input_jobs.axis == 0 else 1
+        lines_in_step = g.input[1] if self.input_block[1].axis == 0 else 1
         col2im_add(
             read_only(columns.reshape(-1, *shape[2:])),
             dx,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from math import prod
+from typing import Any, Generic, TypeVar
 
 from fastconv.threads import checkpoint, get_num_threads
 
@@ -17,7 +19,12 @@ MOST_MULTIPLICATIONS = 2**33
 # All partial sums of a backward-weight pass together.
 PARTS_BYTES = 2 * 2**20
 
+# The tables of a pass that a plan keeps, in bytes; larger ones are made whenever the pass is called, which is
+# little beside the work that they are tables for.
+KEPT_BYTES = 2**12
+
 Range = tuple[int, int]
+Made = TypeVar("Made", bound=tuple[Any, ...])
 
 
 def wanted_jobs(work: int) -> int:
@@ -71,7 +78,51 @@ def blocks(stop: int, step: int, start: int = 0) -> Iterator[Range]:
     return ((first, min(first + step, stop)) for first in range(start, stop, step))
 
 
-def shares(stop: int, count: int) -> list[Range]:
-    """As many ranges of nearly equal length, or ``stop`` if they are fewer."""
-    count = min(stop, count)
-    return [(stop * i // count, stop * (i + 1) // count) for i in range(count)]
+def share(stop: int, count: int, i: int) -> Range:
+    """One of ``count`` ranges of nearly equal length."""
+    return stop * i // count, stop * (i + 1) // count
+
+
+class Grid:
+    """All combinations of one range of each axis, the last axis' fastest, by their number.
+
+    Parameters
+    ----------
+    *axes : tuple of two int
+        Where an axis stops, and the length of its ranges; the last of them may be shorter.
+    """
+
+    __slots__ = ("axes", "counts")
+
+    def __init__(self, *axes: Range) -> None:
+        self.axes = axes
+        self.counts = [ceil_div(stop, step) for stop, step in axes]
+
+    def __len__(self) -> int:
+        return prod(self.counts)
+
+    def __getitem__(self, i: int) -> tuple[Range, ...]:
+        ranges = []
+        for (stop, step), count in zip(self.axes[::-1], self.counts[::-1], strict=True):
+            i, place = divmod(i, count)
+            ranges.append((place * step, min((place + 1) * step, stop)))
+        return tuple(ranges[::-1])
+
+
+class Tables(Generic[Made]):
+    """A property, a tuple of arrays and numbers: made when it is asked for, and kept where it is small.
+
+    Threads that ask at the same time make the same twice.
+    """
+
+    def __init__(self, make: Callable[[Any], Made]) -> None:
+        self.make, self.__doc__ = make, make.__doc__
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, owner: Any, kind: type) -> Made:
+        made = self.make(owner)
+        if sum([getattr(part, "nbytes", 0) for part in made]) <= KEPT_BYTES:
+            owner.__dict__[self.name] = made
+        return made

@@ -9,14 +9,14 @@ parts takes 12, and 21 against 38 us for 10x1x28x28 -> 3, 5x5 (float32, forward,
 
 from __future__ import annotations
 
-import itertools
+from functools import cached_property
 from math import prod
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fastconv.algorithms.axes import Axis, Three, backward_axes, forward_axis
-from fastconv.algorithms.jobs import JOBS, PARTS_BYTES, Range, blocks, ceil_div, wanted_jobs
+from fastconv.algorithms.axes import Axis, BackwardPhases, Three, forward_axis
+from fastconv.algorithms.jobs import JOBS, PARTS_BYTES, Grid, Tables, ceil_div, wanted_jobs
 from fastconv.algorithms.memory import add_parts
 from fastconv.algorithms.problem import L1_BYTES, L2_BYTES, Counts, Problem
 from fastconv.arguments import Array
@@ -38,9 +38,6 @@ MOST_WEIGHT_BYTES = 4 * 2**20
 MOST_SEGMENTS = 1024
 # Images that backward-weight sums at a time, with their gradients: about what L1 holds.
 SUM_BYTES = 48 * 2**10
-
-# From and up to which image, group, and filter of each group.
-Part = tuple[Range, Range, Range]
 
 
 def _block(filters: int) -> int:
@@ -70,104 +67,89 @@ class Correlation:
     ) -> None:
         self.axes = axes
         self.batch, self.groups, self.channels, self.filters = batch, groups, channels, filters
-        self.stride: Three = (axes[0].stride, axes[1].stride, axes[2].stride)
-        self.extent: Three = (axes[0].output, axes[1].output, axes[2].output)
-        self.taps = prod(len(axis.shifts) for axis in axes)
-        self.itemsize = itemsize
-        # Extents of one phase of the grid.
-        self.grid: Three = (axes[0].grid, axes[1].grid, axes[2].grid)
-        deltas = [axis.deltas for axis in axes]
-        # The phases that some tap reads.
-        self.phases = np.array(
-            list(itertools.product(*(sorted({rest for _, rest in delta}) for delta in deltas))), np.int64
-        )
-
-    def offsets_in(self, phases: int) -> Array:
-        """Where each row (channel, tap) of the columns begins in a grid of so many phases."""
-        depth, height, width = self.grid
-        order = {tuple(phase): n for n, phase in enumerate(self.phases.tolist())}
-        rows = [
-            ((order[d[1], h[1], w[1]] * depth + d[0]) * height + h[0]) * width + w[0]
-            for d, h, w in itertools.product(*(axis.deltas for axis in self.axes))
-        ]
-        channel = np.arange(self.channels)[:, np.newaxis] * (phases * depth * height * width)
-        return (channel + np.array(rows)).ravel()
-
-
-class _Tables:
-    """What the kernels read instead of axes: offsets of the taps, segments of the lines, the grid's box."""
-
-    def __init__(self, c: Correlation) -> None:
-        grid = c.grid
-        sources = (c.axes[0].source, c.axes[1].source, c.axes[2].source)
+        d, h, w = axes
+        self.stride: Three = (d.stride, h.stride, w.stride)
+        self.extent: Three = (d.output, h.output, w.output)
+        self.start: Three = (d.lowest, h.lowest, w.lowest)
+        self.taps = d.count * h.count * w.count
+        self.itemsize, self.lanes = itemsize, VECTOR_BYTES // itemsize
+        # Extents of one phase of the grid, and how many phases some tap reads.
+        self.grid: Three = (d.grid, h.grid, w.grid)
+        self.phases = prod([axis.phases for axis in axes])
         # Without padding and stride the image itself is the source.
-        direct = grid == sources and c.stride == (1, 1, 1) and not any(axis.lowest for axis in c.axes)
-        self.offsets = c.offsets_in(1 if direct else len(c.phases))
-        self.box = np.array([grid, [axis.lowest for axis in c.axes], c.stride], np.int64)
-        self.groups, self.phases = c.groups, c.phases
-        self.lanes = VECTOR_BYTES // c.itemsize
-        self.image = self._segments(c.extent, grid)
-        # Cells of one image's source, and of its output.
-        self.cells = prod(grid) * c.channels * (c.groups if direct else len(c.phases))
-        self.outputs = prod(c.extent) * c.groups * c.filters
-        reach = int(self.image[:, 0].max() + self.offsets.max()) + self.lanes
-        self.direct = reach if direct else 0
+        sources = (d.source, h.source, w.source)
+        self.direct = self.grid == sources and self.stride == (1, 1, 1) and self.start == (0, 0, 0)
+        # Cells of one image's source, and segments of its output.
+        self.cells = prod(self.grid) * channels * (groups if self.direct else self.phases)
+        self.segments = d.output * h.output * ceil_div(w.output, self.lanes)
 
-    def _segments(self, extent: Three, grid: Three) -> Array:
-        """Rows (where in a plane of the source, where in a plane of the output, lanes) of one image."""
-        _, height, width = grid
-        depth, lines, columns = extent
-        d, h, w = np.ix_(np.arange(depth), np.arange(lines), np.arange(0, columns, self.lanes))
-        rows = np.broadcast_arrays(
-            (d * height + h) * width + w, (d * lines + h) * columns + w, np.minimum(self.lanes, columns - w)
-        )
-        return np.stack(rows, axis=-1).reshape(-1, 3).astype(np.int64)
-
-    def segments(self, images: int) -> Array:
-        """The rows of several images."""
-        distances = np.array([self.cells, self.outputs, 0])
-        return np.concatenate([self.image + n * distances for n in range(images)])
-
-    def of_pass(
-        self, strides: dict[int, int], several: int, block: int, step: int, jobs: list[Part]
-    ) -> Array:
+    def table(self, strides: dict[int, int], several: int, block: int, step: int, jobs: Grid) -> Array:
         """All numbers of a pass that takes several images at a time, in tiles of a block and a step."""
+        phases, offsets = self._offsets()
         numbers = {
             kernels.GROUPS: self.groups,
-            kernels.DIRECT: self.direct,
+            kernels.DIRECT: self._reach() if self.direct else 0,
             kernels.SEVERAL: several,
             kernels.BLOCK: block,
             kernels.STEP: step,
         }
-        segments = self.segments(several)
-        return kernels.pass_table(numbers | strides, self.box, self.offsets, self.phases, segments, jobs)
+        box = (self.grid, self.start, self.stride)
+        return kernels.pass_table(numbers | strides, box, jobs.axes, offsets, phases)
+
+    def _reach(self) -> int:
+        """Cells of an image up to the end of the last vector that is read, where it is its own source."""
+        last = [(axis.output - 1) + axis.span - 1 for axis in self.axes[:2]]
+        column = (self.extent[2] - 1) // self.lanes * self.lanes + self.axes[2].span - 1
+        depth, height, width = self.grid
+        return (((self.channels - 1) * depth + last[0]) * height + last[1]) * width + column + self.lanes
+
+    def _offsets(self) -> tuple[Array, Array]:
+        """The phases that some tap reads, and where in a grid of them each tap of the kernel begins."""
+        depth, height, width = self.grid
+        (ds, d, di), (hs, h, hi), (ws, w, wi) = (axis.phase_of_taps for axis in self.axes)
+        phases = np.empty((len(ds), len(hs), len(ws), 3), np.int64)
+        phases[..., 0], phases[..., 1], phases[..., 2] = ds[:, np.newaxis, np.newaxis], hs[:, np.newaxis], ws
+        plane = depth * height * width
+        offsets = np.add.outer(
+            d * (len(hs) * len(ws) * plane) + di * (height * width),
+            np.add.outer(h * (len(ws) * plane) + hi * width, w * plane + wi),
+        )
+        return phases.reshape(-1, 3), offsets.reshape(-1)
 
 
 class _Pass:
     """One correlation of all images: the arguments of `convolve_lines` that do not depend on the data."""
 
     def __init__(self, c: Correlation, filter_stride: int, channel_stride: int) -> None:
-        tables = _Tables(c)
-        block = _block(c.filters)
-        step = kernels.SEGMENTS_OF[block]
+        self.correlation, self.strides = (
+            c,
+            {kernels.FILTER_STRIDE: filter_stride, kernels.CHANNEL_STRIDE: channel_stride},
+        )
+        self.block = _block(c.filters)
+        self.step = kernels.SEGMENTS_OF[self.block]
         # At least eight tiles at a time: the last one is seldom full.
-        several = max(1, min(c.batch, ceil_div(8 * step, len(tables.image))))
-        self.scratch = several * tables.cells + c.groups * (c.filters + block) * len(tables.offsets)
-        jobs = _jobs(c, block, several, _wanted(c))
-        self.jobs = len(jobs)
-        strides = {kernels.FILTER_STRIDE: filter_stride, kernels.CHANNEL_STRIDE: channel_stride}
-        self.table = tables.of_pass(strides, several, block, step, jobs)
+        self.several = max(1, min(c.batch, ceil_div(8 * self.step, c.segments)))
+        rows = c.channels * c.taps
+        self.scratch = self.several * c.cells + c.groups * (c.filters + self.block) * rows
+        self.ranges = _jobs(c, self.block, self.several, _wanted(c))
+        self.jobs = len(self.ranges)
         self.no_bias = np.empty(0, np.float32 if c.itemsize == 4 else np.float64)
+
+    @Tables
+    def tables(self) -> tuple[Array]:
+        """All that the kernel knows before it sees data."""
+        table = self.correlation.table(self.strides, self.several, self.block, self.step, self.ranges)
+        return (table,)
 
     def run(self, x: Array, w: Array, bias: Array | None, out: Array) -> bool:
         """Write all of ``out``; returns whether the weights are finite."""
-        added = self.no_bias if bias is None else bias
+        added, (table,) = self.no_bias if bias is None else bias, self.tables
         if self.jobs == 1:
-            return kernels.convolve_lines(x, w, added, out, self.table, 0)
+            return kernels.convolve_lines(x, w, added, out, table, 0)
         finite = []
 
         def job(i: int) -> None:
-            finite.append(kernels.convolve_lines(x, w, added, out, self.table, i))
+            finite.append(kernels.convolve_lines(x, w, added, out, table, i))
 
         run_jobs(self.jobs, lambda: job)
         return all(finite)
@@ -179,59 +161,53 @@ def _wanted(c: Correlation) -> int:
     return wanted_jobs(work)
 
 
-def _jobs(c: Correlation, block: int, several: int, wanted: int) -> list[Part]:
-    """(images, groups, filters of each): groups, and then filters, are parted where images are too few."""
+def _jobs(c: Correlation, block: int, several: int, wanted: int) -> Grid:
+    """Images, groups, filters of each: groups, and then filters, are parted where images are too few."""
     image_step = ceil_div(max(1, ceil_div(c.batch, wanted)), several) * several
     wanted = ceil_div(wanted, max(1, ceil_div(c.batch, image_step)))
     group_step = ceil_div(c.groups, wanted)
     wanted = ceil_div(wanted, ceil_div(c.groups, group_step))
     filter_step = ceil_div(ceil_div(c.filters, wanted), block) * block
-    return [
-        (images, groups, filters)
-        for images in blocks(c.batch, image_step)
-        for groups in blocks(c.groups, group_step)
-        for filters in blocks(c.filters, filter_step)
-    ]
+    return Grid((c.batch, image_step), (c.groups, group_step), (c.filters, filter_step))
 
 
 class _WeightPass:
     """The gradient of the weights: the arguments of `sum_lines` that do not depend on the data."""
 
     def __init__(self, c: Correlation) -> None:
-        tables = _Tables(c)
-        taps = len(tables.offsets)
-        self.shape = (c.groups, c.filters, taps)
-        block = _block(c.filters)
-        step = kernels.TAPS_OF[block]
-        tables.offsets = np.append(tables.offsets, np.zeros(-taps % step, np.int64))
-        near = tables.cells // c.groups + len(tables.image) * block * tables.lanes
-        several = max(1, min(c.batch, SUM_BYTES // (near * c.itemsize)))
+        self.correlation = c
+        self.shape = (c.groups, c.filters, c.channels * c.taps)
+        self.block = _block(c.filters)
+        self.step = kernels.TAPS_OF[self.block]
+        near = c.cells // c.groups + c.segments * self.block * c.lanes
+        self.several = max(1, min(c.batch, SUM_BYTES // (near * c.itemsize)))
         room = PARTS_BYTES // (prod(self.shape) * c.itemsize)
-        jobs = _jobs(c, block, several, min(_wanted(c), max(JOBS, room)))
+        self.ranges = _jobs(c, self.block, self.several, min(_wanted(c), max(JOBS, room)))
         # Parts of the sum, each with a gradient of its own, while these are small.
-        self.parts = len({images for images, _, _ in jobs})
+        self.parts = self.ranges.counts[0]
         if self.parts * prod(self.shape) * c.itemsize > PARTS_BYTES:
             self.parts = 1
-            jobs = [((0, c.batch), groups, filters) for images, groups, filters in jobs if images[0] == 0]
-        self.jobs = len(jobs)
-        self.table = tables.of_pass({}, several, block, step, jobs)
+            self.ranges = Grid((c.batch, c.batch), *self.ranges.axes[1:])
+        self.jobs = len(self.ranges)
         partial = self.parts * prod(self.shape) if self.parts > 1 else 0
-        self.scratch = partial + several * (near + tables.cells)
+        self.scratch = partial + self.several * (near + c.cells)
+
+    @Tables
+    def tables(self) -> tuple[Array]:
+        """All that the kernel knows before it sees data."""
+        return (self.correlation.table({}, self.several, self.block, self.step, self.ranges),)
 
     def run(self, dy: Array, x: Array, dw: Array) -> bool:
         """Write all of ``dw``; returns False where that is not possible, since something is not finite."""
-        result = dw.reshape(self.shape)
+        result, (table,) = dw.reshape(self.shape), self.tables
         if self.jobs == 1:
-            return kernels.sum_lines(dy, x, result, self.table, 0)
-        if self.jobs == 0:
-            dw[...] = 0
-            return True
+            return kernels.sum_lines(dy, x, result, table, 0)
         partial = new_result((self.parts, *self.shape), dw.dtype) if self.parts > 1 else result[np.newaxis]
         finite = []
         each = self.jobs // self.parts
 
         def job(i: int) -> None:
-            finite.append(kernels.sum_lines(dy, x, partial[i // each], self.table, i))
+            finite.append(kernels.sum_lines(dy, x, partial[i // each], table, i))
 
         run_jobs(self.jobs, lambda: job)
         if self.parts > 1:
@@ -244,24 +220,35 @@ class Lines:
 
     name = label = "lines"
 
-    # Made for the passes that it serves.
-    forward_pass: _Pass
-    input_pass: _Pass
-    weight_pass: _WeightPass
-
     def __init__(self, geometry: Geometry) -> None:
-        g = geometry
-        self.geometry = g
-        channels, filters, taps = g.channels // g.groups, g.filters // g.groups, prod(g.kernel)
-        if self.why_not(g, "forward") is None:
-            axes = forward_axis(g, 0), forward_axis(g, 1), forward_axis(g, 2)
-            correlation = self._correlation(axes, channels, filters)
-            self.forward_pass = _Pass(correlation, channels * taps, taps)
-            self.weight_pass = _WeightPass(correlation)
-        if self.why_not(g, "backward_input") is None:
-            # At stride 1 there is one phase, which every tap reaches.
-            d, h, w = [axis for a in range(3) for _, axis in backward_axes(g, a) if axis is not None]
-            self.input_pass = _Pass(self._correlation((d, h, w), filters, channels), taps, channels * taps)
+        g = self.geometry = geometry
+        self.group_channels, self.group_filters = g.channels // g.groups, g.filters // g.groups
+
+    @cached_property
+    def forward_pass(self) -> _Pass:
+        """The forward pass."""
+        taps = prod(self.geometry.kernel)
+        return _Pass(self.forward_correlation, self.group_channels * taps, taps)
+
+    @cached_property
+    def input_pass(self) -> _Pass:
+        """The backward-input pass: at stride 1 there is one phase, which every tap reaches."""
+        g, taps = self.geometry, prod(self.geometry.kernel)
+        d, h, w = (BackwardPhases(g, a).axis(0) for a in range(3))
+        correlation = self._correlation((d, h, w), self.group_filters, self.group_channels)
+        return _Pass(correlation, taps, self.group_channels * taps)
+
+    @cached_property
+    def weight_pass(self) -> _WeightPass:
+        """The backward-weight pass."""
+        return _WeightPass(self.forward_correlation)
+
+    @cached_property
+    def forward_correlation(self) -> Correlation:
+        """What the forward pass reads and writes."""
+        g = self.geometry
+        axes = forward_axis(g, 0), forward_axis(g, 1), forward_axis(g, 2)
+        return self._correlation(axes, self.group_channels, self.group_filters)
 
     def _correlation(self, axes: tuple[Axis, Axis, Axis], channels: int, filters: int) -> Correlation:
         g = self.geometry
@@ -337,8 +324,13 @@ class Lines:
     @property
     def scratch_bytes(self) -> int:
         """The sources of some images, packed gradients, and packed weights."""
-        made = (getattr(self, name, None) for name in ("forward_pass", "input_pass", "weight_pass"))
-        return self.geometry.compute_dtype.itemsize * max(a.scratch for a in made if a is not None)
+        g = self.geometry
+        scratch = [0]
+        if self.why_not(g, "forward") is None:
+            scratch += [self.forward_pass.scratch, self.weight_pass.scratch]
+        if self.why_not(g, "backward_input") is None:
+            scratch.append(self.input_pass.scratch)
+        return g.compute_dtype.itemsize * max(scratch)
 
     def forward(self, x: Array, w: Array, bias: Array | None, y: Array) -> bool:
         """One correlation."""

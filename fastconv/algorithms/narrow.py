@@ -16,7 +16,7 @@ from math import prod
 import numpy as np
 
 from fastconv import blas
-from fastconv.algorithms.jobs import blocks, ceil_div, wanted_jobs
+from fastconv.algorithms.jobs import Grid, ceil_div, wanted_jobs
 from fastconv.algorithms.problem import Counts, Problem
 from fastconv.arguments import Array
 from fastconv.buffers import aligned
@@ -90,7 +90,7 @@ class Narrow:
         # (filters, taps*channels), rows in whole vectors
         weights = np.zeros((g.filters, self.pitch), w.dtype)
         weights[:, : g.taps] = w.transpose(0, 2, 3, 4, 1).reshape(g.filters, -1)
-        jobs = [(image, lines) for image in range(g.batch) for lines in blocks(g.input[1], self.band)]
+        jobs = Grid((g.batch, 1), (g.input[1], self.band))
         steps = tuple(some[1:] for some in (g.output, g.kernel, g.stride, g.padding, g.dilation))
         size = prod(g.input[1:]) * g.channels
 
@@ -98,7 +98,7 @@ class Narrow:
             columns = aligned(self.scratch_bytes // w.dtype.itemsize, w.dtype)
 
             def job(i: int) -> None:
-                image, lines = jobs[i]
+                (image, _), lines = jobs[i]
                 first, stop = self._lines_that_reach(lines)
                 cells = (stop - first) * g.output[2]
                 product = columns[: cells * self.pitch].reshape(cells, self.pitch)

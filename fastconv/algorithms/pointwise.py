@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from fastconv.algorithms.jobs import Range, blocks, ceil_div, jobs_now, shares, wanted_jobs
+from fastconv.algorithms.jobs import Grid, ceil_div, jobs_now, share, wanted_jobs
 from fastconv.algorithms.problem import Counts, Problem
 from fastconv.arguments import Array
 from fastconv.buffers import aligned, contiguous, new_result
@@ -56,7 +56,7 @@ class Cut(NamedTuple):
 
     chunk: int  # pixels that are packed together
     part: int  # filters of a job
-    jobs: list[tuple[int, Range, Range]]  # (group, filters, pixels)
+    jobs: Grid  # groups, filters, and which share of the panels
 
 
 class Pointwise:
@@ -71,8 +71,6 @@ class Pointwise:
         self.strided = g.stride != (1, 1, 1)
         self.panel = PANEL * (VECTOR_BYTES // np.dtype(g.compute_dtype).itemsize)
         self.wanted = wanted_jobs(g.multiplications)
-        # By filters, whether an input comes from memory, and how many jobs; threads may add at the same time.
-        self._cuts: dict[tuple[int, bool, int], Cut] = {}
 
     @staticmethod
     def why_not(geometry: Geometry, which: Pass) -> str | None:
@@ -163,13 +161,13 @@ class Pointwise:
         wanted = ceil_div(max(1, min(get_num_threads(), w.size // TURNED_ELEMENTS)), groups)
         lanes = self.panel // PANEL
         step = ceil_div(ceil_div(channels, wanted), lanes) * lanes
-        jobs = [(group, some) for group in range(groups) for some in blocks(channels, step)]
+        jobs = Grid((groups, 1), (channels, step))
 
         def start_worker() -> Job:
             square = aligned(lanes * lanes, w.dtype)
 
             def job(i: int) -> None:
-                group, (first, stop) = jobs[i]
+                (group, _), (first, stop) = jobs[i]
                 target = matrices[group, first * filters :]
                 turn_cells(flat[group], first, channels, filters, stop - first, target, filters, square)
 
@@ -189,23 +187,13 @@ class Pointwise:
         """The pixels of a group in chunks, and the work in jobs."""
         g = self.geometry
         wanted = jobs_now(g.multiplications)
-        made = self._cuts.get((filters, far, wanted))
-        if made is not None:
-            return made
-        pixels = g.batch * g.pixels
-        panels = ceil_div(pixels, self.panel)
+        panels = ceil_div(g.batch * g.pixels, self.panel)
         chunk = min(FAR_PANELS if far else CHUNK_PANELS, panels) * self.panel
-        chunks, part, most = ceil_div(pixels, chunk), filters, max(self.wanted, wanted)
+        chunks, part, most = ceil_div(g.batch * g.pixels, chunk), filters, max(self.wanted, wanted)
         while part > PART_FILTERS and chunks * g.groups * ceil_div(filters, part) < most:
             part = ceil_div(part, 2)
-        jobs = [
-            (group, some, (first * self.panel, min(pixels, stop * self.panel)))
-            for group in range(g.groups)
-            for some in blocks(filters, part)
-            for first, stop in shares(panels, ceil_div(wanted, g.groups * ceil_div(filters, part)))
-        ]
-        made = self._cuts[filters, far, wanted] = Cut(chunk, part, jobs)
-        return made
+        shares = min(panels, ceil_div(wanted, g.groups * ceil_div(filters, part)))
+        return Cut(chunk, part, Grid((g.groups, 1), (filters, part), (shares, 1)))
 
     def _run(
         self, x: Array, source: Source, sparse: bool, matrices: Array, bias: Array | None, y: Array,
@@ -217,6 +205,8 @@ class Pointwise:
         far = x.nbytes > FAR_BYTES and filters >= FAR_FILTERS and not sparse
         steps, ahead = min(STEPS, channels), FAR_CHANNELS if far else 0
         chunk, part, jobs = self._cut(filters, far)
+        pixels = g.batch * g.pixels
+        panels, shares = ceil_div(pixels, self.panel), jobs.counts[2]
         added = np.zeros(self.panel, dtype)
         if bias is not None:
             added = np.repeat(bias, self.panel)
@@ -226,7 +216,9 @@ class Pointwise:
             packed, cells = aligned(chunk * steps, dtype), aligned(chunk * part, dtype)
 
             def job(i: int) -> None:
-                group, some, span = jobs[i]
+                (group, _), some, (which, _) = jobs[i]
+                begin, end = share(panels, shares, which)
+                span = begin * self.panel, min(pixels, end * self.panel)
                 rows = added if bias is None else added[group * filters * self.panel :]
                 kernels.convolve_pixels(
                     flat_x, (group * channels * source[2], *source[1:]), sparse,

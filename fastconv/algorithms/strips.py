@@ -43,7 +43,7 @@ from math import prod
 
 import numpy as np
 
-from fastconv.algorithms.jobs import Range, blocks, ceil_div, owned_jobs, wanted_jobs
+from fastconv.algorithms.jobs import Grid, ceil_div, owned_jobs, wanted_jobs
 from fastconv.algorithms.memory import add_parts, pixels_first
 from fastconv.algorithms.problem import Counts, Problem
 from fastconv.arguments import Array, Size
@@ -95,10 +95,7 @@ class Strips:
         work = self.batch * self.channels * prod(self.target) * TAPS**2
         self.work = work // 2
         self.wanted = wanted_jobs(self.work)
-        self.jobs = self._jobs(self.wanted)
         self.sum_columns = min(self.columns, SUM_COLUMNS)
-        sums = self.batch * self.pairs * ceil_div(self.target[1], self.sum_columns)
-        self.sum_jobs = self._jobs(max(self.wanted, ceil_div(sums, SUMS)))
 
     @staticmethod
     def serves(geometry: Geometry) -> bool:
@@ -112,15 +109,11 @@ class Strips:
             and g.dilation[1:] == (1, 1)
         )
 
-    def _jobs(self, wanted: int) -> list[tuple[Range, Range]]:
-        """(images, pairs)."""
+    def _jobs(self, wanted: int) -> Grid:
+        """Images, pairs."""
         image_step = max(1, self.batch // wanted)
         wanted = ceil_div(wanted, max(1, ceil_div(self.batch, image_step)))
-        return [
-            (images, pairs)
-            for images in blocks(self.batch, image_step)
-            for pairs in blocks(self.pairs, ceil_div(self.pairs, wanted))
-        ]
+        return Grid((self.batch, image_step), (self.pairs, ceil_div(self.pairs, wanted)))
 
     @staticmethod
     def counts(p: Problem) -> Counts:
@@ -164,8 +157,7 @@ class Strips:
         y, _, out_steps = pixels_first(out)
         x_steps, y_steps = (steps[0], *steps[2:]), (out_steps[0], *out_steps[2:])
         lead = self._lead(y, 0, y_steps)
-        wanted = owned_jobs(self.work)
-        jobs = self.jobs if wanted == self.wanted else self._jobs(wanted)
+        jobs = self._jobs(owned_jobs(self.work))
 
         def start_worker() -> Job:
             def job(i: int) -> None:
@@ -184,18 +176,20 @@ class Strips:
         gradient, first_gradient, gradient_steps = pixels_first(read_only(dy))
         x_steps, dy_steps = (steps[0], *steps[2:]), (gradient_steps[0], *gradient_steps[2:])
         lead = self._lead(x, first, x_steps)
-        partial = zeros((max(1, len(self.sum_jobs)), TAPS**2 * self.channels), x.dtype)
+        sums = self.batch * self.pairs * ceil_div(self.target[1], self.sum_columns)
+        jobs = self._jobs(max(self.wanted, ceil_div(sums, SUMS)))
+        partial = zeros((max(1, len(jobs)), TAPS**2 * self.channels), x.dtype)
 
         def start_worker() -> Job:
             def job(i: int) -> None:
                 kernels.sum_strips(
                     x, first, x_steps, self.source, gradient, first_gradient, dy_steps, self.target, self.pad,
-                    self.stride, self.sum_columns, lead, *self.sum_jobs[i], partial[i],
+                    self.stride, self.sum_columns, lead, *jobs[i], partial[i],
                 )  # fmt: skip
 
             return job
 
-        run_jobs(len(self.sum_jobs), start_worker)
+        run_jobs(len(jobs), start_worker)
         total = partial[0] if len(partial) == 1 else add_parts(partial)
         # (C, taps) from (taps, C)
         dw[...] = total.reshape(-1, self.channels).T.reshape(dw.shape)

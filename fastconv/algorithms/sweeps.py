@@ -6,14 +6,13 @@ Of `fastconv.algorithms.direct`: a *sweep* goes over the lines of some images, w
 
 from __future__ import annotations
 
-import itertools
 from math import prod
 from typing import Any
 
 import numpy as np
 
 from fastconv.algorithms.axes import Axis
-from fastconv.algorithms.jobs import blocks, ceil_div, wanted_jobs
+from fastconv.algorithms.jobs import ceil_div, wanted_jobs
 from fastconv.algorithms.memory import Four, Three
 from fastconv.arguments import Array
 from fastconv.kernels.panels import PANEL
@@ -47,102 +46,109 @@ def panel_width(filters: int, lanes: int) -> int:
 class Taps:
     """What the cells of one correlation read: ``out[k, o] = sum of w[k, c, tap] * x[c, o*stride + shift]``.
 
+    Taps are counted in the order in which they lie in a band, by plane, line and column.
+
     Parameters
     ----------
     axes : three Axis
     channels : int
         Of a group.
     kernel : tuple of three int
-        Extents of the whole kernel, of which the axes name the taps.
+        Extents of the whole kernel, of which the axes have the taps.
     lanes : int
     """
 
     def __init__(self, axes: Axes, channels: int, kernel: Three, lanes: int) -> None:
-        self.axes, self.channels, self.lanes = axes, channels, lanes
-        # Along each axis (shift, tap), in the order in which they lie in a band.
-        planes, rows, columns = (sorted(zip(axis.shifts, axis.taps, strict=True)) for axis in axes)
-        self.start: Three = (axes[0].lowest, axes[1].lowest, axes[2].lowest)
-        self.stride: Three = (axes[0].stride, axes[1].stride, axes[2].stride)
-        d, h, w = self.start
-        self.span: Three = (planes[-1][0] - d + 1, rows[-1][0] - h + 1, columns[-1][0] - w + 1)
-        products = list(itertools.product(planes, rows, columns))
-        self.taps = [(t * kernel[1] + r) * kernel[2] + s for (_, t), (_, r), (_, s) in products]
-        self.places = [
-            (z - self.start[0], y - self.start[1], x - self.start[2]) for (z, _), (y, _), (x, _) in products
-        ]
-        self.depths = [z - self.start[0] for z, _ in planes]
-        self.across = len(columns)
+        d, h, w = self.axes = axes
+        self.channels, self.kernel, self.lanes = channels, kernel, lanes
+        self.start: Three = (d.lowest, h.lowest, w.lowest)
+        self.stride: Three = (d.stride, h.stride, w.stride)
+        self.span: Three = (d.span, h.span, w.span)
+        self.count = d.count * h.count * w.count
         # Neighbours along the width are one run of elements.
-        self.joined = self.span[2] == len(columns) and len(columns) * channels <= SUM
-        self.elements = len(self.taps) * channels
+        self.joined = w.span == w.count and w.count * channels <= SUM
+        self.elements = self.count * channels
 
-    def segments(self, plane: int, line: int, cell: int) -> list[tuple[int, int, int]]:
-        """Where elements that lie one behind the other begin, how many they are, and in which depth.
+    def places(self, plane: int, line: int, cell: int) -> Array:
+        """Where each tap (plane, line, column) begins in a band, whose steps the arguments are."""
+        d, h, w = self.axes
+        return (
+            (np.arange(d.count) * (d.apart * plane))[:, np.newaxis, np.newaxis]
+            + (np.arange(h.count) * (h.apart * line))[:, np.newaxis]
+            + np.arange(w.count) * (w.apart * cell)
+        )
+
+    def segments(self, plane: int, line: int, cell: int) -> tuple[Array, int]:
+        """Where elements that lie one behind the other begin, in a row for each depth, and how many they are.
 
         The arguments are the steps of a band.
         """
-        step, length = (self.across, self.across * self.channels) if self.joined else (1, self.channels)
-        return [(z * plane + y * line + x * cell, length, z) for z, y, x in self.places[::step]]
+        places = self.places(plane, line, cell)
+        if self.joined:
+            return places[..., 0], places.shape[2] * self.channels
+        return places.reshape(len(places), -1), self.channels
 
-    def runs(self, plane: int, line: int, cell: int) -> tuple[Array, Array, Array, dict[int, int]]:
+    def runs(self, plane: int, line: int, cell: int) -> tuple[Array, Array, Array]:
         """Runs in a band, and in steps of a panel; how many of them, of how many steps, make up one sum.
 
-        No sum has taps of two depths; the last result is where the sums of a depth begin. Behind them all
-        is one of nothing.
+        No sum has taps of two depths, which have as many sums each. Behind them all is one of nothing.
         """
-        a_runs: list[int] = []
-        b_runs: list[int] = []
-        groups: list[tuple[int, int, int]] = []
-        firsts: dict[int, int] = {}
-        done = 0
-        for begin, length, depth in self.segments(plane, line, cell):
-            first_of_depth = firsts.setdefault(depth, len(groups)) == len(groups)
-            for first, stop in blocks(length, SUM):
-                steps = stop - first
-                joins = not first_of_depth and groups[-1][2] == steps and (groups[-1][1] + 1) * steps <= SUM
-                if joins:
-                    groups[-1] = (groups[-1][0], groups[-1][1] + 1, steps)
-                else:
-                    groups.append((len(a_runs), 1, steps))
-                a_runs.append(begin + first)
-                b_runs.append(done + first)
-                first_of_depth = False
-            done += length
-        return np.array(a_runs), np.array(b_runs), np.array([*groups, (0, 0, 0)]), firsts
+        segments, length = self.segments(plane, line, cell)
+        depths, each = segments.shape
+        steps = np.arange(0, length, SUM)
+        a_runs = (segments[..., np.newaxis] + steps).reshape(-1)
+        b_runs = np.add.outer(np.arange(0, segments.size * length, length), steps).reshape(-1)
+        if len(steps) > 1:  # each run is a sum of its own
+            sums = np.zeros((len(a_runs) + 1, 3), np.int64)
+            sums[:-1, 0], sums[:-1, 1] = np.arange(len(a_runs)), 1
+            sums[:-1].reshape(-1, len(steps), 3)[..., 2] = np.minimum(SUM, length - steps)
+        else:
+            begins = np.arange(0, each, SUM // length)
+            sums = np.zeros((depths * len(begins) + 1, 3), np.int64)
+            by_depth = sums[:-1].reshape(depths, len(begins), 3)
+            by_depth[..., 0] = np.add.outer(np.arange(depths) * each, begins)
+            by_depth[..., 1], by_depth[..., 2] = np.minimum(SUM // length, each - begins), length
+        return a_runs, b_runs, sums
 
-    def planes(self, depth: int) -> tuple[int, int]:
-        """From and up to which plane of the output the taps of a depth read the image."""
-        return self.axes[0].inside(self.start[0] + depth)
-
-    def reach(self, firsts: dict[int, int], groups: int) -> Array:
-        """From and up to which sum each plane of the output has taps in the image (see `runs`)."""
-        stops = [*(firsts[depth] for depth in self.depths[1:]), groups - 1]
-        reach = np.full((self.axes[0].output, 2), (groups - 1, groups))
-        for depth in reversed(self.depths):
-            reach[slice(*self.planes(depth)), 0] = firsts[depth]
-        for depth, stop in zip(self.depths, stops, strict=True):
-            reach[slice(*self.planes(depth)), 1] = stop
+    def reach(self, sums: int) -> Array:
+        """From and up to which of so many sums each plane of the output reads the image (see `runs`)."""
+        depth = self.axes[0]
+        reach = depth.reach() * ((sums - 1) // depth.count)
+        reach[reach[:, 0] == reach[:, 1]] = sums - 1, sums
         return reach
 
     def packing(self, tap_step: int, channel_step: int, joined: bool) -> tuple[Array, Array]:
         """Which elements of a filter lie one behind the other, and the rows of a panel that they belong to.
 
-        ``joined`` says whether the steps make all elements of a filter one stretch of memory.
+        The first two arguments are the steps of a filter; ``joined`` says whether such elements are taken
+        together.
         """
-        row = {
-            tap * tap_step + c * channel_step: i * self.channels + c
-            for i, tap in enumerate(self.taps)
-            for c in range(self.channels)
-        }
-        places = sorted(row)
-        sources: list[tuple[int, int]] = []
-        for place in places:
-            follows = bool(sources) and sum(sources[-1]) == place
-            if joined and follows and sources[-1][1] < self.lanes:
-                sources[-1] = (sources[-1][0], sources[-1][1] + 1)
-            else:
-                sources.append((place, 1))
-        return np.array(sources), np.array([row[place] for place in places])
+        # Taps in rising order, and their places here.
+        _, height, width = self.kernel
+        d, h, w = (axis.taps for axis in self.axes)
+        turn = tuple(slice(None, None, -1 if axis.tap_step < 0 else 1) for axis in self.axes)
+        order = np.arange(self.count).reshape([axis.count for axis in self.axes])[turn].reshape(-1)
+        taps = np.add.outer(d * (height * width), np.add.outer(h * width, w))[turn].reshape(-1) * tap_step
+        channels = np.arange(self.channels)
+        by_channel = tap_step < channel_step
+        both = (channels, order * self.channels) if by_channel else (order * self.channels, channels)
+        rows = np.add.outer(*both)
+        if joined:
+            stretches, begins, length = channels * channel_step, taps, self.count
+            if (tap_step, channel_step) in ((1, self.count), (self.channels, 1)):  # one stretch in all
+                stretches, begins, length = np.zeros(1, np.int64), np.arange(self.elements), self.elements
+            # At most as many as a vector has lanes, and up to where a tap is left out.
+            after_gap = np.flatnonzero(np.diff(begins, prepend=-2) != 1)
+            place = np.arange(length) - np.repeat(after_gap, np.diff(after_gap, append=length))
+            parts = np.flatnonzero(place % self.lanes == 0)
+            sources = np.empty((len(stretches), len(parts), 2), np.int64)
+            sources[..., 0] = np.add.outer(stretches, begins[parts])
+            sources[..., 1] = np.diff(parts, append=length)
+            return sources.reshape(-1, 2), rows.reshape(-1)
+        sources = np.ones((*rows.shape, 2), np.int64)
+        places = channels * channel_step
+        sources[..., 0] = np.add.outer(places, taps) if by_channel else np.add.outer(taps, places)
+        return sources.reshape(-1, 2), rows.reshape(-1)
 
 
 class Sweep:
@@ -183,21 +189,16 @@ class Sweep:
         self.panels = ceil_div(filters, self.panel)
         self.depth, self.height, self.width = (axis.output for axis in axes)
         self.taps = Taps(axes, channels, kernel, self.lanes)
-        inside = all(axis.unpadded for axis in axes[1:])
         # Every cell reads the one it is.
-        self.unmoved = all(
-            axis.source == axis.output and axis.stride == 1 and axis.shifts == (0,) for axis in axes
-        )
+        self.unmoved = axes[0].unmoved and axes[1].unmoved and axes[2].unmoved
         # Images that are their own band: no line or column of padding, and cells of one group only.
-        self.own = last and inside and groups == 1
+        self.own = last and groups == 1 and axes[1].unpadded and axes[2].unpadded
         self.pitch = channels
         self.cells = self.depth * self.height * self.width
         self.work = batch * groups * filters * self.taps.elements * self.cells
         self.wanted = wanted_jobs(self.work)
-        reached = [self.taps.planes(depth) for depth in self.taps.depths]
-        # Whether taps are passed over, and whether in some plane all of them are.
-        self.cut = any(planes != (0, self.depth) for planes in reached)
-        self.blind = len({d for planes in reached for d in range(*planes)}) < self.depth
+        # Whether taps are passed over, since they lie in the padding of the depth.
+        self.cut = not axes[0].unpadded
 
     def chunk(self, cells: int) -> Four:
         """Images, planes, lines and cells of a line of a chunk of about so many, in chunks of equal size."""
@@ -210,10 +211,10 @@ class Sweep:
                 # What two pieces of a line both read is copied twice.
                 across = ceil_div(across, ceil_div(across, max(cells, self.taps.span[2] - 1)))
             return 1, 1, ceil_div(self.height, ceil_div(self.height, lines)), across
-        planes = min(self.depth, cells // plane)
-        while planes > 1 and self.band_bytes((1, planes, self.height, self.width)) > BAND_BYTES:
-            planes -= 1
-        images = 1
+        # As many as have room: each further plane of the output is as much as the second.
+        first, second = (self.band_bytes((1, n, self.height, self.width)) for n in (1, 2))
+        room = 1 + max(0, BAND_BYTES - first) // (second - first)
+        planes, images = min(self.depth, cells // plane, room), 1
         if planes == self.depth:
             room = BAND_BYTES // self.band_bytes((1, planes, self.height, self.width))
             images = max(1, min(self.batch, cells // (planes * plane), room))

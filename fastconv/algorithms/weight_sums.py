@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-import itertools
 from math import prod
 
 import numpy as np
 
-from fastconv.algorithms.jobs import JOBS, PARTS_BYTES, Range, blocks, ceil_div, even_parts, pieces, shares
-from fastconv.algorithms.memory import Images, add_parts
+from fastconv.algorithms.jobs import (
+    JOBS,
+    PARTS_BYTES,
+    Grid,
+    Range,
+    Tables,
+    ceil_div,
+    even_parts,
+    pieces,
+    share,
+)
+from fastconv.algorithms.memory import Images, Three, add_parts
 from fastconv.algorithms.narrow import FEW
 from fastconv.algorithms.sweeps import FEW_CELLS, PART_PANELS, Sweep
 from fastconv.arguments import Array
@@ -54,7 +63,7 @@ class WeightSums:
         self.swapped = swapped
         # Few channels, or one tap that reads the cell it is: vectors along filters, and nothing is
         # transposed (`fastconv.kernels.direct.sum_few`).
-        taps = len(s.taps.taps)
+        taps = s.taps.count
         pays = s.last or taps > 9 or (taps > 1 and s.filters <= s.panel)
         many_taps = not s.last and taps >= MANY_TAPS
         few = (s.channels <= FEW_CHANNELS or many_taps) and not swapped and pays
@@ -65,10 +74,9 @@ class WeightSums:
         self.chunk = s.chunk(FEW_CELLS if self.few and s.channels < FEW else SUM_CELLS)
         chunks = s.chunks(self.chunk)
         # Taps of a depth that is passed over in some planes are summed for themselves.
-        self.depths = len(s.taps.depths) if s.cut else 1
+        self.depths = s.axes[0].count if s.cut else 1
         self.depth = ceil_div(s.taps.elements // self.depths, s.lanes) * s.lanes
         self.row = self.depths * self.depth
-        self.pieces, self.panels = self._panels()
         if self.few:
             cells = FEW_SUM_CELLS if few else SUM_CELLS
             if s.channels > FEW_CHANNELS and not one:
@@ -76,10 +84,10 @@ class WeightSums:
                 cells = min(SUM_CELLS, cells * PANEL * s.lanes // s.panel)
             lines = prod(self.chunk[:3])
             self.at_once = ceil_div(lines, ceil_div(lines, max(1, cells // self.chunk[3])))
-            self.pitch, self.places = self._band()
+            self.pitch = s.pitch if not self.first else self.chunk[0] * prod(self._read)
         # Rows that lie as the weights do are summed in place where they are whole vectors: 112 GF/s with a
         # copy and 154 without (512x7 -> 2048, 1x1), 38 and 132 of one image.
-        in_order = not (swapped or self.few) and (s.last or len(s.taps.taps) == 1)
+        in_order = not (swapped or self.few) and (s.last or taps == 1)
         self.in_place = in_order and self.row == s.taps.elements
         self.weights = s.groups * s.filters * s.taps.elements
         # Channels of a job.
@@ -87,86 +95,85 @@ class WeightSums:
         if self.few and self.first:
             fitting = FEW_SUMS_BYTES // (taps * ceil_div(s.filters, s.lanes) * s.lanes * s.dtype.itemsize)
             self.channels = ceil_div(s.channels, ceil_div(s.channels, max(ROWS, fitting)))
-        if self.few:
-            last = s.channels % self.channels or self.channels
-            self.elements = {channels: self._elements(channels) for channels in {self.channels, last}}
         apart = s.groups * ceil_div(s.channels, self.channels)
         wanted = ceil_div(min(JOBS, s.wanted), apart)
         several = wanted * self.weights * s.dtype.itemsize <= PARTS_BYTES
         worthwhile = s.batch * s.cells // PART_CELLS
-        parts = even_parts(min(wanted, chunks, worthwhile)) if several else 1
-        self.parts = shares(chunks, parts)
+        self.chunks, self.parts = chunks, even_parts(min(wanted, chunks, worthwhile)) if several else 1
         # Filters of a job: not too few to fill a band for, nor more than there is room for sums.
-        step = max(4 * PART_PANELS * s.panel, ceil_div(s.filters, ceil_div(wanted, parts)))
+        step = max(4 * PART_PANELS * s.panel, ceil_div(s.filters, ceil_div(wanted, self.parts)))
         self.step = min(s.filters, step, max(ROWS, SUMS_BYTES // (self.row * s.dtype.itemsize)))
         if self.few:
             self.step = ceil_div(step, s.panel) * s.panel
             self.row = min(self.step, ceil_div(s.filters, s.lanes) * s.lanes)
         self.wanted = wanted
 
-    def _band(self) -> tuple[int, Array]:
-        """Elements of a cell of the band, or of a channel where they are first, and where each tap lies."""
-        s, t, (images, planes, lines, across) = self.sweep, self.sweep.taps, self.chunk
-        places = np.array(t.places)
-        if not self.first:
-            return s.pitch, places @ s.steps(self.chunk)
-        (depth, height, width), (d, h, w) = t.span, t.stride
-        rows, columns = (lines - 1) * h + height, (across - 1) * w + width
-        pitch = images * ((planes - 1) * d + depth) * rows * columns
-        return pitch, places @ (rows * columns, columns, 1)
+    @property
+    def _read(self) -> Three:
+        """Planes, lines and columns of the band of one image, where it has its channels first."""
+        (depth, height, width), (d, h, w) = self.sweep.taps.span, self.sweep.taps.stride
+        _, planes, lines, across = self.chunk
+        return (planes - 1) * d + depth, (lines - 1) * h + height, (across - 1) * w + width
 
     def _elements(self, channels: int) -> Array:
         """Where each element of some channels lies in the band, in the order of the layout."""
-        s = self.sweep
-        by_tap = np.add.outer(self.places, np.arange(channels) * (self.pitch if self.first else 1))
+        s, (_, rows, columns) = self.sweep, self._read
+        steps = (rows * columns, columns, 1) if self.first else s.steps(self.chunk)
+        by_tap = np.add.outer(
+            s.taps.places(*steps).reshape(-1), np.arange(channels) * (self.pitch if self.first else 1)
+        )
         return (by_tap if s.last else by_tap.T).reshape(-1)
 
-    def _jobs(self) -> list[tuple[int, int, Range, Range]]:
-        """(part, group, channels, filters). Threads share the filters: what is summed stays the same.
+    @Tables
+    def elements(self) -> tuple[Array, Array]:
+        """Those of as many channels as a job has, and of those that are left for the last."""
+        left = self.sweep.channels % self.channels
+        most = self._elements(self.channels)
+        return most, self._elements(left) if left else most
+
+    def _jobs(self) -> Grid:
+        """Parts, groups, channels, filters. Threads share the filters: what is summed stays the same.
 
         1024x14 -> 256 with 1x1 taps has one part, and took as long with two threads as with one.
         """
         s = self.sweep
-        shares = ceil_div(min(self.wanted, get_num_threads()), len(self.parts))
+        shares = ceil_div(min(self.wanted, get_num_threads()), self.parts)
         step = min(self.step, ceil_div(ceil_div(s.filters, shares), s.panel) * s.panel)
-        return [
-            (part, group, channels, some)
-            for part in range(len(self.parts))
-            for group in range(s.groups)
-            for channels in blocks(s.channels, self.channels)
-            for some in blocks(s.filters, step)
-        ]
+        return Grid((self.parts, 1), (s.groups, 1), (s.channels, self.channels), (s.filters, step))
 
-    def _panels(self) -> tuple[Array, Array]:
+    @Tables
+    def panels(self) -> tuple[Array, Array]:
         """The pieces and the panels that `sum_bands` reads: every panel is full but the last of a depth.
 
         Panels that ended with each segment gave 51 GF/s on 3x16x56 -> 64 with 3x3x3 taps, whose segments have
         9 elements, where these give 80 (float32, AVX-512 Xeon).
         """
         s = self.sweep
-        segments = s.taps.segments(*s.steps(self.chunk))
-        each = len(segments) // self.depths
-        pieces: list[tuple[int, int, int]] = []
-        panels: list[tuple[int, int, int, int, int, int]] = []
-        for i in range(self.depths):
-            some = segments[i * each : (i + 1) * each]
-            planes = s.taps.planes(some[0][2]) if s.cut else (0, s.depth)
-            elements = sum(length for _, length, _ in some)
-            bounds = [0, *itertools.accumulate(length for _, length, _ in some)]
-            for first, stop in blocks(elements, PANEL * s.lanes):
-                before = len(pieces)
-                for (begin, _, _), low, high in zip(some, bounds[:-1], bounds[1:], strict=True):
-                    start, end = max(low, first), min(high, stop)
-                    if start < end:
-                        pieces.append((begin + start - low, start - first, end - start))
-                vectors = ceil_div(stop - first, s.lanes)
-                panels.append((before, len(pieces), i * self.depth + first, vectors, *planes))
-        return np.array(pieces), np.array(panels)
+        segments, length = s.taps.segments(*s.steps(self.chunk))
+        segments = segments.reshape(self.depths, -1)
+        elements, width = segments.shape[1] * length, PANEL * s.lanes
+        # Pieces end with segments and with panels.
+        begins = np.arange(0, elements, width)
+        starts = np.union1d(np.arange(0, elements, length), begins)
+        pieces = np.empty((self.depths, len(starts), 3), np.int64)
+        pieces[..., 0] = segments[:, starts // length] + starts % length
+        pieces[..., 1], pieces[..., 2] = starts % width, np.diff(starts, append=elements)
+        before, depths = np.searchsorted(starts, begins), np.arange(self.depths)[:, np.newaxis]
+        panels = np.empty((self.depths, len(begins), 6), np.int64)
+        panels[..., 0] = before + depths * len(starts)
+        panels[..., 1] = np.append(before[1:], len(starts)) + depths * len(starts)
+        panels[..., 2] = begins + depths * self.depth
+        panels[..., 3] = -(-np.minimum(width, elements - begins) // s.lanes)
+        panels[..., 4], panels[..., 5] = 0, s.depth
+        if s.cut:
+            first, stop = s.axes[0].inside(s.axes[0].shifts)
+            panels[..., 4], panels[..., 5] = first[:, np.newaxis], stop[:, np.newaxis]
+        return pieces.reshape(-1, 3), panels.reshape(-1, 6)
 
     @property
     def scratch_bytes(self) -> int:
         """What a thread needs, and partial sums of all weights."""
-        partial = len(self.parts) * self.weights if len(self.parts) > 1 else 0
+        partial = self.parts * self.weights if self.parts > 1 else 0
         return (sum(self._sizes()) + partial) * self.sweep.dtype.itemsize
 
     def _sizes(self) -> tuple[int, int, int, int]:
@@ -179,7 +186,7 @@ class WeightSums:
         if self.few:
             if self.first:
                 band = self.channels * self.pitch
-            sums = len(s.taps.taps) * self.channels * self.row
+            sums = s.taps.count * self.channels * self.row
             return band, self.at_once * self.chunk[3] * s.panel, 0, sums
         sums = 0 if self.in_place else self.step * self.row
         return band, cells * PANEL * s.lanes, self.step * cells if last else 0, sums
@@ -187,26 +194,28 @@ class WeightSums:
     def run(self, dy: Images, x: Images, dw: Array) -> None:
         """Write the weights' gradient, flat, in the order of the layout."""
         s, t = self.sweep, self.sweep.taps
-        several, jobs = len(self.parts) > 1, self._jobs()
+        several, jobs = self.parts > 1, self._jobs()
         job_work = self.weights * s.batch * s.cells // len(jobs)
-        partial = new_result((len(self.parts), self.weights), s.dtype) if several else dw[np.newaxis]
+        partial = new_result((self.parts, self.weights), s.dtype) if several else dw[np.newaxis]
+        elements, panels = self.elements if self.few else (), () if self.few else self.panels
 
         def start_worker() -> Job:
             band, panel, turned, sums = (aligned(size, s.dtype) for size in self._sizes())
             panel[...] = 0  # lanes that no element fills are multiplied too, and denormals are slow
 
             def job(i: int) -> None:
-                part, group, channels, (first, stop) = jobs[i]
+                (part, _), (group, _), channels, (first, stop) = jobs[i]
+                every = share(self.chunks, self.parts, part)
                 if self.few:
-                    elements = self.elements[channels[1] - channels[0]]
-                    some = sums[: len(elements) * self.row].reshape(-1, self.row)
+                    own = elements[channels[1] - channels[0] < self.channels]
+                    some = sums[: len(own) * self.row].reshape(-1, self.row)
                     some[...] = 0
-                    for chunks in pieces(self.parts[part], job_work):
+                    for chunks in pieces(every, job_work):
                         kernels.sum_few(
                             dy.flat, dy.steps(group * s.filters), x.flat,
                             x.steps(group * s.channels + channels[0]), some, s.batch,
                             channels[1] - channels[0], (first, stop - first, s.panel), t.start, t.stride,
-                            t.span, chunks, self.chunk, self.pitch, elements, self.at_once, s.own, band,
+                            t.span, chunks, self.chunk, self.pitch, own, self.at_once, s.own, band,
                             panel,
                         )  # fmt: skip
                     self._write_few(some, partial[part], group, channels[0], (first, stop))
@@ -215,11 +224,11 @@ class WeightSums:
                 rows = (partial[part] if self.in_place else sums).reshape(-1, self.row)
                 some = rows[begin : begin + stop - first]
                 some[...] = 0
-                for chunks in pieces(self.parts[part], job_work):
+                for chunks in pieces(every, job_work):
                     kernels.sum_bands(
                         dy.flat, dy.steps(group * s.filters), x.flat, x.steps(group * s.channels), some,
                         s.batch, s.channels, (first, stop - first), t.start, t.stride, t.span, chunks,
-                        self.chunk, s.pitch, self.pieces, self.panels, s.own, band, panel, turned,
+                        self.chunk, s.pitch, *panels, s.own, band, panel, turned,
                     )  # fmt: skip
                 if not self.in_place:
                     self._write(some, partial[part], group, first)
@@ -237,7 +246,7 @@ class WeightSums:
             dw.reshape(len(sums), s.filters)[:, first:stop] = sums[:, : stop - first]
             return
         square = aligned(s.lanes * s.lanes, s.dtype)
-        taps, elements = len(s.taps.taps), s.taps.elements
+        taps, elements = s.taps.count, s.taps.elements
         flat, place = sums.reshape(-1), (group * s.filters + first) * elements
         target = dw[place + channel * taps :]
         turn_cells(flat, 0, self.row, len(sums), stop - first, target, elements, square)

@@ -24,25 +24,26 @@ A job owns chunks of patches and some of the filters; jobs follow from the shape
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from copy import copy
-from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from fastconv.algorithms.axes import Axis, backward_axes, forward_axis
+from fastconv.algorithms.axes import Axis, BackwardPhases, forward_axis
 from fastconv.algorithms.jobs import (
     JOBS,
     PARTS_BYTES,
+    Grid,
     Range,
-    blocks,
+    Tables,
     ceil_div,
     even_parts,
     jobs_now,
     pieces,
-    shares,
+    share,
     wanted_jobs,
 )
 from fastconv.algorithms.memory import Four, Images, Three, add_parts, assign, dense, finite, scratch_in
@@ -72,8 +73,10 @@ SUMS_BYTES = 45 * 2**17
 MOST_JOB_BYTES = 2**23
 # Images of both sides that are turned, at the most.
 MOST_TURNED_BYTES = 2**24
-# Lattices of a dilation at the most: a plan lists them, which took 18 s at a dilation of 512.
+# Lattices of a dilation at the most: each is a pass of its own.
 MOST_LATTICES = 1024
+# Phases of a stride along the depth that a plan keeps.
+MOST_KEPT_PHASES = 4
 # Filters of one job at the least, where filters are parted: each part transforms the patches again.
 PART_PANELS = 4
 # Patches of one part of backward-weight at the least: each part has sums of its own to clear, to bring back
@@ -124,20 +127,11 @@ class Patches:
         self.axis, self.batch, self.groups, self.channels, self.filters, self.dtype = (
             axis, batch, groups, channels, filters, dtype,
         )  # fmt: skip
-        # For each kernel of 3x3 taps its shift along the depth, and which patches it reads.
-        self.shifts = [shift for shift in sorted(axis.shifts) for _ in range(prod(kernels_))]
-        self.places = np.array(
-            [
-                (shift - axis.lowest, row, column)
-                for shift in sorted(axis.shifts)
-                for row, column in itertools.product(*map(range, kernels_))
-            ]
-        )
-        self.beyond = kernels_[0] - 1, kernels_[1] - 1
+        self.kernels, self.beyond = kernels_, (kernels_[0] - 1, kernels_[1] - 1)
         self.tall = tall
         # Points of a patch.
         self.each = 16 if tall == 2 else 4
-        self.depth, self.deep = axis.output, len(self.shifts)
+        self.depth, self.deep = axis.output, axis.count * prod(kernels_)
         self.down, self.across, self.width = ceil_div(height, tall), ceil_div(width, 2), width
         self.lanes = VECTOR_BYTES // dtype.itemsize
         self.panel = panel_width(filters, self.lanes)
@@ -178,7 +172,7 @@ class Patches:
 
     def read(self, planes: int) -> int:
         """Planes of the image that so many of the output read."""
-        return (planes - 1) * self.axis.stride + int(self.places[-1, 0]) + 1
+        return (planes - 1) * self.axis.stride + self.axis.span
 
     def _most(self, planes: int) -> int:
         """Patches of a chunk of so many planes whose points and products have room."""
@@ -197,7 +191,10 @@ class Patches:
             """Of the transforms, which copy two lines more than they make."""
             return self.read(planes) * (2 * lines(planes) + 1) / (planes * lines(planes))
 
-        fitting = [n for n in range(2, self.depth + 1) if n * self.across <= self._most(n)]
+        fitting = []
+        if 2 * self.across <= PATCHES:  # no chunk has more
+            most = min(self.depth, PATCHES // self.across)
+            fitting = [n for n in range(2, most + 1) if n * self.across <= self._most(n)]
         planes = min([1, *fitting], key=cost)
         images = 1
         if (planes, lines(planes)) == (self.depth, self.down):
@@ -209,25 +206,25 @@ class Patches:
         )
         return image, plane, line, patch
 
-    @cached_property
-    def reach(self) -> Array:
-        """From and up to which tap along the depth those of each plane of the output lie in the image."""
-        reach = np.zeros((self.depth, 2), np.int64)
-        for i in reversed(range(self.deep)):
-            reach[slice(*self.axis.inside(self.shifts[i])), 0] = i
-        for i in range(self.deep):
-            reach[slice(*self.axis.inside(self.shifts[i])), 1] = i + 1
-        return reach
+    @Tables
+    def table(self) -> tuple[Array, Array]:
+        """Which patches each kernel reads, and from and up to which kernel those of each plane are read.
+
+        Kernels go by their shifts along the depth.
+        """
+        each = prod(self.kernels)
+        places = np.empty((self.axis.count, each, 3), np.int64)
+        places[..., 0] = (np.arange(self.axis.count) * self.axis.apart)[:, np.newaxis]
+        places[..., 1], places[..., 2] = divmod(np.arange(each), self.kernels[1])
+        reach = self.axis.reach() * each
+        reach[reach[:, 0] == reach[:, 1]] = 0
+        return places.reshape(-1, 3), reach
 
     @property
-    def cut(self) -> bool:
-        """Whether taps are passed over, since they lie in the padding of the depth."""
-        return any(self.axis.inside(shift) != (0, self.depth) for shift in self.shifts)
-
-    @property
-    def blind(self) -> bool:
-        """Whether all taps of some plane of the output lie in the padding of the depth."""
-        return bool((self.reach[:, 1] == 0).any())
+    def inside(self) -> Array:
+        """From and up to which plane of the output each kernel reads the image."""
+        inside = np.stack(self.axis.inside(self.axis.shifts), axis=1)
+        return np.repeat(inside, prod(self.kernels), axis=0)
 
     @property
     def patches(self) -> int:
@@ -277,20 +274,14 @@ class Patches:
         elements = self.band(self.pitch) + self.image_points + self.products + self.cells
         return elements * self.dtype.itemsize
 
-    def jobs(self) -> list[tuple[int, Range, Range]]:
-        """(group, chunks, panels of filters)."""
+    def jobs(self) -> Grid:
+        """Groups, panels of filters, chunks."""
         parts = self.groups * ceil_div(self.panels, self.part)
         step = ceil_div(self.chunks, ceil_div(jobs_now(self.work), parts))
-        return [
-            (group, chunks, panels)
-            for group in range(self.groups)
-            for panels in blocks(self.panels, self.part)
-            for chunks in blocks(self.chunks, step)
-        ]
+        return Grid((self.groups, 1), (self.panels, self.part), (self.chunks, step))
 
 
-@dataclass(frozen=True)
-class Phase:
+class Phase(NamedTuple):
     """One sub-lattice of an output, and the one of the image that its taps read."""
 
     target: Three  # its first cell in the output
@@ -298,7 +289,102 @@ class Phase:
     source: Three  # the first cell of the image's lattice
     start: Three  # the cell of that lattice which the first output's first tap reads; may lie outside
     patches: Patches
-    table: Array  # which elements of a filter are the taps of each kernel (`fastconv.kernels.filters`)
+
+
+class Lattices:
+    """The sub-lattices that a dilation makes of an output: all that there are have one of four sizes.
+
+    Parameters
+    ----------
+    geometry : Geometry
+    axis : Axis
+        Along the depth.
+    first, stride : int
+        Where the output begins along the depth, and how it goes on.
+    extent, shift : tuple of two int
+        Of its planes, and where its first tap reads.
+    channels, filters : int
+        Of a group.
+    rotated : bool
+        Whether the filters are, in the plane.
+    """
+
+    def __init__(
+        self, geometry: Geometry, axis: Axis, first: int, stride: int, extent: Two, shift: Two, channels: int,
+        filters: int, rotated: bool,
+    ) -> None:  # fmt: skip
+        self.geometry, self.axis, self.first, self.stride = geometry, axis, first, stride
+        self.extent, self.shift, self.channels, self.filters = extent, shift, channels, filters
+        self.rotated, self.dilation = rotated, _dilation(geometry)
+        # How many there are along the height and the width.
+        self.counts = min(self.dilation[0], extent[0]), min(self.dilation[1], extent[1])
+        self._made: dict[Two, Patches] = {}
+
+    @property
+    def patches(self) -> Patches:
+        """Those of the first lattice, which has as many cells as any."""
+        (height, width), (d, e) = self.extent, self.dilation
+        return self._sized((ceil_div(height, d), ceil_div(width, e)))
+
+    @property
+    def kinds(self) -> list[tuple[Patches, int]]:
+        """Those of each size, and how many lattices have it."""
+        sizes: list[list[Two]] = []  # along each axis, and how many have each
+        for extent, apart, count in zip(self.extent, self.dilation, self.counts, strict=True):
+            longer = (extent - 1) % apart + 1  # the first lattices have a cell more than the others
+            cells = ceil_div(extent, apart)
+            sizes.append(
+                [(cells, min(longer, count)), *([(cells - 1, count - longer)] if longer < count else [])]
+            )
+        return [
+            (self._sized((height, width)), down * across)
+            for (height, down), (width, across) in itertools.product(*sizes)
+        ]
+
+    def _sized(self, size: Two) -> Patches:
+        if size not in self._made:
+            g = self.geometry
+            self._made[size] = Patches(
+                self.axis, g.batch, *size, g.groups, self.channels, self.filters, g.compute_dtype,
+                _kernels(g), _tall(g),
+            )  # fmt: skip
+        return self._made[size]
+
+    def __iter__(self) -> Iterator[Phase]:
+        (height, width), (d, e) = self.extent, self.dilation
+        for row, column in itertools.product(*map(range, self.counts)):
+            (y, from_row), (x, from_column) = (
+                divmod(row + self.shift[0], d),
+                divmod(column + self.shift[1], e),
+            )
+            yield Phase(
+                target=(self.first, row, column),
+                step=(self.stride, d, e),
+                source=(0, from_row, from_column),
+                start=(self.axis.lowest, y, x),
+                patches=self._sized((ceil_div(height - row, d), ceil_div(width - column, e))),
+            )
+
+    @Tables
+    def table(self) -> tuple[Array]:
+        """Which of a filter's elements are the taps of each kernel (kernels, 9 or 3); -1: none.
+
+        The further kernels of 5 or 7 taps read two on, and their first tap belongs to the one before.
+        """
+        _, rows, columns = self.geometry.kernel
+        plane = np.arange(rows * columns).reshape(rows, columns)
+        if self.rotated:
+            plane = plane[::-1, ::-1]
+        down, across = _kernels(self.geometry)
+        kernels_ = np.full((down, across, min(rows, 3), 3), -1)
+        for row, column in itertools.product(range(down), range(across)):
+            top, left = int(row > 0), int(column > 0)
+            kernels_[row, column, top:, left:] = plane[
+                2 * row + top : 2 * row + 3, 2 * column + left : 2 * column + 3
+            ]
+        flat = kernels_.reshape(down * across, -1)
+        deep = flat + (self.axis.taps * plane.size)[:, np.newaxis, np.newaxis]
+        return (np.where(flat < 0, flat, deep).reshape(-1, flat.shape[1]),)
 
 
 class Winograd:
@@ -310,69 +396,51 @@ class Winograd:
         g = geometry
         self.geometry = g
         self.group_filters, self.group_channels = g.filters // g.groups, g.channels // g.groups
-        c, k = self.group_channels, self.group_filters
         # The cells of a dilation's lattices lie apart: with the channels last, their channels do not.
         self.turns = _turned_bytes(g) > 0
-        self.tall = 1 if g.kernel[1] == 1 else 2
-        self.kernels: Two = (max(1, g.kernel[1] // 2), g.kernel[2] // 2)
-        first = -g.padding[1], -g.padding[2]
-        reach_back = [g.padding[a] - (g.kernel[a] - 1) * g.dilation[a] for a in (1, 2)]
-        last = reach_back[0], reach_back[1]
-        self.forward_phases = self._phases(
-            (0, forward_axis(g, 0)), 1, (g.output[1], g.output[2]), first, c, k, False
-        )
-        axes = backward_axes(g, 0)
-        self.input_phases = [
-            phase
-            for depth, axis in axes
-            if axis is not None
-            for phase in self._phases((depth, axis), g.stride[0], (g.input[1], g.input[2]), last, k, c, True)
-        ]
-        # Planes of the image that no tap reads.
-        self.unread = [depth for depth, axis in axes if axis is None]
-        self.weight_sums = WeightSums(self.forward_phases, self._lattice, g.channels_last)
+
+    @cached_property
+    def forward_lattices(self) -> Lattices:
+        """Those of the forward pass."""
+        g = self.geometry
+        return Lattices(
+            g, forward_axis(g, 0), 0, 1, g.output[1:], (-g.padding[1], -g.padding[2]), self.group_channels,
+            self.group_filters, rotated=False,
+        )  # fmt: skip
+
+    @cached_property
+    def depth(self) -> BackwardPhases:
+        """The planes of the image, by the taps along the depth that reach them."""
+        return BackwardPhases(self.geometry, 0)
+
+    def _input_lattices(self, first: int) -> Lattices:
+        """Those of the backward-input pass, of the planes from the first on."""
+        made = self._made.get(first)
+        if made is None:
+            g = self.geometry
+            d, e = _dilation(g)
+            shift = g.padding[1] - (g.kernel[1] - 1) * d, g.padding[2] - (g.kernel[2] - 1) * e
+            made = Lattices(
+                g, self.depth.axis(first), first, g.stride[0], g.input[1:], shift, self.group_filters,
+                self.group_channels, rotated=True,
+            )  # fmt: skip
+            if len(self.depth.firsts) <= MOST_KEPT_PHASES:
+                self._made[first] = made
+        return made
+
+    @cached_property
+    def _made(self) -> dict[int, Lattices]:
+        return {}
+
+    @cached_property
+    def weight_sums(self) -> WeightSums:
+        """The backward-weight pass."""
+        return WeightSums(self.forward_lattices, self._lattice, self.geometry.channels_last)
 
     @property
     def _lattice(self) -> Three:
         """From one cell of a lattice to the next."""
         return 1, *_dilation(self.geometry)
-
-    def _phases(
-        self, along: tuple[int, Axis], stride: int, extent: Two, shift: Two, channels: int, filters: int,
-        rotated: bool,
-    ) -> list[Phase]:  # fmt: skip
-        """The sub-lattices that a dilation makes of an output whose first tap reads at ``shift``.
-
-        Along the depth the output begins where ``along`` says, and goes on by ``stride``. ``rotated`` are the
-        filters in the plane.
-        """
-        g, table = self.geometry, self._table(along[1], rotated)
-        dilation, axis = self._lattice[1:], along[1]
-        made: dict[Two, Patches] = {}  # lattices are of four sizes at the most
-        phases = []
-        for row, column in itertools.product(
-            *(range(min(d, n)) for d, n in zip(dilation, extent, strict=True))
-        ):
-            height, width = ceil_div(extent[0] - row, dilation[0]), ceil_div(extent[1] - column, dilation[1])
-            (y, from_row), (x, from_column) = (
-                divmod(cell + s, d) for cell, s, d in zip((row, column), shift, dilation, strict=True)
-            )
-            if (height, width) not in made:
-                made[height, width] = Patches(
-                    axis, g.batch, height, width, g.groups, channels, filters, np.dtype(g.compute_dtype),
-                    self.kernels, self.tall,
-                )  # fmt: skip
-            phases.append(
-                Phase(
-                    target=(along[0], row, column),
-                    step=(stride, *dilation),
-                    source=(0, from_row, from_column),
-                    start=(axis.lowest, y, x),
-                    patches=made[height, width],
-                    table=table,
-                )
-            )
-        return phases
 
     @staticmethod
     def why_not(geometry: Geometry, which: Pass) -> str | None:
@@ -434,31 +502,23 @@ class Winograd:
     @property
     def scratch_bytes(self) -> int:
         """What a chunk needs; transformed filters are not counted."""
-        return max(
-            *(
-                _turned_bytes(self.geometry) + phase.patches.scratch_bytes
-                for phase in (*self.forward_phases, *self.input_phases)
-            ),
-            _turned_bytes(self.geometry) + self.weight_sums.scratch_bytes,
-        )
+        every = [self.forward_lattices, *(self._input_lattices(first) for first in self.depth.firsts)]
+        passes = [patches.scratch_bytes for lattices in every for patches, _ in lattices.kinds]
+        return _turned_bytes(self.geometry) + max(*passes, self.weight_sums.scratch_bytes)
 
     def forward(self, x: Array, w: Array, bias: Array | None, y: Array) -> bool:
         """Patches of the image."""
-        return self._convolve(self.forward_phases, x, w, False, bias, y)
+        return self._convolve([self.forward_lattices], x, w, bias, y, True)
 
     def backward_input(self, dy: Array, w: Array, dx: Array) -> bool:
         """Patches of the gradient: dx[i] = sum of dy[i + padding - t] * w[t], from the last tap on."""
-        if not self._convolve(self.input_phases, dy, w, True, None, dx):
-            return False
-        # After the others, since what is turned back holds all planes.
-        for depth in self.unread:
-            dx[:, :, depth :: self.geometry.stride[0]] = 0
-        return True
+        every = [self._input_lattices(first) for first in self.depth.firsts]
+        return self._convolve(every, dy, w, None, dx, self.depth.whole)
 
     def backward_weight(self, dy: Array, x: Array, dw: Array) -> bool:
         """Sums of products of patches."""
-        g = self.geometry
-        if self.forward_phases[0].patches.blind and not finite(dy):
+        g, axis = self.geometry, self.forward_lattices.axis
+        if not axis.unpadded and axis.blind and not finite(dy):
             return False
         result = self._ordered(dw).reshape(g.groups, self.group_filters, -1)
         self.weight_sums.run(self._images(dy), self._images(x), result)
@@ -468,25 +528,6 @@ class Winograd:
         """Weights (K, C/G, T, R, S) with their axes in the order of the layout."""
         return w.transpose(0, 2, 3, 4, 1) if self.geometry.channels_last else w
 
-    def _table(self, axis: Axis, rotated: bool) -> Array:
-        """Which of a filter's elements are the taps of each kernel (kernels, 9 or 3); -1: none.
-
-        The further kernels of 5 or 7 taps read two on, and their first tap belongs to the one before.
-        """
-        _, rows, columns = self.geometry.kernel
-        plane = np.arange(rows * columns).reshape(rows, columns)
-        if rotated:
-            plane = plane[::-1, ::-1]
-        kernels_ = []
-        for _, tap in sorted(zip(axis.shifts, axis.taps, strict=True)):
-            for row, column in itertools.product(*map(range, self.kernels)):
-                kernel = np.full((min(rows, 3), 3), -1)
-                top, left = int(row > 0), int(column > 0)
-                whole = plane[2 * row + top : 2 * row + 3, 2 * column + left : 2 * column + 3]
-                kernel[top:, left:] = tap * plane.size + whole
-                kernels_.append(kernel.reshape(-1))
-        return np.array(kernels_)
-
     def _images(self, array: Array, written: bool = False) -> Images:
         if not self.turns:
             return Images.of(array, self.geometry.channels_last)
@@ -494,24 +535,27 @@ class Winograd:
         return Images.of(last, True)
 
     def _convolve(
-        self, phases: list[Phase], x: Array, w: Array, rotated: bool, bias: Array | None, y: Array
+        self, every: list[Lattices], x: Array, w: Array, bias: Array | None, y: Array, whole: bool
     ) -> bool:
-        """Write all of ``y``; returns whether that could be done, and all of it is finite."""
+        """Write all of ``y``; returns whether that could be done, and all of it is finite.
+
+        Unless the lattices are the ``whole`` of it, what lies between is zero.
+        """
         g = self.geometry
         source, target = self._images(x), self._images(y, written=True)
+        if not whole:
+            target.array[...] = 0
         # Padding along the depth is not multiplied, and zero times infinity is not zero.
-        cut = any(phase.patches.cut for phase in phases)
-        if cut and not finite(w):
+        if any(not lattices.axis.unpadded for lattices in every) and not finite(w):
             return False
         flat = contiguous(self._ordered(w)).reshape(-1)
-        for _, lattices in itertools.groupby(phases, lambda phase: phase.patches.axis):
-            some = list(lattices)
-            p = some[0].patches
-            weights = self._transform(p, some[0].table, flat, rotated)
+        for lattices in every:
+            p = lattices.patches
+            weights = self._transform(p, lattices.table[0], flat, lattices.rotated)
             added = np.zeros((g.groups, p.panels * p.panel), y.dtype)
             if bias is not None:
                 added[:, : p.filters] = bias.reshape(g.groups, p.filters)
-            if not all(self._convolve_phase(phase, source, weights, added, target) for phase in some):
+            if not all(self._convolve_phase(phase, source, weights, added, target) for phase in lattices):
                 return False
         if self.turns:
             assign(y, target.array)
@@ -522,27 +566,29 @@ class Winograd:
     ) -> bool:
         """Write one phase of the output; returns whether it is finite."""
         p = phase.patches
-        jobs, reach = p.jobs(), p.reach
-        found = [True] * len(jobs)
+        jobs, (places, reach) = p.jobs(), p.table
+        broken: list[int] = []
 
         def start_worker() -> Job:
             sizes = (p.band(p.pitch), p.image_points, p.products, p.cells)
             band, points, products, cells = (aligned(size, p.dtype) for size in sizes)
 
             def job(i: int) -> None:
-                group, chunks, panels = jobs[i]
-                found[i] = kernels.convolve_patches(
+                (group, _), panels, chunks = jobs[i]
+                is_finite = kernels.convolve_patches(
                     source.flat, source.phase(group * p.channels, phase.source, self._lattice),
                     weights[group], bias[group], target.flat,
                     target.phase(group * p.filters, phase.target, phase.step), p.batch, p.channels,
-                    (*panels, p.filters, p.panel), phase.start, p.axis.stride, p.tall, p.places, p.beyond,
+                    (*panels, p.filters, p.panel), phase.start, p.axis.stride, p.tall, places, p.beyond,
                     reach, chunks, p.chunk, band, points, products, cells,
                 )  # fmt: skip
+                if not is_finite:
+                    broken.append(i)
 
             return job
 
         run_jobs(len(jobs), start_worker)
-        return all(found)
+        return not broken
 
     def _transform(self, p: Patches, table: Array, w: Array, rotated: bool) -> list[Array]:
         """The filters of every group at the points, the taps along the depth in the order of their shifts."""
@@ -555,13 +601,13 @@ class Winograd:
         lane_step, row_step = (row, lane) if rotated else (lane, row)
         wanted = jobs_now(p.work) // p.groups
         step = max(1, ceil_div(vectors, max(1, min(wanted, vectors // 2))))
-        jobs = [(group, some) for group in range(p.groups) for some in blocks(vectors, step)]
+        jobs = Grid((p.groups, 1), (vectors, step))
 
         def start_worker() -> Job:
             taps = aligned(_scratch_of_taps(p, elements), p.dtype)
 
             def job(i: int) -> None:
-                group, some = jobs[i]
+                (group, _), some = jobs[i]
                 first = group * p.channels * p.filters * elements
                 filters = (
                     p.channels,
@@ -589,6 +635,16 @@ def _scratch_of_taps(patches: Patches, elements: int) -> int:
     return (max(elements, 10) * patches.lanes + 1) * patches.lanes
 
 
+def _tall(geometry: Geometry) -> int:
+    """Lines of a patch."""
+    return 1 if geometry.kernel[1] == 1 else 2
+
+
+def _kernels(geometry: Geometry) -> Two:
+    """Along the height and width, how many kernels of three taps the taps are."""
+    return max(1, geometry.kernel[1] // 2), geometry.kernel[2] // 2
+
+
 def _dilation(geometry: Geometry) -> Two:
     """In the plane; one line of taps has none."""
     g = geometry
@@ -606,62 +662,63 @@ def _turned_bytes(geometry: Geometry) -> int:
 
 
 class WeightSums:
-    """Backward-weight over the phases of a forward pass, in parts that are added in order.
+    """Backward-weight over the lattices of a forward pass, in parts that are added in order.
 
     With ``last`` the gradient is written with its channels last.
     """
 
-    def __init__(self, phases: list[Phase], lattice: Three, last: bool) -> None:
-        self.phases, self.lattice, self.last = phases, lattice, last
-        self.table = phases[0].table
-        self.elements = int(self.table.max()) + 1
-        # The first phase has as many cells as any; its groups, channels and filters are those of all.
-        p = self.patches = phases[0].patches
+    def __init__(self, lattices: Lattices, lattice: Three, last: bool) -> None:
+        self.lattices, self.lattice, self.last = lattices, lattice, last
+        # The first lattice has as many cells as any; its groups, channels and filters are those of all.
+        p = self.patches = lattices.patches
+        self.elements = prod(lattices.geometry.kernel)
         # Panels whose sums, and whose gradients at their points, have room: the filters of a job at the most.
-        rows = p.deep * p.channels + max(phase.patches.patches for phase in phases)
+        rows = p.deep * p.channels + max(kind.patches for kind, _ in lattices.kinds)
         most = max(1, SUMS_BYTES // (p.each * rows * p.panel * p.dtype.itemsize))
         self.most = ceil_div(p.panels, ceil_div(p.panels, most))
         self.filters = min(p.filters, self.most * p.panel)
-        while sum(self._sizes()) * p.dtype.itemsize > MOST_JOB_BYTES and p.patches > ROWS:
-            self.phases = [replace(phase, patches=phase.patches.halved()) for phase in self.phases]
-            p = self.patches = self.phases[0].patches
+        # Of each size the patches, in smaller chunks where those of a job would need too much.
+        self.kinds = {kind: kind for kind, _ in lattices.kinds}
+        while sum(self._sizes()) * p.dtype.itemsize > MOST_JOB_BYTES and self.kinds[p].patches > ROWS:
+            self.kinds = {kind: halved.halved() for kind, halved in self.kinds.items()}
         self.weights = p.groups * p.filters * p.channels * self.elements
-        self.wanted = max(1, min(JOBS, sum(phase.patches.wanted for phase in phases)) // p.groups)
-        chunks = [phase.patches.chunks for phase in self.phases]
-        cells = sum(q.batch * q.depth * q.down * q.across for q in (phase.patches for phase in phases))
+        wanted, self.chunks, cells = 0, 0, 0
+        for kind, count in lattices.kinds:
+            wanted += count * kind.wanted
+            self.chunks += count * self.kinds[kind].chunks
+            cells += count * kind.batch * kind.depth * kind.down * kind.across
+        self.wanted = max(1, min(JOBS, wanted) // p.groups)
         room = PARTS_BYTES // (self.weights * p.dtype.itemsize)
-        parts = even_parts(min(self.wanted, sum(chunks), room, cells // PART_PATCHES))
-        # For each part the chunks of each phase: a share of those of all phases, one behind the other.
-        begins = [0, *itertools.accumulate(chunks)]
-        self.parts = [
-            [
-                (i, (max(first, begin) - begin, min(stop, end) - begin))
-                for i, (begin, end) in enumerate(itertools.pairwise(begins))
-            ]
-            for first, stop in shares(begins[-1], parts)
-        ]
+        # Parts of the chunks of all lattices, one behind the other.
+        self.parts = even_parts(min(self.wanted, self.chunks, room, cells // PART_PATCHES))
         self.work = self.weights * cells * 2 * p.tall
 
-    def _jobs(self) -> list[tuple[int, int, Range]]:
-        """(part, group, filters). Threads share the filters of a part: what is summed stays the same."""
+    def _jobs(self) -> Grid:
+        """Parts, groups, filters. Threads share the filters of a part: what is summed stays the same."""
         p = self.patches
-        step = ceil_div(p.panels, ceil_div(min(self.wanted, get_num_threads()), len(self.parts)))
-        return [
-            (part, group, some)
-            for part in range(len(self.parts))
-            for group in range(p.groups)
-            for some in blocks(p.filters, min(step, self.most) * p.panel)
-        ]
+        step = ceil_div(p.panels, ceil_div(min(self.wanted, get_num_threads()), self.parts))
+        return Grid((self.parts, 1), (p.groups, 1), (p.filters, min(step, self.most) * p.panel))
+
+    def _chunks_of(self, part: int) -> Iterator[tuple[Phase, Four, Range]]:
+        """The lattices of a part, into which chunks they are cut, and from and up to which are the part's."""
+        (first, stop), begin = share(self.chunks, self.parts, part), 0
+        for phase in self.lattices:
+            patches = self.kinds[phase.patches]
+            end = begin + patches.chunks
+            if max(first, begin) < min(stop, end):
+                yield phase, patches.chunk, (max(first, begin) - begin, min(stop, end) - begin)
+            begin = end
 
     def _sizes(self) -> tuple[int, int, int, int]:
         """Elements of a band, of the points of a chunk of images and of one of gradients, and of sums."""
         panels = ceil_div(self.filters, self.patches.panel)
         pitch = ceil_div(self.filters, self.patches.lanes) * self.patches.lanes
         bands, images, gradients = [], [], []
-        for p in (phase.patches for phase in self.phases):
+        for p in self.kinds.values():
             bands.append(p.band(max(p.pitch, pitch)))
             images.append(p.image_points)
             gradients.append(p.each * point_step(pitch * p.patches, p.dtype.itemsize))
+        p = self.patches
         rows = ceil_div(p.channels, ROWS) * ROWS
         sums = p.each * point_step(panels * p.deep * rows * p.panel, p.dtype.itemsize)
         return max(bands), max(images), max(gradients), sums
@@ -669,18 +726,17 @@ class WeightSums:
     @property
     def scratch_bytes(self) -> int:
         """Points and lines of a chunk, their sums, and all partial gradients."""
-        p = self.patches
-        partial = len(self.parts) * self.weights if len(self.parts) > 1 else 0
-        return (sum(self._sizes()) + partial) * p.dtype.itemsize
+        partial = self.parts * self.weights if self.parts > 1 else 0
+        return (sum(self._sizes()) + partial) * self.patches.dtype.itemsize
 
     def run(self, dy: Images, x: Images, result: Array) -> None:
         """Write ``result`` (groups, filters, channels * elements)."""
-        p = self.patches
-        several, jobs = len(self.parts) > 1, self._jobs()
-        reach = np.array([p.axis.inside(shift) for shift in p.shifts])
+        p, (table,) = self.patches, self.lattices.table
+        several, jobs = self.parts > 1, self._jobs()
+        (places, _), reach = p.table, p.inside
         partial = result[np.newaxis]
         if several:
-            partial = new_result((len(self.parts), *result.shape), x.flat.dtype)
+            partial = new_result((self.parts, *result.shape), x.flat.dtype)
         finish = transforms.finish_last_filters if self.last else transforms.finish_filters
 
         def start_worker() -> Job:
@@ -689,19 +745,18 @@ class WeightSums:
             square = aligned(p.lanes * p.lanes, p.dtype)
 
             def job(i: int) -> None:
-                part, group, (first, stop) = jobs[i]
+                (part, _), (group, _), (first, stop) = jobs[i]
                 sums[...] = 0
-                for which, chunks in self.parts[part]:
-                    phase = self.phases[which]
+                for phase, chunk, chunks in self._chunks_of(part):
                     for some in pieces(chunks, self.work // len(jobs)):
                         kernels.sum_patches(
                             dy.flat, dy.phase(group * p.filters, phase.target, phase.step), x.flat,
                             x.phase(group * p.channels, phase.source, self.lattice), sums, p.batch,
                             p.channels, (first, stop - first, p.panel), phase.start, p.axis.stride, p.tall,
-                            p.places, p.beyond, reach, some, phase.patches.chunk, band, points, gradients,
+                            places, p.beyond, reach, some, chunk, band, points, gradients,
                         )  # fmt: skip
                 finish(
-                    sums, p.channels, stop - first, p.panel, self.elements, self.table,
+                    sums, p.channels, stop - first, p.panel, self.elements, table,
                     partial[part, group, first:stop].reshape(-1), taps, square,
                 )  # fmt: skip
 

@@ -48,7 +48,7 @@ TIMES = Path(__file__).resolve().parent.parent / "tests" / "times"
 ROUNDS, SECONDS, FAR = 5, 0.003, 2.5
 # Those that take so many times as long when they are called for the first time are not called again.
 VERY_FAR = 8
-# Algorithms that compute in the other layout are timed if they are among so many that are estimated the least.
+# Of algorithms that compute in the other layout so many are timed: those that are estimated the least.
 REORDERED = 2
 MINUTES = 20
 
@@ -77,10 +77,9 @@ def timed(calls: dict[str, Callable[[], Any]]) -> dict[str, float]:
 
 def recorded(layer: Layer) -> Layer:
     """The layer with the times of every algorithm that serves it."""
-    geometry, numbers = layer.geometry, np.random.default_rng(0)
+    geometry, numbers = layer.geometry, np.random.default_rng(0).standard_normal(2**16).astype(layer.dtype)
     x, w, dy = (
-        numbers.standard_normal(size, np.float32).astype(layer.dtype)
-        for size in (geometry.input_size, geometry.weight_size, geometry.output_size)
+        np.resize(numbers, size) for size in (geometry.input_size, geometry.weight_size, geometry.output_size)
     )
     arrays = {"forward": (x, w), "backward_input": (dy, w), "backward_weight": (dy, x)}
     times = {}

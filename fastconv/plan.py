@@ -123,7 +123,8 @@ class ConvPlan:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A copy or a pickle is made anew: the algorithms hold nothing else."""
-        return type(self), (self._geometry, self._name, self._tuned)
+        labels = {which: kind.label for which, kind in self._tuned.items()}
+        return _restored, (type(self), self._geometry, self._name, labels)
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"a plan can't be changed: {name} stays as it is; make another plan")
@@ -327,9 +328,7 @@ class ConvPlan:
     def _kind(self, which: Pass) -> type[Algorithm] | str:
         """The algorithm of a pass, not made yet, or why the one asked for can't serve it."""
         if self._wanted is None and which in self._tuned:
-            kind = self._tuned[which]
-            if kind.why_not(self._geometry, which) is None:  # on the CPU that a pickle was brought to, too
-                return kind
+            return self._tuned[which]
         return choose(self._geometry, which, self._wanted)
 
     def _algorithm(self, which: Pass) -> Algorithm:
@@ -435,6 +434,11 @@ def _settled(images: Array) -> Array:
     if images.flags.c_contiguous or images.nbytes >= SMALL_VIEW:
         return images
     return images.copy()
+
+
+def _restored(kind: type[ConvPlan], geometry: Geometry, name: str, labels: Mapping[Pass, str]) -> ConvPlan:
+    """A plan from its pickle, which a machine may have written whose algorithms can't serve here."""
+    return kind(geometry, name, tuning.labelled(geometry, labels))
 
 
 @lru_cache(CACHED_PLANS)

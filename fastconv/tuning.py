@@ -256,18 +256,13 @@ def _machine() -> dict[str, Any]:
     return {"fastconv": __version__, "cpu": cpu(), "vector_bits": VECTOR_BITS}
 
 
-def label(kind: type[Algorithm]) -> str:
-    """What tells an algorithm from all others."""
-    return getattr(kind, "label", kind.name)
-
-
 def write(name: str, path: Path, answers: Mapping[Geometry, Answer]) -> None:
     """Write answers to a file, which is whole at any time; ``name`` is what the caller calls it."""
     rows = [
         {
             **geometry.to_json(),
             "threads": threads,
-            "algorithms": {which: label(kind) for which, kind in algorithms.items()},
+            "algorithms": {which: kind.label for which, kind in algorithms.items()},
         }
         for geometry, (algorithms, threads) in answers.items()
     ]
@@ -326,15 +321,14 @@ def read(name: str, path: Path) -> dict[Geometry, Answer]:
         try:
             if not isinstance(row, dict) or not isinstance(row["algorithms"], dict):
                 must_be(TypeError, "a layer", "an object with another one of algorithms", row)
-            geometry, labels = Geometry.from_json(row), row["algorithms"]
-            threads = whole_number("threads", row["threads"], 1)
-            found = {which: _labelled(geometry, which, labels[which]) for which in PASSES}
+            geometry, threads = Geometry.from_json(row), whole_number("threads", row["threads"], 1)
+            labels = {which: row["algorithms"][which] for which in PASSES}
         except (KeyError, TypeError, ValueError) as error:
             problem = f"{error} is missing" if isinstance(error, KeyError) else _why(error)
             must_be_said(ValueError, name, _WRITTEN, f"{shown}: layers[{i}]: {problem}")
-        useless += [f"layers[{i}] {which}: {labels[which]}" for which in PASSES if found[which] is None]
-        serving = {which: kind for which, kind in found.items() if kind is not None}
-        answers[geometry] = Answer(serving, threads)
+        found = labelled(geometry, labels)
+        useless += [f"layers[{i}] {which}: {labels[which]}" for which in PASSES if which not in found]
+        answers[geometry] = Answer(found, threads)
     if useless:
         others = f" and {len(useless) - 1} more" if len(useless) > 1 else ""
         text = f"{path}: algorithms that can't serve here are left out: {useless[0]}{others}"
@@ -342,11 +336,13 @@ def read(name: str, path: Path) -> dict[Geometry, Answer]:
     return answers
 
 
-def _labelled(geometry: Geometry, which: Pass, wanted: object) -> type[Algorithm] | None:
-    """The algorithm of a label that can serve a pass; None where there is none."""
-    if geometry.is_empty:
-        return None
-    return next((kind for kind in candidates(geometry, which) if label(kind) == wanted), None)
+def labelled(geometry: Geometry, labels: Mapping[Pass, object]) -> dict[Pass, type[Algorithm]]:
+    """The algorithms of labels, without those that can't serve."""
+    found: dict[Pass, type[Algorithm]] = {}
+    if not geometry.is_empty:
+        for which, label in labels.items():
+            found.update((which, kind) for kind in candidates(geometry, which) if kind.label == label)
+    return found
 
 
 def _why(error: Exception) -> str:

@@ -145,6 +145,16 @@ def test_plans_that_there_are_keep_their_algorithms(turns):
             assert labels(made) == labels(plan)
 
 
+def test_plans_of_every_algorithm_are_copied():
+    geometry = plan_of()._geometry
+    for which in PASSES:
+        for kind in candidates(geometry, which):
+            plan = plans.ConvPlan(geometry, "auto", {which: kind})
+            for made in (copy.deepcopy(plan), pickle.loads(pickle.dumps(plan))):
+                assert made.describe() == plan.describe()
+                assert f"{which}: {kind.label} (tuned)" in made.describe()
+
+
 def test_a_pickle_may_reach_a_machine_that_its_algorithm_can_not_serve(turns, monkeypatch):
     plan = plan_of()
     name = others(plan, "forward")[0]

@@ -101,7 +101,7 @@ def _plan(layer: Layer, options: Options) -> ConvPlan:
 
 def _change(contest: tuning.Contest) -> str:
     """What is chosen now, and before."""
-    own, best = tuning.label(contest.own), tuning.label(contest.best)
+    own, best = contest.own.label, contest.best.label
     return best if own == best else f"{best} for {own} ({_gain(contest):.2f})"
 
 
@@ -120,7 +120,7 @@ def _table(rows: Sequence[Row], options: Options) -> Table:
         name = layer.name
         for which, contest in contests.items():
             kinds = (contest.own, contest.best)
-            cells = [cell for k in kinds for cell in (tuning.label(k), f"{1e3 * contest.seconds(k):.3f}")]
+            cells = [cell for k in kinds for cell in (k.label, f"{1e3 * contest.seconds(k):.3f}")]
             table.add_row(name, which, *cells, "" if kinds[0] is kinds[1] else f"{_gain(contest):.2f}")
             name = ""
     return table

@@ -30,6 +30,35 @@ from fastconv.algorithms.problem import Counts, Problem  # noqa: E402
 TIMES = Path(__file__).resolve().parent / "times"
 
 
+# Times of one machine's file by the nanoseconds of another's are held to less.
+OWN = {"kept": (1.04, 0.90, 1.5, 3.0), "suites": (1.015, 0.95, 1.3, 2.0)}
+RECORDED = [path.stem for path in sorted(TIMES.glob("*.txt"))]
+
+
+def scores(times, costs):
+    """How good the choice is for the layers that were kept from the fit, and for those of the suites."""
+    layers = layers_of([TIMES / f"{times}.txt"])
+    some, kept = fitting.parted(layers)
+    of_kinds = {"kept": kept, "suites": [layer for layer in some if layer.suite != "-"]}
+    return {
+        kind: fitting.Score.of(
+            [fitting.ratio(row, machine.costs_of(costs))[0] for row in fitting.rows(these)]
+        )
+        for kind, these in of_kinds.items()
+    }
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_the_choice_beside_the_fastest(name):
+    """The score that an estimate may not make worse: ``python bench/calibrate.py score`` says more of it."""
+    for kind, score in scores(name, name).items():
+        mean, near, hundredth, worst = OWN[kind]
+        assert score.mean <= mean, (kind, score)
+        assert score.near >= near, (kind, score)
+        assert score.hundredth <= hundredth, (kind, score)
+        assert score.worst <= worst, (kind, score)
+
+
 @given(wide_problems())
 @examples(200)
 def test_whatever_serves_has_an_estimate(p):

@@ -145,23 +145,25 @@ def forward_axis(g: Geometry, a: int) -> Axis:
 class ForwardPhase:
     """What the forward pass reads along an axis, as the only phase of an output without a stride."""
 
-    all, firsts, whole = 1, (0,), True
+    all, count, firsts, whole = 1, 1, (0,), True
 
     def __init__(self, g: Geometry, a: int) -> None:
-        self._axis = forward_axis(g, a)
-        self.source, self.stride, self.lowest = g.input[a], g.stride[a], self._axis.lowest
+        self._axis = axis = forward_axis(g, a)
+        self.source, self.step, self.lowest = axis.source, axis.stride, axis.lowest
+        # How many phases of the source some tap reads.
+        self.split = axis.phases
 
-    def axis(self, first: int) -> Axis:
-        """The only one."""
-        return self._axis
+    def cells(self, firsts: Array) -> Array:
+        """How many cells each phase of the output has, by its first."""
+        return firsts + self._axis.output
 
     def furthest(self, count: int) -> int:
         """The furthest cell of the source that the first ``count`` cells of the output read."""
-        return (min(count, self._axis.output) - 1) * self.stride + self._axis.highest
+        return (min(count, self._axis.output) - 1) * self.step + self._axis.highest
 
     @property
     def taps(self) -> tuple[Array, Array, Array]:
-        """The taps that reach a phase, which, and their shifts."""
+        """The taps that reach a phase, the number of which, and their shifts."""
         axis = self._axis
         return axis.taps, np.zeros(axis.count, np.int64), axis.shifts
 
@@ -175,9 +177,11 @@ class BackwardPhases:
     ``dilation / q`` cells apart, where q is the common divisor of both. A phase that no tap reaches is zero.
     """
 
+    step = split = 1
+
     def __init__(self, g: Geometry, a: int) -> None:
         self.source = g.output[a]
-        self.input, self.output, self.kernel = g.input[a], g.output[a], g.kernel[a]
+        self.input, self.kernel = g.input[a], g.kernel[a]
         self.stride, self.dilation, self.padding = g.stride[a], g.dilation[a], g.padding[a]
         divisor = gcd(self.stride, self.dilation)
         self.tap_step, self.apart = self.stride // divisor, self.dilation // divisor
@@ -185,14 +189,42 @@ class BackwardPhases:
         self.all, self.most = min(self.stride, self.input), min(self.kernel, self.tap_step)
 
     @property
+    def count(self) -> int:
+        """How many phases some tap reaches."""
+        return self.most if self.input >= self.stride else len(self.firsts)
+
+    @property
+    def firsts(self) -> list[int]:
+        """The first input cell of each phase that a tap reaches, in rising order."""
+        found = self._kept
+        return self._found() if found is None else found
+
+    @cached_property
+    def _kept(self) -> list[int] | None:
+        return self._found() if self.most <= MOST_PHASES else None
+
+    def _found(self) -> list[int]:
+        if self.stride == 1:
+            return [0]
+        firsts = np.sort((np.arange(self.most) * self.dilation - self.padding) % self.stride)
+        found: list[int] = firsts[firsts < self.input].tolist()
+        return found
+
+    @property
     def taps(self) -> tuple[Array, Array, Array]:
         """The taps that reach a phase, the number of which, and their shifts."""
         taps = np.arange(self.kernel)
-        firsts = (taps * self.dilation - self.padding) % self.stride
+        if self.stride == 1:
+            return taps, np.zeros(self.kernel, np.int64), self.padding - taps * self.dilation
+        cells = (taps * self.dilation - self.padding) % self.stride
         if self.input < self.stride:
-            taps, firsts = taps[firsts < self.input], firsts[firsts < self.input]
-        which = np.unique(firsts, return_inverse=True)[1] if self.stride > 1 else firsts
-        return taps, which, (firsts + self.padding - taps * self.dilation) // self.stride
+            taps, cells = taps[cells < self.input], cells[cells < self.input]
+        which = np.searchsorted(self.firsts, cells)
+        return taps, which, (cells + self.padding - taps * self.dilation) // self.stride
+
+    def cells(self, firsts: Array) -> Array:
+        """How many input cells each phase has, by its first."""
+        return -((firsts - self.input) // self.stride)
 
     @property
     def lowest(self) -> int:
@@ -204,59 +236,37 @@ class BackwardPhases:
         highest = (self.all - 1 + self.padding) // self.stride
         return min(count - 1 + highest, (self.input - 1 + self.padding) // self.stride)
 
-    @property
-    def firsts(self) -> list[int]:
-        """The first input cell of each phase that a tap reaches, in rising order."""
-        found = self._kept
-        return self._found() if found is None else found
-
-    @cached_property
-    def _kept(self) -> list[int] | None:
-        return self._found() if min(self.all, self.most) <= MOST_PHASES else None
-
-    def _found(self) -> list[int]:
-        if self.stride == 1:
-            return [0]
-        if self.all < self.most:
-            return [first for first in range(self.all) if self._first_tap(first) < self.kernel]
-        firsts = [(tap * self.dilation - self.padding) % self.stride for tap in range(self.most)]
-        return sorted([first for first in firsts if first < self.input])
-
-    def _first_tap(self, first: int) -> int:
-        """The first tap that reaches a phase; the kernel's extent or more where there is none."""
-        remainder = (first + self.padding) % self.stride
-        steps, left = divmod(remainder, self.stride // self.tap_step)
-        if left:
-            return self.kernel
-        return steps * pow(self.apart, -1, self.tap_step) % self.tap_step if self.tap_step > 1 else 0
-
     def axis(self, first: int) -> Axis:
         """The correlation that makes the cells of a phase, by its first cell."""
         cell, remainder = divmod(first + self.padding, self.stride)
-        tap = self._first_tap(first)
+        # The first tap that reaches it.
+        steps = remainder // (self.stride // self.tap_step)
+        tap = steps * pow(self.apart, -1, self.tap_step) % self.tap_step if self.tap_step > 1 else 0
         count = (self.kernel - 1 - tap) // self.tap_step + 1
         highest = cell - (tap * self.dilation - remainder) // self.stride
         cells = ceil_div(self.input - first, self.stride)
         return Axis(
-            self.output, cells, 1, highest - (count - 1) * self.apart, self.apart, count,
+            self.source, cells, 1, highest - (count - 1) * self.apart, self.apart, count,
             tap + (count - 1) * self.tap_step, -self.tap_step,
         )  # fmt: skip
 
     @property
     def whole(self) -> bool:
         """Whether taps reach all phases, and so all cells."""
-        return len(self.firsts) == self.all
+        return self.count == self.all
 
     @property
     def unpadded(self) -> bool:
         """Whether no tap of any phase reads padding."""
-        return all(self.axis(first).unpadded for first in self.firsts)
+        if self.stride == 1:
+            return self.axis(0).unpadded
+        _, which, shifts = self.taps
+        last = shifts + self.cells(np.array(self.firsts))[which] - 1
+        return len(shifts) == 0 or bool(shifts.min() >= 0 and last.max() < self.source)
 
 
-# Along each axis.
-Phases = (
-    tuple[ForwardPhase, ForwardPhase, ForwardPhase] | tuple[BackwardPhases, BackwardPhases, BackwardPhases]
-)
+Phases = ForwardPhase | BackwardPhases
+ThreePhases = tuple[Phases, Phases, Phases]
 
 
 class PhaseGrid:
@@ -268,7 +278,7 @@ class PhaseGrid:
         self.all = d.all * h.all * w.all
 
     def __len__(self) -> int:
-        return prod([len(phases.firsts) for phases in self.along])
+        return prod([phases.count for phases in self.along])
 
     def __iter__(self) -> Iterator[Three]:
         d, h, w = self.along

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fastconv.algorithms.axes import BackwardPhases, ForwardPhase, Phases
+from fastconv.algorithms.axes import BackwardPhases, ForwardPhase, ThreePhases
 from fastconv.algorithms.grouped_last import Pixels, tile_for
 from fastconv.algorithms.jobs import Grid, Range, Tables, ceil_div, owned_jobs, wanted_jobs
 from fastconv.algorithms.memory import add_parts, finite, memory
@@ -73,7 +73,7 @@ class Planes:
 
     def __init__(
         self,
-        phases: Phases,
+        phases: ThreePhases,
         extent: Three,
         stride: Three,
         batch: int,
@@ -88,15 +88,14 @@ class Planes:
         # A stride beyond the output is one of its extent: so one along a single cell is none.
         d, h, w = (min(s, n) for s, n in zip(stride, extent, strict=True))
         self.out_stride, self.out_extent = (d, h, w), extent
-        d, h, w = (len(some.firsts) for some in phases)
+        d, h, w = (some.count for some in phases)
         self.axis_phases = (d, h, w)
         # Without any along one, all of the output is zero.
         self.empty = d * h * w == 0
         if self.empty:
             return
         self.source: Three = (phases[0].source, phases[1].source, phases[2].source)
-        one = [some.axis(some.firsts[0]) for some in phases]
-        self.stride: Three = (one[0].stride, one[1].stride, one[2].stride)
+        self.stride: Three = (phases[0].step, phases[1].step, phases[2].step)
         self.start: Three = (phases[0].lowest, phases[1].lowest, phases[2].lowest)
         # Cells of the first phase along each axis, which has the most.
         d, h, w = (ceil_div(extent[a], stride[a]) for a in range(3))
@@ -108,7 +107,7 @@ class Planes:
         self.part = self.lanes // 2 if narrow else self.lanes
         self.axis = next((a for a in range(3) if self.lines[a] > 1), 2)
         # How many phases the grid has.
-        self.split = prod([axis.phases for axis in one])
+        self.split = prod([some.split for some in phases])
         # Runs of lines, unless they would mostly lie beyond the last one.
         lines = self.lines[1]
         self.run_lines = RUN if filters == 1 and ceil_div(lines, RUN) * RUN * 3 <= lines * 4 else 1
@@ -164,26 +163,27 @@ class Planes:
 
     def _places(self) -> tuple[Array, Array, Array, Array]:
         """The phases of the grid; for each row (channel, tap) its place there, weight and output phase."""
-        grid, offsets, rows, which = [], np.zeros(1, np.int64), np.zeros(1, np.int64), np.zeros(1, np.int64)
-        order: Array = np.zeros(1, np.int64)
-        for a, (cells, taps) in enumerate(zip(self.cells, self.kernel, strict=True)):
-            tap, phase, shift = self.phases[a].taps
-            place, rest = shift - self.start[a], np.zeros(1, np.int64)
-            if self.stride[a] > 1:
-                place, rest = divmod(place, self.stride[a])
-            found, rest = np.unique(rest, return_inverse=True)
+        grid: list[Array] = []
+        offsets = rows = which = order = np.zeros(1, np.int64)
+        for a, some in enumerate(self.phases):
+            tap, phase, shift = some.taps
+            place, rest, found = shift - self.start[a], np.zeros_like(tap), np.zeros(1, np.int64)
+            if some.step > 1:
+                place, rest = divmod(place, some.step)
+                found, rest = np.unique(rest, return_inverse=True)
             grid.append(found)
-            order = np.add.outer(order * len(found), np.broadcast_to(rest, tap.shape)).reshape(-1)
-            offsets = np.add.outer(offsets * cells, place).reshape(-1)
-            rows = np.add.outer(rows * taps, tap).reshape(-1)
+            offsets = np.add.outer(offsets * self.cells[a], place).reshape(-1)
+            rows = np.add.outer(rows * self.kernel[a], tap).reshape(-1)
+            order = np.add.outer(order * len(found), rest).reshape(-1)
             which = np.add.outer(which * self.axis_phases[a], phase).reshape(-1)
         offsets += order * prod(self.cells)
-        channel = np.arange(self.channels)
-        phases = np.stack(np.meshgrid(*grid, indexing="ij"), axis=-1).reshape(-1, 3)
+        channels, (d, h, w) = np.arange(self.channels), grid
+        phases = np.empty((len(d), len(h), len(w), 3), np.int64)
+        phases[..., 0], phases[..., 1], phases[..., 2] = d[:, np.newaxis, np.newaxis], h[:, np.newaxis], w
         return (
-            phases,
-            np.add.outer(channel * (len(phases) * prod(self.cells)), offsets).reshape(-1),
-            np.add.outer(channel * prod(self.kernel), rows).reshape(-1),
+            phases.reshape(-1, 3),
+            np.add.outer(channels * (self.split * prod(self.cells)), offsets).reshape(-1),
+            np.add.outer(channels * prod(self.kernel), rows).reshape(-1),
             np.broadcast_to(which, (self.channels, len(which))).reshape(-1),
         )
 
@@ -191,14 +191,15 @@ class Planes:
     def tables(self) -> tuple[Array, Array, Array, Array]:
         """Phases of the grid; where each row of each phase of the output begins, its weight; these phases."""
         grid, offsets, rows, which = self._places()
-        order, threes = triples(offsets, self.cells[2], which)
         count = prod(self.axis_phases)
-        taps, triple_taps = np.bincount(which, minlength=count), np.bincount(which[threes], minlength=count)
+        order, threes = triples(offsets, self.cells[2], which if count > 1 else None)
+        taps, triple_taps = np.full(1, len(order)), np.full(1, len(threes))
+        if count > 1:
+            taps, triple_taps = (np.bincount(some, minlength=count) for some in (which, which[threes]))
         phases = np.empty((*self.axis_phases, 9), np.int64)
-        for a in range(3):
-            firsts = np.array(self.phases[a].firsts).reshape([-1 if b == a else 1 for b in range(3)])
-            phases[..., a] = firsts
-            phases[..., 3 + a] = -((firsts - self.out_extent[a]) // self.out_stride[a])
+        for a, some in enumerate(self.phases):
+            firsts = np.array(some.firsts).reshape([-1 if b == a else 1 for b in range(3)])
+            phases[..., a], phases[..., 3 + a] = firsts, some.cells(firsts)
         table = phases.reshape(-1, 9)
         table[:, 6], table[:, 7], table[:, 8] = np.cumsum(taps) - taps, triple_taps // 3, taps
         return grid, offsets[order], rows[order], table
@@ -315,20 +316,20 @@ def triples(offsets: Array, step: int, parts: Array | None = None) -> tuple[Arra
         The taps part by part, triples first, both in the order of their offsets; and all taps of triples.
     """
     numbers = np.arange(len(offsets))
-    if parts is None:
-        parts = np.zeros(len(offsets), np.int64)
     # Taps that follow each other in steps, as far as they do.
     rows, columns = divmod(offsets, step)
-    by_run = np.lexsort((rows, columns, parts))
-    rows, columns, parts = rows[by_run], columns[by_run], parts[by_run]
+    if parts is not None:
+        columns += parts * step
+    by_run = np.lexsort((rows, columns))
     begins = np.ones(len(offsets), np.bool_)
-    begins[1:] = (np.diff(rows) != 1) | (np.diff(columns) != 0) | (np.diff(parts) != 0)
+    begins[1:] = (np.diff(rows[by_run]) != 1) | (np.diff(columns[by_run]) != 0)
     begun = np.flatnonzero(begins)
     lengths = np.diff(begun, append=len(offsets))
     place = numbers - np.repeat(begun, lengths)
     alone = place >= np.repeat(lengths // 3 * 3, lengths)
     turn = np.where(alone, 0, place % 3)
-    order = np.lexsort((turn, offsets[by_run[numbers - turn]], alone, parts))
+    keys = turn, offsets[by_run[numbers - turn]], alone
+    order = np.lexsort(keys if parts is None else (*keys, parts[by_run]))
     return by_run[order], by_run[~alone]
 
 
@@ -368,7 +369,7 @@ class Grouped:
         return self._engine(phases, g.input, g.stride, self.group_filters, self.group_channels)
 
     def _engine(
-        self, phases: Phases, extent: Three, stride: Three, channels: int, filters: int
+        self, phases: ThreePhases, extent: Three, stride: Three, channels: int, filters: int
     ) -> Planes | Pixels:
         g = self.geometry
         sizes = (phases, extent, stride, g.batch, g.groups, channels, filters, g.kernel)

@@ -11,7 +11,7 @@ from math import prod
 
 import numpy as np
 
-from fastconv.algorithms.axes import BackwardPhases, ForwardPhase, Phases
+from fastconv.algorithms.axes import Phases, ThreePhases
 from fastconv.algorithms.jobs import Grid, Tables, ceil_div, owned_jobs, wanted_jobs
 from fastconv.algorithms.memory import add_parts, pixels_first
 from fastconv.algorithms.problem import Counts, Problem
@@ -40,29 +40,36 @@ def tile_for(channels: int, filters: int, itemsize: int) -> bool:
     return (channels, filters) in GROUPS and VECTOR_BYTES // itemsize % filters == 0
 
 
-def axis_tables(phases: ForwardPhase | BackwardPhases) -> tuple[Array, Array]:
+def axis_tables(phases: Phases) -> tuple[Array, Array]:
     """The runs of cells of one axis that the same taps reach, and the taps of each.
 
     Taps of a run follow each other in the order of their shifts, so runs share them.
     """
-    runs: list[Array] = []
-    taps: list[Array] = []
-    done = 0
-    for first in phases.firsts:
-        axis = phases.axis(first)
-        # From and up to which cell each tap meets the source.
-        begin, end = axis.inside(axis.shifts)
-        marks = np.unique(np.concatenate(([0], begin[begin < axis.output], end[end < axis.output])))
-        some = np.empty((len(marks), 5), np.int64)
-        some[:, 0], some[:-1, 1], some[-1, 1], some[:, 2] = marks, marks[1:], axis.output, first
-        # The cells of larger shifts begin and end sooner: taps from one on have begun, up to one not ended.
-        begun = axis.count - np.searchsorted(begin[::-1], marks, "right")
-        ended = axis.count - np.searchsorted(end[::-1], marks, "right")
-        some[:, 3], some[:, 4] = begun + done, np.maximum(0, ended - begun)
-        runs.append(some)
-        taps.append(np.stack((axis.taps, axis.shifts), axis=1))
-        done += axis.count
-    return np.concatenate(runs), np.concatenate(taps)
+    taps, which, shifts = phases.taps
+    firsts = np.array(phases.firsts)
+    cells = phases.cells(firsts)
+    order = np.lexsort((shifts, which))
+    taps, which, shifts = taps[order], which[order], shifts[order]
+    # From and up to which cell of its phase each tap meets the source.
+    begin = np.maximum(0, -(shifts // phases.step))
+    end = np.maximum(begin, np.minimum(cells[which], -((shifts - phases.source) // phases.step)))
+    # A run ends where a tap begins or ends. Cells are counted through all phases.
+    apart = int(max(cells.max(), begin.max())) + 1
+    begin, end, origin = begin + which * apart, end + which * apart, np.arange(len(firsts)) * apart
+    marks = np.unique(np.concatenate((origin, begin, end)))
+    phase, marks = divmod(marks, apart)
+    marks, phase = marks[marks < cells[phase]], phase[marks < cells[phase]]
+    runs = np.empty((len(marks), 5), np.int64)
+    runs[:, 0], runs[:-1, 1], runs[:, 2] = marks, marks[1:], firsts[phase]
+    last = np.append(phase[1:] != phase[:-1], True)
+    runs[last, 1] = cells[phase[last]]
+    # Taps of larger shifts begin and end sooner: those that have begun are the last of their phase.
+    stop = np.searchsorted(which, phase, "right")
+    here = marks + phase * apart
+    begun = np.searchsorted(np.sort(begin), here, "right") - np.searchsorted(which, phase)
+    ended = np.searchsorted(np.sort(end), here, "right") - np.searchsorted(which, phase)
+    runs[:, 3], runs[:, 4] = stop - begun, np.maximum(0, begun - ended)
+    return runs, np.stack((taps, shifts), axis=1)
 
 
 class Pixels:
@@ -81,7 +88,7 @@ class Pixels:
 
     def __init__(
         self,
-        phases: Phases,
+        phases: ThreePhases,
         extent: Three,
         stride: Three,
         batch: int,
@@ -94,7 +101,7 @@ class Pixels:
         self.out_stride = stride
         self.phases = phases
         # Without phases along an axis all of the output is zero.
-        self.empty = not all([some.firsts for some in phases])
+        self.empty = not all([some.count for some in phases])
         self.lines_of = [ceil_div(extent[a], stride[a]) for a in range(3)]
         self.axis = next((a for a in range(3) if self.lines_of[a] > 1), 2)
         self.lines = self.lines_of[self.axis]
@@ -117,7 +124,7 @@ class Pixels:
     @property
     def stride(self) -> Three:
         """Cells of the source from one cell of a phase to the next."""
-        d, h, w = (some.axis(some.firsts[0]).stride for some in self.phases)
+        d, h, w = (some.step for some in self.phases)
         return d, h, w
 
     def _jobs(self, wanted: int) -> Grid:

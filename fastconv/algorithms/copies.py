@@ -100,8 +100,7 @@ class Copies:
     def _sum(self, dy: Array, x: Array, dw: Array) -> bool:
         """Write the gradient ``dw``, which is contiguous in the layout that is computed in."""
         if not self._in_parts(dy, x):
-            gradient = dense(dy, self.last)
-            image = gradient if _same(dy, x) else dense(x, self.last)
+            gradient, image = together((dy, x), self.last)
             return self._algorithm(len(x)).backward_weight(gradient, image, dw)
         for some in self._parts():
             part = scratch_in(dw.shape, dw.dtype, self.last) if some.start else dw
@@ -190,6 +189,18 @@ def moves_less(channels_last: bool, sources: tuple[Array, ...], results: tuple[A
 def copied_bytes(geometry: Geometry) -> int:
     """Bytes of all images that are turned to compute in the other layout."""
     return 0 if _lie_alike(geometry) else geometry.batch * _image_bytes(geometry)
+
+
+def in_one(geometry: Geometry) -> bool:
+    """Whether all images of both sides may be copied at once."""
+    return _images_at_once(geometry) >= geometry.batch
+
+
+def together(arrays: tuple[Array, ...], channels_last: bool) -> tuple[Array, ...]:
+    """The arrays contiguous in a layout, copied where they are not: only once what came twice."""
+    if len(arrays) == 2 and _same(*arrays):
+        return (dense(arrays[0], channels_last),) * 2
+    return tuple([dense(array, channels_last) for array in arrays])
 
 
 def _images_at_once(geometry: Geometry) -> int:

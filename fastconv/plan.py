@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, DTypeLike
 
 from fastconv import tuning
 from fastconv.algorithms import PASSES, Algorithm, Pass, Passes, choose, named
-from fastconv.algorithms.copies import Copies, moves_less, reordered
+from fastconv.algorithms.copies import Copies, in_one, moves_less, reordered, together
 from fastconv.algorithms.im2col import Im2col
 from fastconv.algorithms.memory import dense
 from fastconv.annotations import AlgorithmName, Extents, Layout1d, Layout2d, Layout3d, Padding, Shape
@@ -86,7 +86,7 @@ class ConvPlan:
     )
     _geometry: Geometry
     _algorithms: dict[Pass, Algorithm]  # of the passes that have been called
-    _of_copies: dict[tuple[Pass, bool], Passes]  # for views, and whether these are turned by that
+    _of_copies: dict[tuple[Pass, bool], Passes | None]  # see `_over_copies`
     _compute_dtype: np.dtype[Any]
     _normal: Callable[[Array], Array]
     _name: str
@@ -356,7 +356,7 @@ class ConvPlan:
         if input.flags.c_contiguous:
             algorithm: Passes = self._algorithm("forward")
         else:
-            algorithm = self._of_views("forward", (x,), (y,))
+            algorithm, (x,) = self._of_views("forward", (x,), (y,))
         if not algorithm.forward(x, w, bias, y):
             self._by_columns().forward(x, w, bias, y)
         return delivered(result, out, self.dtype)
@@ -371,7 +371,7 @@ class ConvPlan:
         if grad_output.flags.c_contiguous:
             algorithm: Passes = self._algorithm("backward_input")
         else:
-            algorithm = self._of_views("backward_input", (dy,), (dx,))
+            algorithm, (dy,) = self._of_views("backward_input", (dy,), (dx,))
         if not algorithm.backward_input(dy, w, dx):
             self._by_columns().backward_input(dy, w, dx)
         if bias is not None:
@@ -387,7 +387,7 @@ class ConvPlan:
         if grad_output.flags.c_contiguous and input.flags.c_contiguous:
             algorithm: Passes = self._algorithm("backward_weight")
         else:
-            algorithm = self._of_views("backward_weight", (dy, x), ())
+            algorithm, (dy, x) = self._of_views("backward_weight", (dy, x), ())
         if not algorithm.backward_weight(dy, x, dw):
             self._by_columns().backward_weight(dy, x, dw)
         return delivered(result, out, self.dtype)
@@ -401,26 +401,30 @@ class ConvPlan:
         """What computes a pass whose result does not hold."""
         return Copies(self._geometry, Im2col, self._geometry.channels_last)
 
-    def _of_views(self, which: Pass, sources: tuple[Array, ...], results: tuple[Array, ...]) -> Passes:
-        """The algorithm of a pass over images that are not contiguous in the plan's layout.
+    def _of_views(
+        self, which: Pass, sources: tuple[Array, ...], results: tuple[Array, ...]
+    ) -> tuple[Passes, tuple[Array, ...]]:
+        """The algorithm of a pass over images with gaps or of the other layout, and what it reads."""
+        last = self._geometry.channels_last
+        turns = moves_less(last, sources, results)
+        if (which, turns) not in self._of_copies:
+            self._of_copies[which, turns] = self._over_copies(which, turns)
+        found = self._of_copies[which, turns]
+        return (self._algorithm(which), together(sources, last)) if found is None else (found, sources)
 
-        It computes them in the other layout where they are copied less for that.
+    def _over_copies(self, which: Pass, turns: bool) -> Passes | None:
+        """What copies the images of a pass by itself; None where all of them are copied before it.
+
+        With ``turns`` it computes in the other layout, since less is copied for that.
         """
         g, own = self._geometry, self._algorithm(which)
-        if g.is_empty:
+        if g.is_empty or isinstance(own, Copies):
             return own
-        turns = moves_less(g.channels_last, sources, results)
-        found = self._of_copies.get((which, turns))
-        if found is not None:
-            return found
-        twin = choose(replace(g, channels_last=not g.channels_last), which, self._wanted)
-        if turns and not isinstance(twin, str) and twin.label == twin.name:
-            found = reordered(twin)(g)
-        elif isinstance(own, Copies):
-            found = own
-        else:
-            found = Copies(g, type(own), g.channels_last, own)
-        return self._of_copies.setdefault((which, turns), found)
+        if turns:
+            twin = choose(replace(g, channels_last=not g.channels_last), which, self._wanted)
+            if not isinstance(twin, str) and twin.label == twin.name:
+                return reordered(twin)(g)
+        return None if in_one(g) else Copies(g, type(own), g.channels_last, own)
 
     def _result(self, out: Array | None, shape: Size, *sources: Array | None) -> Array:
         """What the algorithm writes: ``out`` itself where it can, else a new array."""

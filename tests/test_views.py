@@ -83,6 +83,9 @@ VIEWS = {
     },
 }
 
+# What makes squares of all that can be copied so.
+EAGER = {"LEAST_KEPT": 0, "LEAST_TURNED": 0, "LEAST_FILLED": 0, "LEAST_STEP": 0, "WAYS": -1}
+
 # Sizes of each number of dimensions: input, weight, groups, and steps.
 LAYERS = {
     1: ((5, 4, 19), (6, 2, 3), 2, {"stride": 2, "padding": 1}),
@@ -115,10 +118,8 @@ def layer(ndim, layout, algorithm="auto", dtype=np.float32):
 @pytest.fixture
 def eager(monkeypatch):
     """Squares, and images copied two at a time, in arrays of any size."""
-    monkeypatch.setattr(memory, "LEAST_KEPT", 0)
-    monkeypatch.setattr(memory, "LEAST_TURNED", 0)
-    monkeypatch.setattr(memory, "LEAST_FILLED", 0)
-    monkeypatch.setattr(memory, "WAYS", -1)
+    for name, value in EAGER.items():
+        monkeypatch.setattr(memory, name, value)
     monkeypatch.setattr(plans, "SMALL_VIEW", 0)
     monkeypatch.setattr(copies, "_images_at_once", lambda geometry, most_bytes: 2)
 
@@ -364,7 +365,7 @@ def test_copies_of_any_strides(order, extents, steps, last, dtype):
     wide = wide.reshape([n * abs(s) for n, s in zip(extents, steps, strict=True)])
     view = wide[tuple(slice(None, None, s) for s in steps)].transpose(order)
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in (("LEAST_KEPT", 0), ("LEAST_TURNED", 0), ("LEAST_FILLED", 0), ("WAYS", -1)):
+        for name, value in EAGER.items():
             patch.setattr(memory, name, value)
         for threads in (1, 3):
             with fastconv.num_threads(threads):

@@ -105,8 +105,7 @@ class Copies:
     def _sum(self, dy: Array, x: Array, dw: Array) -> bool:
         """Write the gradient ``dw``, which is contiguous in the layout that is computed in."""
         if not self._in_parts(dy, x):
-            gradient = dense(dy, self.last)
-            image = gradient if _same(dy, x) else dense(x, self.last)
+            gradient, image = together((dy, x), self.last)
             return self._algorithm(len(x)).backward_weight(gradient, image, dw)
         for some in self._parts():
             part = scratch_in(dw.shape, dw.dtype, self.last) if some.start else dw
@@ -211,6 +210,18 @@ def moves_less(channels_last: bool, sources: tuple[Array, ...], results: tuple[A
     here = sum(array.nbytes for array in sources if not contiguous_in(array, channels_last))
     there = sum(array.nbytes for array in (*sources, *results) if not contiguous_in(array, not channels_last))
     return there < here
+
+
+def in_one(geometry: Geometry) -> bool:
+    """Whether all images of both sides may be copied at once."""
+    return _images_at_once(geometry, MOST_COPIED_BYTES) >= geometry.batch
+
+
+def together(arrays: tuple[Array, ...], channels_last: bool) -> tuple[Array, ...]:
+    """The arrays contiguous in a layout, copied where they are not: only once what came twice."""
+    if len(arrays) == 2 and _same(*arrays):
+        return (dense(arrays[0], channels_last),) * 2
+    return tuple([dense(array, channels_last) for array in arrays])
 
 
 def _images_at_once(geometry: Geometry, most_bytes: int) -> int:

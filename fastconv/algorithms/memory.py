@@ -14,14 +14,15 @@ from fastconv.buffers import LEAST_KEPT, aligned, contiguous, new_result
 from fastconv.geometry import read_only
 from fastconv.kernels.bands import turn_planes
 from fastconv.kernels.vectors import VECTOR_BYTES
-from fastconv.threads import run_ranges
+from fastconv.threads import get_num_threads, run_ranges
 
 # Elements that a job turns.
 TURNED = 2**18
-# Bytes from which on squares are transposed, and the share of their cells that has to be there.
-LEAST_TURNED, LEAST_FILLED = 2**18, 0.3
+# Bytes from which on squares are transposed, the share of their cells that has to be there, and the bytes
+# from one cell to the next up to which loops are as fast.
+LEAST_TURNED, LEAST_FILLED, LEAST_STEP = 2**18, 0.3, 32
 # Bytes of a cache line and of one way of L1, and the ways that what a loop reads may fill.
-LINE, WAY, WAYS = 64, 4096, 4
+LINE, WAY, WAYS = 64, 4096, 2
 
 Three = tuple[int, int, int]
 Four = tuple[int, int, int, int]
@@ -99,14 +100,20 @@ def assign(target: Array, source: Array) -> None:
     L1 keeps the cache lines that it reads along the target, else at 1 to 5 ns: then squares of one vector's
     lanes are transposed, at 0.1 to 0.4 ns an element (float32, AVX-512 Zen 5).
     """
-    axes = [] if source.nbytes < LEAST_TURNED else _common_axes(target, source)
-    along = next((axis for axis in axes[:-1] if axis[1] == 1), None)
-    if along is None or not _squares_pay(along[0], axes[-1][0], abs(axes[-1][1]), source.itemsize):
-        if source.nbytes < LEAST_TURNED:
-            target[...] = source
-        else:
+    if source.nbytes >= LEAST_TURNED:
+        axes = _common_axes(target, source)
+        along = next((axis for axis in axes[:-1] if axis[1] == 1), None)
+        if along is not None and _squares_pay(along[0], axes[-1][0], abs(axes[-1][1]), source.itemsize):
+            _turn(target, source, axes, along)
+            return
+        if get_num_threads() > 1:
             run_ranges(len(source), source.size, lambda first, stop: _copy(target, source, first, stop))
-        return
+            return
+    target[...] = source
+
+
+def _turn(target: Array, source: Array, axes: list[Three], along: Three) -> None:
+    """Copy in squares between the axis that is contiguous in the source and the last one."""
     lanes = VECTOR_BYTES // source.itemsize
     axes.remove(along)
     # The first axis moves fastest: the one along which the source is nearest.
@@ -129,11 +136,14 @@ def assign(target: Array, source: Array) -> None:
 
 
 def _squares_pay(along: int, across: int, step: int, itemsize: int) -> bool:
-    """Whether squares are faster than loops over ``across`` elements of the source, ``step`` apart."""
+    """Whether squares are faster than loops over ``across`` elements of the source, ``step`` apart.
+
+    Loops over neighbouring cache lines are not slow, since the CPU asks for the next ones by itself.
+    """
     lanes, step = VECTOR_BYTES // itemsize, step * itemsize
     kept = WAYS * LINE * min(WAY // LINE, WAY // gcd(step, WAY))
     whole = ceil_div(along, lanes) * ceil_div(across, lanes) * lanes**2
-    return across * min(step, LINE) > kept and along * across >= LEAST_FILLED * whole
+    return step > LEAST_STEP and across * min(step, LINE) > kept and along * across >= LEAST_FILLED * whole
 
 
 def _copy(target: Array, source: Array, first: int, stop: int) -> None:

@@ -31,6 +31,7 @@ from oracles import (
 from strategies import examples, pool_problems
 
 import fastconv
+from fastconv import pool_passes
 
 FLOATS = (np.float16, np.float32, np.float64)
 INTS = (np.uint8, np.int8, np.uint16, np.int16, np.uint32, np.int32, np.uint64, np.int64)
@@ -537,10 +538,11 @@ VIEWS = {
 @pytest.mark.parametrize("view", VIEWS)
 @pytest.mark.parametrize(("ndim", "layout"), LAYOUTS)
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
-def test_views_give_what_their_copies_give(dtype, ndim, layout, view, rng):
-    """Of so many cells that they are computed in several portions, in either order of the axes."""
+def test_views_give_what_their_copies_give(dtype, ndim, layout, view, rng, monkeypatch):
+    """In several portions, in either order of the axes."""
+    monkeypatch.setattr(pool_passes, "COPIED_BYTES", 2**17)
+    monkeypatch.setattr(pool_passes, "IMAGE_BYTES", 2**18)
     shape = layout_shape((5, 24, *((4000,), (70, 60), (18, 15, 16))[ndim - 1]), layout)
-    # Broadcast views first: all have cells of their own values.
     x = VIEWS[view](integers(rng, shape, dtype))
     window = {"kernel_size": 3, "stride": 2, "padding": 1, "layout": layout}
     y, i = function("max_pool{}", ndim)(np.ascontiguousarray(x), **window, return_indices=True)

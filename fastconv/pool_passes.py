@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from math import prod
 from operator import attrgetter
 from typing import Any
@@ -54,10 +54,12 @@ CELL_COST = {"max": 1.0, "argmax": 3.6, "mean": 2.2, "gradient": 2.2, "ties": 4.
 LINE_COST = 150.0
 # Fewer channels than half a vector are computed channels first, from so many cells on: means of 3x3 cells of
 # (4, 256, 256, 3) in 1.4 ms instead of 4.7 (float32, one core of an AMD EPYC, Zen 5).
-TURNED_CELLS = 2**13
-# Copies of planes are made in so many bytes, that stay in a near cache (at least a plane); images with their
-# channels last are copied whole up to here, and larger ones a vector of channels at a time.
-COPIED_BYTES, IMAGE_BYTES = 2**20, 2**23
+TURNED_CELLS = 2**16
+CACHED_ROUTINGS = 256
+# Planes are copied so many bytes at a time, at least one; images with their channels last are copied whole up
+# to here, and larger ones some channels at a time. Means of 2x2 cells of a crop of (8, 64, 60, 62) take
+# 1.04 times as long as a copy and the call, 1.13 with half a megabyte (float32, AMD EPYC, Zen 5).
+COPIED_BYTES, IMAGE_BYTES = 2**21, 2**23
 
 
 def compute_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
@@ -97,17 +99,22 @@ class Step:
     sizes: tuple[Any, ...] = ()
     normal: Callable[[Array], Array] | None = None  # views that the kernel takes; None for flat ones
     fill: float | None = None  # what the first target holds before
-    scratch: Callable[[Sequence[Array]], tuple[Array, ...]] = (
-        lambda targets: ()
-    )  # of a range, its last arguments
+    # Made for every range of the kernel's arrays; its last arguments.
+    scratch: Callable[[Sequence[Array]], tuple[Array, ...]] | None = None
 
     def bound(self, sources: Sequence[Array], targets: Sequence[Array]) -> Callable[[int, int], int]:
         """Kernels take their arrays, then a range, then their sizes."""
-        kernel, sizes, view = self.kernel, self.sizes, self.normal or _flat
-        arrays = [*(read_only(view(array)) for array in sources), *map(view, targets)]
+        kernel, sizes, scratch = self.kernel, self.sizes, self.scratch
+        if self.normal is None:
+            arrays = [_flat(array) for array in sources] + [array.reshape(-1) for array in targets]
+        else:
+            views = [self.normal(array) for array in (*sources, *targets)]
+            arrays = [read_only(view) for view in views[: len(sources)]] + views[len(sources) :]
         if self.fill is not None:
             targets[0][...] = self.fill
-        return lambda first, stop: kernel(*arrays, first, stop, *sizes, *self.scratch(arrays))
+        if scratch is None:
+            return lambda first, stop: kernel(*arrays, first, stop, *sizes)
+        return lambda first, stop: kernel(*arrays, first, stop, *sizes, *scratch(arrays))
 
     def run(self, sources: Sequence[Array], targets: Sequence[Array]) -> int:
         """The sum of what the kernel returns."""
@@ -115,7 +122,10 @@ class Step:
 
 
 def _flat(array: Array) -> Array:
-    return array.reshape(-1)
+    """A contiguous input as most kernels take it: one-dimensional, and not to be written."""
+    view = array.reshape(-1)
+    view.flags.writeable = False
+    return view
 
 
 @dataclass(frozen=True, eq=False)
@@ -538,7 +548,7 @@ class Routing:
         """The same for so many images and channels (N, C)."""
         return replace(self, planes=Planes(True, channels_last), leading=leading)
 
-    @property
+    @cached_property
     def step(self) -> Step:
         """The gradients, from each maximum's to where that came from."""
         (batch, channels), cells, windows = self.leading, prod(self.extent), prod(self.output)
@@ -549,6 +559,13 @@ class Routing:
             return Step(vectors.max_pool_backward_pixels, blocks, visited, sizes)
         halved = _halved(self.output, self.extent, self.itemsize)
         return Step(vectors.max_pool_backward_planes, batch * channels, visited, (windows, cells, halved))
+
+
+@lru_cache(CACHED_ROUTINGS)
+def _routing(
+    batched: bool, channels_last: bool, leading: Size, extent: Size, output: Size, itemsize: int
+) -> Routing:
+    return Routing(Planes(batched, channels_last), leading, extent, output, itemsize)
 
 
 def _halved(windows: Size, extent: Size, itemsize: int) -> tuple[int, int, int]:
@@ -585,18 +602,20 @@ def run(
     sources: Sequence[Array],
     targets: Sequence[Array],
 ) -> int:
-    """Compute all targets from all sources, of any strides; kernels see contiguous arrays of ``dtypes``.
+    """Compute all targets, which are contiguous, from all sources; kernels see such arrays of ``dtypes``.
 
     An array that is not such is copied, some planes at a time: a source before they are computed, a target
     after. The channels are last or not, as there is less to copy.
     """
-    arrays, own, planes = (*sources, *targets), work.planes.channels_last, work.prefers_planes
-    ready = [
-        array.flags.c_contiguous and array.dtype == dtype for array, dtype in zip(arrays, dtypes, strict=True)
-    ]
-    if all(ready) and not (planes and work.channels_last):
-        return step_of(work).run(sources, targets)
-    views = [work.planes.normal(array) for array in arrays]
+    planes = work.prefers_planes
+    if targets[0].dtype == dtypes[len(sources)] and not (planes and work.channels_last):
+        for source, dtype in zip(sources, dtypes, strict=False):
+            if not source.flags.c_contiguous or source.dtype != dtype:
+                break
+        else:
+            return step_of(work).run(sources, targets)
+    own = work.planes.channels_last
+    views = [work.planes.normal(array) for array in (*sources, *targets)]
 
     def copied_bytes(channels_last: bool) -> int:
         pairs = zip(views, dtypes, strict=True)
@@ -655,6 +674,10 @@ def _copy(target: Array, source: Array) -> None:
         target[...] = source
 
 
+_MAX, _ARGMAX, _TIES = map(attrgetter, ("max_step", "argmax_step", "ties_step"))
+_AVG, _AVG_BACKWARD, _ROUTED = map(attrgetter, ("avg_step", "avg_backward_step", "step"))
+
+
 def max_forward(x: Array, result: Array, indices: Array, pooling: Pooling) -> None:
     """Write the maxima and, unless ``indices`` is empty, where they stand."""
     if pooling.is_empty:
@@ -663,7 +686,7 @@ def max_forward(x: Array, result: Array, indices: Array, pooling: Pooling) -> No
             indices[...] = -1
         return
     dtypes = pooling.dtype, pooling.dtype, indices.dtype
-    step_of = attrgetter("argmax_step" if indices.size else "max_step")
+    step_of = _ARGMAX if indices.size else _MAX
     run(pooling, step_of, dtypes, (x,), (result, indices))
 
 
@@ -673,9 +696,10 @@ def max_backward(dy: Array, indices: Array, planes: Planes, shape: Size) -> tupl
         return np.zeros(shape, dy.dtype), int(np.count_nonzero(indices != -1))
     leading, extent = planes.leading_and_extent(shape)
     dtype, dx = compute_dtype(dy.dtype), new_result(shape, dy.dtype)
-    routing = Routing(planes, leading, extent, planes.leading_and_extent(dy.shape)[1], dtype.itemsize)
+    output = planes.leading_and_extent(dy.shape)[1]
+    routing = _routing(planes.batched, planes.channels_last, leading, extent, output, dtype.itemsize)
     dtypes = dtype, indices.dtype, dtype
-    return dx, run(routing, attrgetter("step"), dtypes, (dy, indices), (dx,))
+    return dx, run(routing, _ROUTED, dtypes, (dy, indices), (dx,))
 
 
 def max_backward_ties(dy: Array, x: Array, dx: Array, pooling: Pooling) -> None:
@@ -686,7 +710,7 @@ def max_backward_ties(dy: Array, x: Array, dx: Array, pooling: Pooling) -> None:
     gradients, values = compute_dtype(dy.dtype), pooling.dtype
     if values.kind == "f":
         gradients = values = np.result_type(gradients, values)
-    run(pooling, attrgetter("ties_step"), (gradients, values, gradients), (dy, x), (dx,))
+    run(pooling, _TIES, (gradients, values, gradients), (dy, x), (dx,))
 
 
 def avg_forward(x: Array, out: Array, pooling: Pooling) -> None:
@@ -695,7 +719,7 @@ def avg_forward(x: Array, out: Array, pooling: Pooling) -> None:
         with np.errstate(invalid="ignore"):  # where the padding does not count, the mean of nothing is a NaN
             out[...] = _divided(np.zeros_like(out), pooling)
         return
-    run(pooling, attrgetter("avg_step"), (pooling.dtype,) * 2, (x,), (out,))
+    run(pooling, _AVG, (pooling.dtype,) * 2, (x,), (out,))
 
 
 def avg_backward(dy: Array, dx: Array, pooling: Pooling) -> None:
@@ -704,7 +728,7 @@ def avg_backward(dy: Array, dx: Array, pooling: Pooling) -> None:
         dx[...] = 0
         return
     divided = dy if pooling.count else _divided(dy, pooling)
-    run(pooling, attrgetter("avg_backward_step"), (pooling.dtype,) * 2, (divided,), (dx,))
+    run(pooling, _AVG_BACKWARD, (pooling.dtype,) * 2, (divided,), (dx,))
 
 
 def _divided(dy: Array, pooling: Pooling) -> Array:

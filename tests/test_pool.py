@@ -31,6 +31,7 @@ from oracles import (
 from strategies import examples, pool_problems
 
 import fastconv
+from fastconv import pool_passes
 
 FLOATS = (np.float16, np.float32, np.float64)
 INTS = (np.uint8, np.int8, np.uint16, np.int16, np.uint32, np.int32, np.uint64, np.int64)
@@ -519,6 +520,91 @@ def test_any_memory(disguise, layout, rng):
         pool = getattr(fastconv, name)
         got = pool(dress(x), 3, 2, 1, **arguments, layout=layout)
         np.testing.assert_array_equal(got, pool(x, 3, 2, 1, **arguments, layout=layout))
+
+
+VIEWS = {
+    "crop": lambda a: np.pad(a, [(0, 0)] * (a.ndim - 2) + [(2, 3)] * 2)[..., 2:-3, 2:-3],
+    "flipped": lambda a: np.ascontiguousarray(a[..., ::-1])[..., ::-1],
+    "every second of the last axis": lambda a: np.repeat(a, 2, axis=-1)[..., ::2],
+    "every second channel or line": lambda a: np.repeat(a, 2, axis=1)[:, ::2],
+    "Fortran order": np.asfortranarray,
+    "the other layout's memory": lambda a: np.moveaxis(np.ascontiguousarray(np.moveaxis(a, 1, -1)), -1, 1),
+    "this layout's, turned": lambda a: np.moveaxis(np.ascontiguousarray(np.moveaxis(a, -1, 1)), 1, -1),
+    "images last": lambda a: np.moveaxis(np.ascontiguousarray(np.moveaxis(a, 0, -1)), -1, 0),
+    "one channel broadcast": lambda a: np.broadcast_to(a[:, :1], a.shape),
+}
+
+
+@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize(("ndim", "layout"), LAYOUTS)
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_views_give_what_their_copies_give(dtype, ndim, layout, view, rng, monkeypatch):
+    """In several portions, in either order of the axes."""
+    monkeypatch.setattr(pool_passes, "COPIED_BYTES", 2**17)
+    monkeypatch.setattr(pool_passes, "IMAGE_BYTES", 2**18)
+    shape = layout_shape((5, 24, *((4000,), (70, 60), (18, 15, 16))[ndim - 1]), layout)
+    x = VIEWS[view](integers(rng, shape, dtype))
+    window = {"kernel_size": 3, "stride": 2, "padding": 1, "layout": layout}
+    y, i = function("max_pool{}", ndim)(np.ascontiguousarray(x), **window, return_indices=True)
+    dy, where = VIEWS[view](integers(rng, y.shape, dtype)), VIEWS[view](i)
+    calls = {
+        "max": lambda x, dy, i: function("max_pool{}", ndim)(x, **window),
+        "indices": lambda x, dy, i: function("max_pool{}", ndim)(x, **window, return_indices=True)[1],
+        "max, backward": lambda x, dy, i: function("max_pool{}_backward", ndim)(
+            dy, i, x.shape, layout=layout
+        ),
+        "ties": lambda x, dy, i: function("max_pool{}_backward_ties", ndim)(dy, x, **window),
+        "avg": lambda x, dy, i: function("avg_pool{}", ndim)(x, **window, count_include_pad=False),
+        "avg, backward": lambda x, dy, i: function("avg_pool{}_backward", ndim)(
+            dy, x.shape, **window, count_include_pad=False
+        ),
+        "adaptive avg": lambda x, dy, i: function("adaptive_avg_pool{}", ndim)(x, 1, layout=layout),
+        "adaptive max": lambda x, dy, i: function("adaptive_max_pool{}", ndim)(x, 4, layout=layout),
+    }
+    copies = [np.ascontiguousarray(array) for array in (x, dy, where)]
+    for name, call in calls.items():
+        got, expected = call(x, dy, where), call(*copies)
+        assert_fresh(got)
+        assert got.dtype == expected.dtype
+        # A mean may be summed in another order.
+        tolerance = TOLERANCE[got.dtype] if "avg" in name else 0
+        np.testing.assert_allclose(got, expected, rtol=tolerance, atol=tolerance, err_msg=name)
+    for array, copy in zip((x, dy, where), copies, strict=True):
+        np.testing.assert_array_equal(array, copy)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_few_channels_that_are_last_are_as_if_they_were_first(channels, rng):
+    x = integers(rng, (2, channels, 160, 150), np.float32)
+    y, i = fastconv.max_pool2d(to_layout(x, "NHWC"), 3, 2, 1, return_indices=True, layout="NHWC")
+    expected, places = fastconv.max_pool2d(x, 3, 2, 1, return_indices=True)
+    assert_equal(from_layout(y, "NHWC"), expected)
+    assert_equal(from_layout(i, "NHWC"), places)
+    means = fastconv.avg_pool2d(to_layout(x, "NHWC"), 2, layout="NHWC")
+    assert_equal(from_layout(means, "NHWC"), fastconv.avg_pool2d(x, 2))
+    dx = fastconv.avg_pool2d_backward(means, (2, 160, 150, channels), 2, layout="NHWC")
+    assert_equal(
+        from_layout(dx, "NHWC"), fastconv.avg_pool2d_backward(from_layout(means, "NHWC"), x.shape, 2)
+    )
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize("kernel", [40, 10**9])
+def test_windows_far_larger_than_the_input(kernel, layout, rng):
+    """Nothing is as large, or takes as long, as the windows: all of them hold the whole plane."""
+    x = integers(rng, (2, 3, 6, 5))
+    window = {"kernel_size": kernel, "stride": 1, "padding": kernel // 2, "layout": layout}
+    y, i = fastconv.max_pool2d(to_layout(x, layout), **window, return_indices=True)
+    planes = x.reshape(2, 3, -1)
+    outputs = (2, 3, 7, 6)
+    assert_equal(from_layout(y, layout), np.broadcast_to(planes.max(-1)[..., None, None], outputs))
+    assert_equal(from_layout(i, layout), np.broadcast_to(planes.argmax(-1)[..., None, None], outputs))
+    means = fastconv.avg_pool2d(to_layout(x, layout), **window, count_include_pad=False)
+    close(from_layout(means, layout), np.broadcast_to(planes.mean(-1)[..., None, None], outputs))
+    dx = fastconv.max_pool2d_backward_ties(np.ones_like(y), to_layout(x, layout), **window)
+    assert_equal(from_layout(dx, layout), 42 * (x == planes.max(-1)[..., None, None]))
+    dx = fastconv.avg_pool2d_backward(np.ones_like(y), to_layout(x, layout).shape, **window)
+    close(dx, np.full(dx.shape, 42 / kernel**2))
 
 
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])

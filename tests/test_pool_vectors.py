@@ -260,16 +260,25 @@ def all_steps(layout, dtype, kernel, stride, width):
 @pytest.mark.parametrize("pairs", [0, 2**16])
 def test_no_kernel_leaves_its_buffers_and_ranges_make_the_whole(layout, dtype, pairs):
     with sums_by(pairs):
-        for kernel, stride, width in [(2, 2, 64), (3, 2, 33), (3, 1, 35), (2, 3, 66), (1, 2, 16), (3, 1, 3)]:
+        for kernel, stride, width in [
+            (2, 2, 64),
+            (3, 2, 33),
+            (3, 1, 35),
+            (2, 3, 66),
+            (1, 2, 16),
+            (3, 1, 3),
+            (25, 1, 40),
+        ]:
             for step, inputs, outputs in all_steps(layout, dtype, kernel, stride, width):
                 inputs = [before_a_wall(array) for array in inputs]
                 for array in inputs:
                     array.flags.writeable = False
                 whole = [before_a_wall(array) for array in outputs]
-                step.kernel(*inputs, *whole, 0, step.units, *step.sizes, *step.scratch([*inputs, *whole]))
+                sizes = *step.sizes, *(step.scratch([*inputs, *whole]) if step.scratch else ())
+                step.kernel(*inputs, *whole, 0, step.units, *sizes)
                 parts = [before_a_wall(array) for array in outputs]
                 for first, stop in ((step.units // 3, step.units), (0, step.units // 3)):
-                    step.kernel(*inputs, *parts, first, stop, *step.sizes, *step.scratch([*inputs, *parts]))
+                    step.kernel(*inputs, *parts, first, stop, *sizes)
                 for one, two in zip(whole, parts, strict=True):
                     assert one.tobytes() == two.tobytes()
 

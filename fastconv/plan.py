@@ -134,6 +134,8 @@ class ConvPlan:
     @property
     def scratch_bytes(self) -> int:
         """The most scratch one thread allocates in any pass, in bytes."""
+        if self._geometry.is_empty:
+            return 0
         names = self.algorithms
         made = [self._algorithm(which) for which in PASSES if which in names]
         return max(algorithm.scratch_bytes for algorithm in (*made, Im2col(self._geometry))) if made else 0

@@ -404,7 +404,7 @@ class ConvPlan:
     def _of_views(
         self, which: Pass, sources: tuple[Array, ...], results: tuple[Array, ...]
     ) -> tuple[Passes, tuple[Array, ...]]:
-        """The algorithm of a pass over images with gaps or of the other layout, and what it reads."""
+        """The algorithm of a pass over images that are not contiguous in the layout, and what it reads."""
         last = self._geometry.channels_last
         turns = moves_less(last, sources, results)
         if (which, turns) not in self._of_copies:

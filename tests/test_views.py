@@ -84,7 +84,7 @@ VIEWS = {
 }
 
 # What makes squares of all that can be copied so.
-EAGER = {"LEAST_KEPT": 0, "LEAST_TURNED": 0, "LEAST_FILLED": 0, "LEAST_STEP": 0, "WAYS": -1}
+EAGER = {"SMALL": 0, "LEAST_TURNED": 0, "LEAST_FILLED": 0, "LEAST_STEP": 0, "WAYS": -1}
 
 # Sizes of each number of dimensions: input, weight, groups, and steps.
 LAYERS = {

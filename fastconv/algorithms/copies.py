@@ -207,6 +207,8 @@ def moves_less(channels_last: bool, sources: tuple[Array, ...], results: tuple[A
     results : tuple of arrays (N, C, D, H, W)
         Contiguous in their own layout, if they are images.
     """
+    if not any([contiguous_in(array, not channels_last) for array in sources]):
+        return False
     here = sum(array.nbytes for array in sources if not contiguous_in(array, channels_last))
     there = sum(array.nbytes for array in (*sources, *results) if not contiguous_in(array, not channels_last))
     return there < here

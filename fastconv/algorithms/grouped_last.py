@@ -14,7 +14,7 @@ import numpy as np
 from fastconv.algorithms.axes import Phases, ThreePhases
 from fastconv.algorithms.jobs import Grid, Tables, ceil_div, owned_jobs, wanted_jobs
 from fastconv.algorithms.memory import add_parts, pixels_first
-from fastconv.algorithms.problem import Counts, Problem
+from fastconv.algorithms.problem import L1_BYTES, Counts, Problem
 from fastconv.arguments import Array
 from fastconv.buffers import contiguous, zeros
 from fastconv.geometry import read_only
@@ -176,6 +176,7 @@ class Pixels:
                 "fma_strided": fma if p.strided else 0,
                 "masked": fma / vectors if p.groups * p.filters % p.lanes else 0,
                 "tiles": pixels * vectors,
+                "weights_l2": fma if p.weight_bytes > L1_BYTES else 0,
                 "pixels": pixels,
                 "sums": p.batch * p.lines * p.extent[2] / CHUNK * p.taps * vectors if sums else 0,
                 "weights": p.weight_bytes,

@@ -10,7 +10,7 @@ import numpy as np
 
 from fastconv.algorithms.jobs import ceil_div
 from fastconv.arguments import Array, Size
-from fastconv.buffers import LEAST_KEPT, aligned, contiguous, new_result
+from fastconv.buffers import aligned, contiguous, new_result
 from fastconv.geometry import read_only
 from fastconv.kernels.bands import turn_planes
 from fastconv.kernels.vectors import VECTOR_BYTES
@@ -18,8 +18,10 @@ from fastconv.threads import get_num_threads, run_ranges
 
 # Elements that a job turns.
 TURNED = 2**18
-# Bytes from which on squares are transposed, the share of their cells that has to be there, and the bytes
-# from one cell to the next up to which loops are as fast.
+# Bytes up to which the C library keeps the memory of copies by itself.
+SMALL = 2**17
+# Bytes from which on squares are transposed, the share of their cells that has to be there, and how far
+# apart cells are up to which loops are as fast.
 LEAST_TURNED, LEAST_FILLED, LEAST_STEP = 2**18, 0.3, 32
 # Bytes of a cache line and of one way of L1, and the ways that what a loop reads may fill.
 LINE, WAY, WAYS = 64, 4096, 2
@@ -85,7 +87,7 @@ def dense(array: Array, channels_last: bool) -> Array:
     ordered = array.transpose(0, 2, 3, 4, 1) if channels_last else array
     if ordered.flags.c_contiguous:
         return array
-    if array.nbytes < LEAST_KEPT:
+    if array.nbytes < SMALL:
         small = ordered.copy()
         return small.transpose(0, 4, 1, 2, 3) if channels_last else small
     copy = scratch_in(array.shape, array.dtype, channels_last)

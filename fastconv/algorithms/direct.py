@@ -393,7 +393,7 @@ class Direct:
     @property
     def scratch_bytes(self) -> int:
         """Bands, cells and sums; packed weights are not counted."""
-        back = max([self._phase(first).scratch_bytes for first in self.phases], default=0)
+        back = max([self._phase(first).scratch_bytes for first in self.phases.kinds], default=0)
         return max(self.weight_sums.scratch_bytes, self.correlation.scratch_bytes, back)
 
     def forward(self, x: Array, w: Array, bias: Array | None, y: Array) -> bool:

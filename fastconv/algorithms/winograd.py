@@ -502,7 +502,7 @@ class Winograd:
     @property
     def scratch_bytes(self) -> int:
         """What a chunk needs; transformed filters are not counted."""
-        every = [self.forward_lattices, *(self._input_lattices(first) for first in self.depth.firsts)]
+        every = [self.forward_lattices, *(self._input_lattices(first) for first in self.depth.kinds)]
         passes = [patches.scratch_bytes for lattices in every for patches, _ in lattices.kinds]
         return _turned_bytes(self.geometry) + max(*passes, self.weight_sums.scratch_bytes)
 

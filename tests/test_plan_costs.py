@@ -54,6 +54,12 @@ def legal_sizes(draw):
 
     kernel, stride, dilation = each(1, longest), each(1, 2**31 - 1), each(1, 2**20)
     padding = each(0, 2**20)
+    if draw(st.booleans()):  # more algorithms serve these
+        kernel, stride = (
+            (draw(st.sampled_from([1, 3, 5])),) * ndim,
+            (draw(st.sampled_from([1, 1, 2])),) * ndim,
+        )
+        dilation = (draw(st.sampled_from([1, 1, 2, 32, 512])),) * ndim
     groups = draw(st.sampled_from([1, 1, 1, 2, 32, 4096]))
     channels, filters = (draw(st.sampled_from([1, 1, 2, 3, 8, 16, 64])) for _ in range(2))
     batch = draw(st.sampled_from([1, 2, 33_000, 10**6]))

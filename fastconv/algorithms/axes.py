@@ -308,12 +308,12 @@ class PhaseGrid:
         d, h, w = self.along
         return itertools.product(d.kinds, h.kinds, w.kinds)
 
-    @property
+    @cached_property
     def whole(self) -> bool:
         """Whether taps reach all phases, and so all cells."""
         return all([phases.whole for phases in self.along])
 
-    @property
+    @cached_property
     def padded(self) -> bool:
         """Whether some tap of some phase reads padding."""
         return len(self) > 0 and not all([phases.unpadded for phases in self.along])

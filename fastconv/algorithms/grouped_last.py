@@ -210,7 +210,8 @@ class Pixels:
                 lines, images = jobs[i]
                 kernels.sum_lasts(
                     x, first, steps, self.stride, tables[:3], tables[3:], self.kernel, gradient,
-                    first_gradient, gradient_steps, self.axis, self.group, images, lines, self.block, CHUNK, partial[i],
+                    first_gradient, gradient_steps, self.axis, self.group, images, lines, self.block, CHUNK,
+                    partial[i],
                 )  # fmt: skip
 
             return job

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from math import prod
 from operator import itemgetter
 from typing import Any, TypeAlias
@@ -115,37 +116,37 @@ class Geometry:
     padding: tuple[int, int, int]  # the cells before; those after follow from the output's extents
     dilation: tuple[int, int, int]
 
-    @property
+    @cached_property
     def compute_dtype(self) -> np.dtype[Any]:
         """What the arithmetic is done in: float16 is computed in float32."""
         return np.dtype(np.float32) if self.dtype == np.float16 else self.dtype
 
-    @property
+    @cached_property
     def one_plane(self) -> bool:
         """Whether the depth has one cell, in which the kernel begins and ends."""
         return self.input[0] == self.output[0] == self.kernel[0] == 1 and self.padding[0] == 0
 
-    @property
+    @cached_property
     def channelwise(self) -> bool:
         """Whether a pass reads and writes the same channels, the last axis: depthwise layers."""
         return self.channels_last and self.channels == self.filters == self.groups
 
-    @property
+    @cached_property
     def pixels(self) -> int:
         """Output cells of one image and filter."""
         return prod(self.output)
 
-    @property
+    @cached_property
     def taps(self) -> int:
         """Cells that one output cell sums over: channels of one group times the kernel's cells."""
         return self.channels // self.groups * prod(self.kernel)
 
-    @property
+    @cached_property
     def is_empty(self) -> bool:
         """Whether there is nothing to multiply: all passes give zeros, and the forward one the bias."""
         return 0 in (self.batch, self.channels, self.filters, *self.input, *self.output)
 
-    @property
+    @cached_property
     def multiplications(self) -> int:
         """Multiply-adds of one pass, those with padding included."""
         return self.batch * self.filters * self.taps * self.pixels

@@ -42,7 +42,7 @@ from fastconv.geometry import (
 )
 from fastconv.orders import Sizes, refuse
 
-# Plans are a few kilobytes; a program that keeps changing shapes does not grow beyond this many.
+# Plans are a few kilobytes, 64 at the most; a program that keeps changing shapes has no more than this many.
 CACHED_PLANS = 512
 
 # Bytes of views that are worth another algorithm or another way to copy them.

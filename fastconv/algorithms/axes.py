@@ -18,8 +18,8 @@ from fastconv.arguments import Array
 from fastconv.geometry import Geometry
 
 Three = tuple[int, int, int]
-# First cells of phases that are kept at the most.
-MOST_PHASES = 64
+# First cells of phases that are kept at the most, and phases of which not each is looked at.
+MOST_PHASES, MOST_LISTED = 64, 4
 
 
 class Axis:
@@ -258,11 +258,24 @@ class BackwardPhases:
     @property
     def unpadded(self) -> bool:
         """Whether no tap of any phase reads padding."""
-        if self.stride == 1:
-            return self.axis(0).unpadded
+        return all([self.axis(first).unpadded for first in self.kinds])
+
+    @property
+    def kinds(self) -> list[int]:
+        """The first cells of some phases, one of each kind: of so many cells, taps, and with padding or not.
+
+        Phases of one kind need the same scratch.
+        """
+        if self.count <= MOST_LISTED:
+            return self.firsts
         _, which, shifts = self.taps
-        last = shifts + self.cells(np.array(self.firsts))[which] - 1
-        return len(shifts) == 0 or bool(shifts.min() >= 0 and last.max() < self.source)
+        firsts = np.array(self.firsts)
+        cells, taps = self.cells(firsts), np.bincount(which)
+        read = np.zeros(len(firsts), np.int64)
+        np.maximum.at(read, which, (shifts < 0) | (shifts + cells[which] > self.source))
+        _, some = np.unique(np.stack((cells, taps, read)), axis=1, return_index=True)
+        kinds: list[int] = firsts[some].tolist()
+        return kinds
 
 
 Phases = ForwardPhase | BackwardPhases
@@ -290,11 +303,17 @@ class PhaseGrid:
         return d, h, w
 
     @property
+    def kinds(self) -> Iterator[Three]:
+        """First cells of phases, one of each kind; see `BackwardPhases.kinds`."""
+        d, h, w = self.along
+        return itertools.product(d.kinds, h.kinds, w.kinds)
+
+    @cached_property
     def whole(self) -> bool:
         """Whether taps reach all phases, and so all cells."""
         return all([phases.whole for phases in self.along])
 
-    @property
+    @cached_property
     def padded(self) -> bool:
         """Whether some tap of some phase reads padding."""
         return len(self) > 0 and not all([phases.unpadded for phases in self.along])

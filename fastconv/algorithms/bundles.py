@@ -384,7 +384,7 @@ class Bundles:
         if _serves(g, self.group_filters, self.group_channels):
             sweeps += [self.forward_sweep, self.sum_sweep]
         if _serves(g, self.group_channels, self.group_filters):
-            sweeps += [self._phase(first) for first in self.phases]
+            sweeps += [self._phase(first) for first in self.phases.kinds]
         return max([sweep.scratch_bytes for sweep in sweeps], default=0)
 
     def forward(self, x: Array, w: Array, bias: Array | None, y: Array) -> bool:

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from fastconv.algorithms.axes import Axis, PhaseGrid, forward_axis
-from fastconv.algorithms.jobs import Grid, Tables, ceil_div, jobs_now
+from fastconv.algorithms.jobs import Grid, Latest, Tables, ceil_div, jobs_now
 from fastconv.algorithms.memory import Images, Three, finite
 from fastconv.algorithms.narrow import FEW
 from fastconv.algorithms.problem import Counts, Problem
@@ -92,18 +92,18 @@ class Correlation:
         panel_bytes = s.taps.elements * s.panel * s.dtype.itemsize
         self.room = min(s.panels, max(1, FRESH_BYTES // panel_bytes))
         self.in_place = s.last and s.filters % s.lanes == 0
+        self._cuts: Latest[Cut] = Latest()
 
     @Tables
-    def runs(self) -> tuple[Array, Array, Array, Array]:
-        """What the taps read of a band: see `Taps.runs` and `Taps.reach`."""
+    def tables(self) -> tuple[Array, ...]:
+        """What the taps read of a band, and how the weights are packed.
+
+        See `Taps.runs`, `Taps.reach` and `Taps.packing`.
+        """
         s = self.sweep
         a_runs, b_runs, sums = s.taps.runs(*s.steps(self.chunk))
-        return a_runs, b_runs, sums, s.taps.reach(len(sums))
-
-    @Tables
-    def packing(self) -> tuple[Array, Array]:
-        """How the weights are packed: see `Taps.packing`."""
-        return self.sweep.taps.packing(self.tap_step, self.channel_step, self.lane_step != 1)
+        packing = s.taps.packing(self.tap_step, self.channel_step, self.lane_step != 1)
+        return a_runs, b_runs, sums, s.taps.reach(len(sums)), *packing
 
     def cut(self, wanted: int) -> Cut:
         """The work and the weights in so many jobs, or as many as there can be."""
@@ -139,8 +139,9 @@ class Correlation:
         panels).
         """
         s, t = self.sweep, self.sweep.taps
-        cut = self.cut(jobs_now(s.work))
-        runs, packing = self.runs, self.packing
+        cut = self._cuts.of(self.cut, jobs_now(s.work))
+        tables = self.tables
+        runs, packing = tables[:4], tables[4:]
         packed = [] if self.fresh else self._pack(w, group_step, cut.packers, packing)
 
         def start_worker() -> Job:
@@ -161,7 +162,7 @@ class Correlation:
 
         run_jobs(len(cut.jobs), start_worker)
 
-    def _pack(self, w: Array, group_step: int, jobs: Grid, packing: tuple[Array, Array]) -> list[Array]:
+    def _pack(self, w: Array, group_step: int, jobs: Grid, packing: tuple[Array, ...]) -> list[Array]:
         """The weights of every group as panels."""
         s = self.sweep
         size = s.panels * s.taps.elements * s.panel
@@ -393,7 +394,7 @@ class Direct:
     @property
     def scratch_bytes(self) -> int:
         """Bands, cells and sums; packed weights are not counted."""
-        back = max([self._phase(first).scratch_bytes for first in self.phases], default=0)
+        back = max([self._phase(first).scratch_bytes for first in self.phases.kinds], default=0)
         return max(self.weight_sums.scratch_bytes, self.correlation.scratch_bytes, back)
 
     def forward(self, x: Array, w: Array, bias: Array | None, y: Array) -> bool:

@@ -23,7 +23,7 @@ import numpy as np
 
 from fastconv.algorithms.axes import BackwardPhases, ForwardPhase, ThreePhases
 from fastconv.algorithms.grouped_last import Pixels, tile_for
-from fastconv.algorithms.jobs import Grid, Range, Tables, ceil_div, owned_jobs, wanted_jobs
+from fastconv.algorithms.jobs import Grid, Latest, Range, Tables, ceil_div, owned_jobs, wanted_jobs
 from fastconv.algorithms.memory import add_parts, finite, memory
 from fastconv.algorithms.problem import L1_BYTES, Counts, Problem
 from fastconv.algorithms.strips import Strips
@@ -92,6 +92,8 @@ class Planes:
         self.axis_phases = (d, h, w)
         # Without any along one, all of the output is zero.
         self.empty = d * h * w == 0
+        self.whole = all([some.whole for some in phases])
+        self._latest: Latest[Grid] = Latest()
         if self.empty:
             return
         self.source: Three = (phases[0].source, phases[1].source, phases[2].source)
@@ -233,7 +235,7 @@ class Planes:
         if self.empty:
             out[...] = 0
             return
-        if not all([some.whole for some in self.phases]):
+        if not self.whole:
             out[...] = 0
         grid_phases, offsets, rows, out_phases = self.tables
         # (groups, rows, filters): a tile reads the weights of its filters side by side
@@ -245,7 +247,7 @@ class Planes:
         x, first, strides = memory(read_only(source))
         y, _, out_strides = memory(out)
         packed, added = read_only(packed), read_only(added)
-        jobs = self._jobs(owned_jobs(self.work))
+        jobs = self._latest.of(self._jobs, owned_jobs(self.work))
 
         def start_worker() -> Job:
             def job(i: int) -> None:

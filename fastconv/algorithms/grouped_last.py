@@ -7,12 +7,13 @@ gradient with filters and channels exchanged and a set of taps for each phase of
 
 from __future__ import annotations
 
+from functools import cached_property
 from math import prod
 
 import numpy as np
 
 from fastconv.algorithms.axes import Phases, ThreePhases
-from fastconv.algorithms.jobs import Grid, Tables, ceil_div, owned_jobs, wanted_jobs
+from fastconv.algorithms.jobs import Grid, Latest, Tables, ceil_div, owned_jobs, wanted_jobs
 from fastconv.algorithms.memory import add_parts, pixels_first
 from fastconv.algorithms.problem import L1_BYTES, Counts, Problem
 from fastconv.arguments import Array
@@ -100,6 +101,10 @@ class Pixels:
         self.batch, self.groups, self.group, self.kernel = batch, groups, (channels, filters), kernel
         self.out_stride = stride
         self.phases = phases
+        # Cells of the source from one cell of a phase to the next.
+        self.stride: Three = (phases[0].step, phases[1].step, phases[2].step)
+        self.whole = all([some.whole for some in phases])
+        self._latest: Latest[Grid] = Latest()
         # Without phases along an axis all of the output is zero.
         self.empty = not all([some.count for some in phases])
         self.lines_of = [ceil_div(extent[a], stride[a]) for a in range(3)]
@@ -121,12 +126,6 @@ class Pixels:
         (d, d_taps), (h, h_taps), (w, w_taps) = (axis_tables(some) for some in self.phases)
         return d, h, w, d_taps, h_taps, w_taps
 
-    @property
-    def stride(self) -> Three:
-        """Cells of the source from one cell of a phase to the next."""
-        d, h, w = (some.step for some in self.phases)
-        return d, h, w
-
     def _jobs(self, wanted: int) -> Grid:
         """Lines, images."""
         line_step = ceil_div(ceil_div(self.lines, self.block[1]), wanted) * self.block[1]
@@ -134,10 +133,16 @@ class Pixels:
         image_step = max(1, ceil_div(ceil_div(self.batch, self.block[0]), wanted) * self.block[0])
         return Grid((self.lines, line_step), (self.batch, image_step))
 
+    @cached_property
+    def sum_jobs(self) -> Grid:
+        """Those of a sum over all pixels, which do not follow from the number of threads."""
+        chunks = ceil_div(self.batch * prod(self.lines_of), CHUNK)
+        return self._jobs(max(self.wanted, ceil_div(chunks, CHUNKS)))
+
     def run(self, source: Array, weights: Array, bias: Array | None, out: Array) -> None:
         """Write all of ``out``; ``weights`` is (groups, filters, channels, taps)."""
         filters = self.groups * self.group[1]
-        if not all([some.whole for some in self.phases]):
+        if not self.whole:
             out[...] = 0
         if self.empty:
             return
@@ -147,14 +152,14 @@ class Pixels:
         added = read_only(np.zeros(filters, out.dtype) if bias is None else np.ascontiguousarray(bias))
         x, first, steps = pixels_first(read_only(source))
         y, _, out_steps = pixels_first(out)
-        jobs, stride, tables = self._jobs(owned_jobs(self.work)), self.stride, self.tables
+        jobs, tables = self._latest.of(self._jobs, owned_jobs(self.work)), self.tables
 
         def start_worker() -> Job:
             def job(i: int) -> None:
                 lines, images = jobs[i]
                 kernels.correlate_lasts(
-                    x, first, steps, stride, tables[:3], tables[3:], self.kernel, packed, added, y, out_steps,
-                    self.out_stride, self.axis, self.group, images, lines, self.block,
+                    x, first, steps, self.stride, tables[:3], tables[3:], self.kernel, packed, added, y,
+                    out_steps, self.out_stride, self.axis, self.group, images, lines, self.block,
                 )  # fmt: skip
 
             return job
@@ -197,9 +202,7 @@ class Pixels:
         """Write ``dw`` (K, C/G, kernel): the weight's gradient of a forward correlation."""
         x, first, steps = pixels_first(read_only(source))
         gradient, first_gradient, gradient_steps = pixels_first(read_only(dy))
-        chunks = ceil_div(self.batch * prod(self.lines_of), CHUNK)
-        jobs = self._jobs(max(self.wanted, ceil_div(chunks, CHUNKS)))
-        stride, tables = self.stride, self.tables
+        jobs, tables = self.sum_jobs, self.tables
         shape = (prod(self.kernel) + 1, self.group[0], self.groups * self.group[1])
         partial = zeros((max(1, len(jobs)), *shape), x.dtype)
 
@@ -207,8 +210,9 @@ class Pixels:
             def job(i: int) -> None:
                 lines, images = jobs[i]
                 kernels.sum_lasts(
-                    x, first, steps, stride, tables[:3], tables[3:], self.kernel, gradient, first_gradient,
-                    gradient_steps, self.axis, self.group, images, lines, self.block, CHUNK, partial[i],
+                    x, first, steps, self.stride, tables[:3], tables[3:], self.kernel, gradient,
+                    first_gradient, gradient_steps, self.axis, self.group, images, lines, self.block, CHUNK,
+                    partial[i],
                 )  # fmt: skip
 
             return job

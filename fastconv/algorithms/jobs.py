@@ -21,9 +21,10 @@ PARTS_BYTES = 2 * 2**20
 
 # The tables of a pass that a plan keeps, in bytes; larger ones are made whenever the pass is called, which is
 # little beside the work that they are tables for.
-KEPT_BYTES = 2**12
+KEPT_BYTES = 7 * 2**10
 
 Range = tuple[int, int]
+Kind = TypeVar("Kind")
 Made = TypeVar("Made", bound=tuple[Any, ...])
 
 
@@ -109,6 +110,22 @@ class Grid:
         return tuple(ranges[::-1])
 
 
+class Latest(Generic[Kind]):
+    """What was made last, by what it follows from, the number of threads above all: mostly there is one."""
+
+    __slots__ = ("kept",)
+
+    def __init__(self) -> None:
+        self.kept: tuple[tuple[int, ...], Kind] | None = None
+
+    def of(self, make: Callable[..., Kind], *numbers: int) -> Kind:
+        """What is made of some numbers. Threads may ask at the same time."""
+        kept = self.kept
+        if kept is None or kept[0] != numbers:
+            kept = self.kept = numbers, make(*numbers)
+        return kept[1]
+
+
 class Tables(Generic[Made]):
     """A property, a tuple of arrays and numbers: made when it is asked for, and kept where it is small.
 
@@ -123,6 +140,6 @@ class Tables(Generic[Made]):
 
     def __get__(self, owner: Any, kind: type) -> Made:
         made = self.make(owner)
-        if sum([getattr(part, "nbytes", 0) for part in made]) <= KEPT_BYTES:
+        if sum({id(part): getattr(part, "nbytes", 0) for part in made}.values()) <= KEPT_BYTES:
             owner.__dict__[self.name] = made
         return made

@@ -1,7 +1,7 @@
 """Lines: a whole pass over small images in one kernel call.
 
 The columns are never made: the row (c, t, r, s) of the column matrix is the image shifted by a constant, so a
-table of offsets replaces it, which is made once for a plan. What is left of a call is one kernel
+table of offsets replaces it. What is left of a call is one kernel
 (`fastconv.kernels.lines`) that packs the weights, reads the images along the lines of the output and writes
 the output from its registers: 3 us for a layer of 3x3 cells, where Python between the
 parts takes 12, and 21 against 38 us for 10x1x28x28 -> 3, 5x5 (float32, forward, AVX-512 Xeon).
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from fastconv.algorithms import Pass
 
 # The largest image with its padding, the largest weights (which every job packs), and the longest table of
-# segments (24 bytes each).
+# segments (24 bytes each), which every job makes.
 MOST_IMAGE_BYTES = 2 * 2**20
 # Read-only arrays of fewer bytes are copied: a view of them takes 2 us.
 LARGE_BYTES = 2**16

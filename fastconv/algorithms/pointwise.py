@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from fastconv.algorithms.jobs import Grid, ceil_div, jobs_now, share, wanted_jobs
+from fastconv.algorithms.jobs import Grid, Latest, ceil_div, jobs_now, share, wanted_jobs
 from fastconv.algorithms.problem import Counts, Problem
 from fastconv.arguments import Array
 from fastconv.buffers import aligned, contiguous, new_result
@@ -71,6 +71,7 @@ class Pointwise:
         self.strided = g.stride != (1, 1, 1)
         self.panel = PANEL * (VECTOR_BYTES // np.dtype(g.compute_dtype).itemsize)
         self.wanted = wanted_jobs(g.multiplications)
+        self._cuts: Latest[Cut] = Latest()
 
     @staticmethod
     def why_not(geometry: Geometry, which: Pass) -> str | None:
@@ -183,10 +184,9 @@ class Pointwise:
         plane = depth * height * width
         return 0, channels * plane, plane, stride[1] * width, stride[2]
 
-    def _cut(self, filters: int, far: bool) -> Cut:
-        """The pixels of a group in chunks, and the work in jobs."""
+    def _cut(self, filters: int, far: bool, wanted: int) -> Cut:
+        """The pixels of a group in chunks, and the work in so many jobs."""
         g = self.geometry
-        wanted = jobs_now(g.multiplications)
         panels = ceil_div(g.batch * g.pixels, self.panel)
         chunk = min(FAR_PANELS if far else CHUNK_PANELS, panels) * self.panel
         chunks, part, most = ceil_div(g.batch * g.pixels, chunk), filters, max(self.wanted, wanted)
@@ -204,7 +204,7 @@ class Pointwise:
         plane, across = g.pixels, g.output[2]
         far = x.nbytes > FAR_BYTES and filters >= FAR_FILTERS and not sparse
         steps, ahead = min(STEPS, channels), FAR_CHANNELS if far else 0
-        chunk, part, jobs = self._cut(filters, far)
+        chunk, part, jobs = self._cuts.of(self._cut, filters, far, jobs_now(g.multiplications))
         pixels = g.batch * g.pixels
         panels, shares = ceil_div(pixels, self.panel), jobs.counts[2]
         added = np.zeros(self.panel, dtype)

@@ -43,7 +43,7 @@ from math import prod
 
 import numpy as np
 
-from fastconv.algorithms.jobs import Grid, ceil_div, owned_jobs, wanted_jobs
+from fastconv.algorithms.jobs import Grid, Latest, ceil_div, owned_jobs, wanted_jobs
 from fastconv.algorithms.memory import add_parts, pixels_first
 from fastconv.algorithms.problem import Counts, Problem
 from fastconv.arguments import Array, Size
@@ -95,6 +95,7 @@ class Strips:
         work = self.batch * self.channels * prod(self.target) * TAPS**2
         self.work = work // 2
         self.wanted = wanted_jobs(self.work)
+        self._latest: Latest[Grid] = Latest()
         self.sum_columns = min(self.columns, SUM_COLUMNS)
 
     @staticmethod
@@ -157,7 +158,7 @@ class Strips:
         y, _, out_steps = pixels_first(out)
         x_steps, y_steps = (steps[0], *steps[2:]), (out_steps[0], *out_steps[2:])
         lead = self._lead(y, 0, y_steps)
-        jobs = self._jobs(owned_jobs(self.work))
+        jobs = self._latest.of(self._jobs, owned_jobs(self.work))
 
         def start_worker() -> Job:
             def job(i: int) -> None:

@@ -123,30 +123,32 @@ class Taps:
         The first two arguments are the steps of a filter; ``joined`` says whether such elements are taken
         together.
         """
-        # Taps in rising order, and their places here.
+        by_channel = tap_step < channel_step
+        # Taps in rising order of their numbers, by their places here.
+        turn = tuple([slice(None, None, -1 if axis.tap_step < 0 else 1) for axis in self.axes])
+        counts = [axis.count for axis in self.axes]
+        order = np.arange(0, self.elements, self.channels).reshape(counts)[turn].reshape(-1)
+        channels = np.arange(self.channels)
+        rows = np.add.outer(*((channels, order) if by_channel else (order, channels)))
+        if joined and (tap_step, channel_step) in ((1, self.count), (self.channels, 1)):
+            # One stretch in all, of which at most as many are taken as a vector has lanes.
+            whole = np.empty((ceil_div(self.elements, self.lanes), 2), np.int64)
+            whole[:, 0], whole[:, 1] = np.arange(0, self.elements, self.lanes), self.lanes
+            whole[-1, 1] = self.elements - whole[-1, 0]
+            return whole, rows.reshape(-1)
         _, height, width = self.kernel
         d, h, w = (axis.taps for axis in self.axes)
-        turn = tuple(slice(None, None, -1 if axis.tap_step < 0 else 1) for axis in self.axes)
-        order = np.arange(self.count).reshape([axis.count for axis in self.axes])[turn].reshape(-1)
         taps = np.add.outer(d * (height * width), np.add.outer(h * width, w))[turn].reshape(-1) * tap_step
-        channels = np.arange(self.channels)
-        by_channel = tap_step < channel_step
-        both = (channels, order * self.channels) if by_channel else (order * self.channels, channels)
-        rows = np.add.outer(*both)
-        if joined:
-            stretches, begins, length = channels * channel_step, taps, self.count
-            if (tap_step, channel_step) in ((1, self.count), (self.channels, 1)):  # one stretch in all
-                stretches, begins, length = np.zeros(1, np.int64), np.arange(self.elements), self.elements
-            # At most as many as a vector has lanes, and up to where a tap is left out.
-            after_gap = np.flatnonzero(np.diff(begins, prepend=-2) != 1)
-            place = np.arange(length) - np.repeat(after_gap, np.diff(after_gap, append=length))
+        places = channels * channel_step
+        if joined:  # for each channel, up to where a tap is left out
+            after_gap = np.flatnonzero(np.diff(taps, prepend=-2) != 1)
+            place = np.arange(self.count) - np.repeat(after_gap, np.diff(after_gap, append=self.count))
             parts = np.flatnonzero(place % self.lanes == 0)
-            sources = np.empty((len(stretches), len(parts), 2), np.int64)
-            sources[..., 0] = np.add.outer(stretches, begins[parts])
-            sources[..., 1] = np.diff(parts, append=length)
+            sources = np.empty((self.channels, len(parts), 2), np.int64)
+            sources[..., 0] = np.add.outer(places, taps[parts])
+            sources[..., 1] = np.diff(parts, append=self.count)
             return sources.reshape(-1, 2), rows.reshape(-1)
         sources = np.ones((*rows.shape, 2), np.int64)
-        places = channels * channel_step
         sources[..., 0] = np.add.outer(places, taps) if by_channel else np.add.outer(taps, places)
         return sources.reshape(-1, 2), rows.reshape(-1)
 

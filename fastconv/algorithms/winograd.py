@@ -207,10 +207,10 @@ class Patches:
         return image, plane, line, patch
 
     @Tables
-    def table(self) -> tuple[Array, Array]:
-        """Which patches each kernel reads, and from and up to which kernel those of each plane are read.
+    def table(self) -> tuple[Array, Array, Array]:
+        """Which patches each kernel reads; the kernels that each plane of the output reads, and the reverse.
 
-        Kernels go by their shifts along the depth.
+        The latter two are from and up to which one. Kernels go by their shifts along the depth.
         """
         each = prod(self.kernels)
         places = np.empty((self.axis.count, each, 3), np.int64)
@@ -218,13 +218,10 @@ class Patches:
         places[..., 1], places[..., 2] = divmod(np.arange(each), self.kernels[1])
         reach = self.axis.reach() * each
         reach[reach[:, 0] == reach[:, 1]] = 0
-        return places.reshape(-1, 3), reach
-
-    @property
-    def inside(self) -> Array:
-        """From and up to which plane of the output each kernel reads the image."""
-        inside = np.stack(self.axis.inside(self.axis.shifts), axis=1)
-        return np.repeat(inside, prod(self.kernels), axis=0)
+        inside = np.empty((self.axis.count, each, 2), np.int64)
+        first, stop = self.axis.inside(self.axis.shifts)
+        inside[..., 0], inside[..., 1] = first[:, np.newaxis], stop[:, np.newaxis]
+        return places.reshape(-1, 3), reach, inside.reshape(-1, 2)
 
     @property
     def patches(self) -> int:
@@ -502,7 +499,7 @@ class Winograd:
     @property
     def scratch_bytes(self) -> int:
         """What a chunk needs; transformed filters are not counted."""
-        every = [self.forward_lattices, *(self._input_lattices(first) for first in self.depth.firsts)]
+        every = [self.forward_lattices, *(self._input_lattices(first) for first in self.depth.kinds)]
         passes = [patches.scratch_bytes for lattices in every for patches, _ in lattices.kinds]
         return _turned_bytes(self.geometry) + max(*passes, self.weight_sums.scratch_bytes)
 
@@ -566,7 +563,7 @@ class Winograd:
     ) -> bool:
         """Write one phase of the output; returns whether it is finite."""
         p = phase.patches
-        jobs, (places, reach) = p.jobs(), p.table
+        jobs, (places, reach, _) = p.jobs(), p.table
         broken: list[int] = []
 
         def start_worker() -> Job:
@@ -733,7 +730,7 @@ class WeightSums:
         """Write ``result`` (groups, filters, channels * elements)."""
         p, (table,) = self.patches, self.lattices.table
         several, jobs = self.parts > 1, self._jobs()
-        (places, _), reach = p.table, p.inside
+        places, _, reach = p.table
         partial = result[np.newaxis]
         if several:
             partial = new_result((self.parts, *result.shape), x.flat.dtype)

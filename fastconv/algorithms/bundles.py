@@ -49,7 +49,7 @@ BAND_BYTES, MOST_BAND_BYTES = 2**18, 6 * 2**20
 # Bundles of a unit at the most, while it has several lines.
 WIDE = 16
 # Phases of a stride that a plan keeps.
-MOST_KEPT_PHASES = 4
+MOST_KEPT_PHASES = 9
 # Cells that one sum of backward-weight runs over.
 SUM_CELLS = 512
 

@@ -58,7 +58,7 @@ FRESH_BYTES = 2**18
 # images), but 143 and 133 (two of 256x14 -> 1024).
 TURNED_WEIGHTS = 1024
 # Phases of a stride that a plan keeps.
-MOST_KEPT_PHASES = 4
+MOST_KEPT_PHASES = 9
 # What a chunk of one line may read.
 MOST_BAND_BYTES = 6 * 2**20
 

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from fastconv.algorithms.axes import Axis, PhaseGrid, forward_axis
-from fastconv.algorithms.jobs import Grid, Latest, Tables, ceil_div, jobs_now
+from fastconv.algorithms.jobs import KEPT_BYTES, TABLE_BYTES, Grid, Latest, Tables, ceil_div, jobs_now
 from fastconv.algorithms.memory import Images, Three, finite
 from fastconv.algorithms.narrow import FEW
 from fastconv.algorithms.problem import Counts, Problem
@@ -311,6 +311,8 @@ class Direct:
         in_place = p.last and p.filters % p.lanes == 0
         lines = 0 if own else p.batch * p.groups * p.reached * p.source[0] * p.source[1]
         apart = p.last and p.groups > 1
+        # Tables that a plan has no room for are made by every call.
+        many = p.reached > MOST_KEPT_PHASES or p.channels * taps * TABLE_BYTES > KEPT_BYTES
         return Counts(
             "direct",
             {
@@ -328,6 +330,8 @@ class Direct:
                 "out_spread": cells if apart and not in_place else 0,
                 "weights": p.groups * p.vectors * p.lanes * p.channels * p.taps * p.itemsize,
                 "zeroed": p.target_bytes if p.reached < p.phases else 0,
+                "tables": p.reached if many else 0,
+                "table_rows": p.channels * p.taps if many else 0,
                 "chunks": p.groups * p.reached * max(p.cells / (p.groups * p.reached * CELLS), 1),
                 "source_far": p.source_far,
                 "target_far": p.target_far,
@@ -356,6 +360,7 @@ class Direct:
             "band_spread": lines * p.source[2] if apart else 0,
             "weights": p.weight_bytes,
             "parts": p.weight_bytes * p.jobs,
+            "table_rows": elements if elements * TABLE_BYTES > KEPT_BYTES else 0,
             "source_far": p.source_far,
             "target_far": p.target_far,
             "weights_far": p.weights_far,

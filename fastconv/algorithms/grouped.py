@@ -23,7 +23,17 @@ import numpy as np
 
 from fastconv.algorithms.axes import BackwardPhases, ForwardPhase, ThreePhases
 from fastconv.algorithms.grouped_last import Pixels, tile_for
-from fastconv.algorithms.jobs import Grid, Latest, Range, Tables, ceil_div, owned_jobs, wanted_jobs
+from fastconv.algorithms.jobs import (
+    KEPT_BYTES,
+    TABLE_BYTES,
+    Grid,
+    Latest,
+    Range,
+    Tables,
+    ceil_div,
+    owned_jobs,
+    wanted_jobs,
+)
 from fastconv.algorithms.memory import add_parts, finite, memory
 from fastconv.algorithms.problem import L1_BYTES, Counts, Problem
 from fastconv.algorithms.strips import Strips
@@ -418,6 +428,7 @@ class Grouped:
             for n, s, k, d in zip(p.extent, stride, g.kernel, g.dilation, strict=True)
         )
         grid = p.channels * phases * depth * height * width * p.itemsize
+        copies = images * p.channels * phases * depth * height * ceil_div(width, p.lanes)
         counted = {
             "call": 1,
             "units": images,
@@ -427,8 +438,11 @@ class Grouped:
             "loads_far": loads if grid > GRID_BYTES else 0,
             "halves": segments * p.filters * elements if part < p.lanes else 0,
             "grid": images * grid,
-            "copies": images * p.channels * phases * depth * height * ceil_div(width, p.lanes),
+            "copies": copies if stride[2] == 1 else 0,
+            "copies_apart": copies if stride[2] > 1 else 0,
             "apart": images * grid / p.itemsize if stride[2] > 1 else 0,
+            "tables": p.reached if elements * TABLE_BYTES > KEPT_BYTES else 0,
+            "table_rows": elements if elements * TABLE_BYTES > KEPT_BYTES else 0,
             "weights": p.weight_bytes,
             "weights_far": p.weights_far,
             "source_far": p.source_far,

@@ -93,16 +93,20 @@ class Grid:
         Where an axis stops, and the length of its ranges; the last of them may be shorter.
     """
 
-    __slots__ = ("axes", "counts")
+    __slots__ = ("axes", "counts", "single")
 
     def __init__(self, *axes: Range) -> None:
         self.axes = axes
-        self.counts = [ceil_div(stop, step) for stop, step in axes]
+        self.counts = [-(-stop // step) for stop, step in axes]
+        # The one combination that small passes have.
+        self.single = tuple([(0, stop) for stop, _ in axes]) if self.counts == [1] * len(axes) else None
 
     def __len__(self) -> int:
         return prod(self.counts)
 
     def __getitem__(self, i: int) -> tuple[Range, ...]:
+        if self.single is not None:
+            return self.single
         ranges = []
         for (stop, step), count in zip(self.axes[::-1], self.counts[::-1], strict=True):
             i, place = divmod(i, count)

@@ -104,6 +104,11 @@ class Problem:
         self.work = units * cells * self.channels * self.filters * self.taps
         self.vectors = ceil_div(self.filters, self.lanes)
         self.source_bytes = units * self.channels * prod(self.source) * itemsize
+        if self.strided and which != "backward_input":
+            # Planes and lines that no tap reads.
+            for stride, dilation, kernel in zip(g.stride[:2], g.dilation, g.kernel, strict=False):
+                if stride > kernel:
+                    self.source_bytes = self.source_bytes * kernel // stride
         self.target_bytes = units * self.filters * prod(self.target) * itemsize
         self.weight_bytes = g.groups * self.channels * self.filters * self.taps * itemsize
         self.source_far = max(0, self.source_bytes - L2_BYTES)

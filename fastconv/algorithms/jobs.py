@@ -22,6 +22,8 @@ PARTS_BYTES = 2 * 2**20
 # The tables of a pass that a plan keeps, in bytes; larger ones are made whenever the pass is called, which is
 # little beside the work that they are tables for.
 KEPT_BYTES = 7 * 2**10
+# Of a row of a table, of one channel and tap, about.
+TABLE_BYTES = 24
 
 Range = tuple[int, int]
 Kind = TypeVar("Kind")

@@ -106,7 +106,7 @@ class Problem:
         self.source_bytes = units * self.channels * prod(self.source) * itemsize
         if self.strided and which != "backward_input":
             # Planes and lines that no tap reads.
-            for stride, dilation, kernel in zip(g.stride[:2], g.dilation, g.kernel, strict=False):
+            for stride, kernel in zip(g.stride[:2], g.kernel[:2], strict=True):
                 if stride > kernel:
                     self.source_bytes = self.source_bytes * kernel // stride
         self.target_bytes = units * self.filters * prod(self.target) * itemsize

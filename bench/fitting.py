@@ -102,14 +102,14 @@ def worth(some: Sequence[Row]) -> dict[str, Score]:
     return {name: Score.of(found) for name, found in ratios.items()}
 
 
-def least_squares(matrix: Any, times: Any) -> Any:
-    """Not negative costs whose errors, of the logarithm, are about equal."""
+def least_squares(matrix: Any, times: Any, within: Any = 0) -> Any:
+    """Not negative costs of what is counted beside ``within``; errors, of the logarithm, are about equal."""
     weights = 1 / times
     for _ in range(6):
         scaled = matrix * weights[:, None]
         norms = np.linalg.norm(scaled, axis=0) + 1e-300
-        costs = optimize.nnls(scaled / norms, times * weights)[0] / norms
-        weights = 1 / np.sqrt(np.maximum(matrix @ costs, 1e-9) * times)
+        costs = optimize.nnls(scaled / norms, (times - within) * weights)[0] / norms
+        weights = 1 / np.sqrt(np.maximum(within + matrix @ costs, 1e-9) * times)
     return costs
 
 
@@ -180,9 +180,10 @@ class Fit:
         for columns in self._composed().values():
             places = [k for k in self.within if self.counts[k, columns[0]]]
             _, taken = self.estimates(costs)
-            rest = self.time[places] - (self.inner @ costs)[[taken[k] for k in places]]
-            rest = np.maximum(rest, self.time[places] / 50)
-            costs[columns] = least_squares(self.counts[places][:, columns].toarray(), rest)
+            inner = (self.inner @ costs)[[taken[k] for k in places]]
+            costs[columns] = least_squares(
+                self.counts[places][:, columns].toarray(), self.time[places], inner
+            )
         return costs
 
     def _composed(self) -> dict[tuple[str, str], list[int]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -11,8 +10,8 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from fastconv import tuning
-from fastconv.algorithms import PASSES, Algorithm, Pass, Passes, choose, named
-from fastconv.algorithms.copies import Copies, in_one, moves_less, reordered, together
+from fastconv.algorithms import PASSES, Algorithm, Pass, Passes, better_there, choose, named
+from fastconv.algorithms.copies import Copies, in_one, moved_bytes, other_layout, reordered, together
 from fastconv.algorithms.im2col import Im2col
 from fastconv.algorithms.memory import dense
 from fastconv.annotations import AlgorithmName, Extents, Layout1d, Layout2d, Layout3d, Padding, Shape
@@ -86,7 +85,7 @@ class ConvPlan:
     )
     _geometry: Geometry
     _algorithms: dict[Pass, Algorithm]  # of the passes that have been called
-    _of_copies: dict[tuple[Pass, bool], Passes | None]  # see `_over_copies`
+    _of_copies: dict[tuple[Pass, int, int], Passes | None]  # see `_over_copies`
     _compute_dtype: np.dtype[Any]
     _normal: Callable[[Array], Array]
     _name: str
@@ -406,22 +405,23 @@ class ConvPlan:
     ) -> tuple[Passes, tuple[Array, ...]]:
         """The algorithm of a pass over images that are not contiguous in the layout, and what it reads."""
         last = self._geometry.channels_last
-        turns = moves_less(last, sources, results)
-        if (which, turns) not in self._of_copies:
-            self._of_copies[which, turns] = self._over_copies(which, turns)
-        found = self._of_copies[which, turns]
+        lie = which, *moved_bytes(last, sources, results)
+        if lie not in self._of_copies:
+            self._of_copies[lie] = self._over_copies(*lie)
+        found = self._of_copies[lie]
         return (self._algorithm(which), together(sources, last)) if found is None else (found, sources)
 
-    def _over_copies(self, which: Pass, turns: bool) -> Passes | None:
+    def _over_copies(self, which: Pass, here: int, there: int) -> Passes | None:
         """What copies the images of a pass by itself; None where all of them are copied before it.
 
-        With ``turns`` it computes in the other layout, since less is copied for that.
+        It computes in the other layout where that is estimated to take less: so many bytes are copied here
+        and there.
         """
         g, own = self._geometry, self._algorithm(which)
         if g.is_empty or isinstance(own, Copies):
             return own
-        if turns:
-            twin = choose(replace(g, channels_last=not g.channels_last), which, self._wanted)
+        if better_there(g, which, here, there):
+            twin = choose(other_layout(g), which, self._wanted)
             if not isinstance(twin, str) and twin.label == twin.name:
                 return reordered(twin)(g)
         return None if in_one(g) else Copies(g, type(own), g.channels_last, own)

@@ -132,3 +132,24 @@ def choose(geometry: Geometry, which: Pass, wanted: type[Algorithm] | None = Non
         if turned + there < taken and reordered(other).why_not(geometry, which) is None:
             return reordered(other)
     return kind
+
+
+def better_there(geometry: Geometry, which: Pass, here: int, there: int) -> bool:
+    """Whether views are better computed in the other layout, by estimates.
+
+    Parameters
+    ----------
+    geometry : Geometry
+    which : str
+        The pass.
+    here, there : int
+        Bytes that are copied for either layout.
+    """
+    if there >= here or geometry.is_empty:
+        return False
+    each = COSTS["reordered"][which].get("turned", 0)
+    taken = [
+        least(serving(one, which), Problem(one, which))[0] + each * copied
+        for one, copied in ((geometry, here), (other_layout(geometry), there))
+    ]
+    return taken[1] < taken[0]

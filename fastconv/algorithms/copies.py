@@ -195,8 +195,10 @@ def turning(p: Problem) -> tuple[str, dict[str, float]]:
     }
 
 
-def moves_less(channels_last: bool, sources: tuple[Array, ...], results: tuple[Array, ...]) -> bool:
-    """Whether fewer bytes are copied where images are computed in the other layout than their own.
+def moved_bytes(
+    channels_last: bool, sources: tuple[Array, ...], results: tuple[Array, ...]
+) -> tuple[int, int]:
+    """Bytes that are copied where images are computed in their own layout, and in the other one.
 
     Parameters
     ----------
@@ -207,11 +209,9 @@ def moves_less(channels_last: bool, sources: tuple[Array, ...], results: tuple[A
     results : tuple of arrays (N, C, D, H, W)
         Contiguous in their own layout, if they are images.
     """
-    if not any([contiguous_in(array, not channels_last) for array in sources]):
-        return False
     here = sum(array.nbytes for array in sources if not contiguous_in(array, channels_last))
     there = sum(array.nbytes for array in (*sources, *results) if not contiguous_in(array, not channels_last))
-    return there < here
+    return here, there
 
 
 def in_one(geometry: Geometry) -> bool:

@@ -311,6 +311,7 @@ class Direct:
         in_place = p.last and p.filters % p.lanes == 0
         lines = 0 if own else p.batch * p.groups * p.reached * p.source[0] * p.source[1]
         apart = p.last and p.groups > 1
+        written = p.target_bytes * p.reached // p.phases
         # Tables that a plan has no room for are made by every call.
         many = p.reached > MOST_KEPT_PHASES or p.channels * taps * TABLE_BYTES > KEPT_BYTES
         return Counts(
@@ -325,7 +326,7 @@ class Direct:
                 "band_last" if p.last else "band_first": 0 if own else p.source_bytes * p.reached,
                 "band_lines": lines if p.last else lines * p.channels,
                 "band_spread": lines * p.source[2] if apart else 0,
-                "out_last" if p.last else "out_first": 0 if in_place else p.target_bytes,
+                "out_last" if p.last else "out_first": 0 if in_place else written,
                 "out_lines": 0 if in_place else p.batch * p.groups * p.reached * p.lines * p.vectors,
                 "out_spread": cells if apart and not in_place else 0,
                 "weights": p.groups * p.vectors * p.lanes * p.channels * p.taps * p.itemsize,

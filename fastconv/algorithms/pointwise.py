@@ -111,7 +111,7 @@ class Pointwise:
                 "loads": p.groups * pixels * ceil_div(p.filters, ROWS) * p.channels,
                 "packed": images * p.channels * each * p.itemsize,
                 "packed_rows": images * p.channels * runs,
-                "out": p.target_bytes,
+                "out": images * p.filters * each * p.itemsize,
                 "out_rows": images * p.filters * runs,
                 "apart": images * (p.channels if forward else p.filters) * each if p.strided else 0,
                 "lines": images * (p.channels if forward else p.filters) * p.lines if p.strided else 0,

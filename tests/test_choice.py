@@ -102,6 +102,26 @@ def test_an_estimate_with_another_within_takes_the_least_of_these():
     )
 
 
+def test_views_are_computed_where_copies_and_work_take_less(monkeypatch):
+    geometry = fastconv.plan_conv2d((2, 3, 8, 8), (5, 3, 3, 3))._geometry
+    names = [kind.name for kind in algorithms.serving(geometry, "forward")]
+    assert "lines" in names  # which is not in the other layout
+
+    def costs(copy, lines, others):
+        table = {name: {"forward": {"call": others}} for name in COSTS}
+        table["lines"], table["reordered"] = {"forward": {"call": lines}}, {"forward": {"turned": copy}}
+        monkeypatch.setattr("fastconv.algorithms.COSTS", table)
+        monkeypatch.setattr("fastconv.algorithms.least", lambda *given: least(*given, table))
+
+    costs(1, 700, 1000)
+    assert not algorithms.better_there(geometry, "forward", 300, 100)
+    assert algorithms.better_there(geometry, "forward", 500, 100)
+    assert not algorithms.better_there(geometry, "forward", 500, 500)
+    costs(1, 1000, 1000)
+    assert algorithms.better_there(geometry, "forward", 101, 100)
+    assert not algorithms.better_there(geometry, "forward", 100, 101)
+
+
 def test_the_nearest_machine():
     zen4, zen5 = Machine("znver4", 512, 2**15, 2**20), Machine("znver5", 512, 48 * 2**10, 2**20)
     xeon, old = Machine("sapphirerapids", 512, 48 * 2**10, 2**21), Machine("haswell", 256, 2**15, 2**18)

@@ -71,6 +71,8 @@ class Sweep:
         So many units at the least, where there can be.
     """
 
+    alike = 1  # phases
+
     def __init__(
         self,
         geometry: Geometry,
@@ -326,7 +328,8 @@ class Bundles:
                 g, height, width, self.group_filters, self.group_channels, 1, g.kernel[1] * g.kernel[2],
                 g.pixels, self.jobs,
             )  # fmt: skip
-            if len(self.phases) <= MOST_KEPT_PHASES:
+            made.alike = len(self.phases)
+            if made.alike <= MOST_KEPT_PHASES:
                 self._made[first] = made
         return made
 

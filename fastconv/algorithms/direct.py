@@ -76,6 +76,8 @@ class Cut(NamedTuple):
 class Correlation:
     """Forward over one `Sweep`, or one phase of backward-input."""
 
+    alike = 1  # phases
+
     def __init__(self, sweep: Sweep, steps: tuple[int, int, int]) -> None:
         """``steps`` are those of the weights along filters, channels and taps of a group."""
         s = self.sweep = sweep
@@ -269,7 +271,8 @@ class Direct:
                 channel_step, tap_step = 1, self.group_channels
             sweep = self._sweep(self.phases.axes(first), self.group_filters, self.group_channels)
             made = Correlation(sweep, (channel_step, filter_step, tap_step))
-            if len(self.phases) <= MOST_KEPT_PHASES:
+            made.alike = len(self.phases)
+            if made.alike <= MOST_KEPT_PHASES:
                 self._made[first] = made
         return made
 

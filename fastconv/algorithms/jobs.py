@@ -135,6 +135,7 @@ class Latest(Generic[Kind]):
 class Tables(Generic[Made]):
     """A property, a tuple of arrays and numbers: made when it is asked for, and kept where it is small.
 
+    An owner that is one of several has an attribute ``alike``, how many these are: they share the room of four.
     Threads that ask at the same time make the same twice.
     """
 
@@ -146,6 +147,7 @@ class Tables(Generic[Made]):
 
     def __get__(self, owner: Any, kind: type) -> Made:
         made = self.make(owner)
-        if sum({id(part): getattr(part, "nbytes", 0) for part in made}.values()) <= KEPT_BYTES:
+        room = KEPT_BYTES * 4 // max(4, getattr(owner, "alike", 1))
+        if sum({id(part): getattr(part, "nbytes", 0) for part in made}.values()) <= room:
             owner.__dict__[self.name] = made
         return made

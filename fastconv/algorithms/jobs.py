@@ -135,7 +135,7 @@ class Latest(Generic[Kind]):
 class Tables(Generic[Made]):
     """A property, a tuple of arrays and numbers: made when it is asked for, and kept where it is small.
 
-    An owner that is one of several has an attribute ``alike``, how many these are: they share the room of four.
+    An owner that is one of several says in ``alike`` how many they are: these share the room of four.
     Threads that ask at the same time make the same twice.
     """
 

@@ -358,7 +358,7 @@ class Bundles:
         units = p.batch * bundles * p.reached
         fma = p.work / p.filters / p.groups * bundles
         apart = p.strided or p.geometry.kernel[1] < 3
-        lines = p.batch * p.groups * p.reached * p.source[1]
+        lines = p.seen_lines * p.reached
         return Counts(
             "bundles",
             {
@@ -368,7 +368,7 @@ class Bundles:
                 "singles": fma if apart else 0,
                 "tiles": p.cells / p.groups * bundles,
                 "runs": p.cells / p.groups * bundles * p.taps / p.reached,
-                "band_last" if p.last else "band_first": p.source_bytes * p.reached,
+                "band_last" if p.last else "band_first": p.seen * p.channels * p.itemsize * p.reached,
                 "band_lines": lines if p.last else lines * p.channels,
                 "out_last" if p.last else "out_first": p.target_bytes,
                 "out_lines": units * p.lines,

@@ -312,7 +312,7 @@ class Direct:
         runs = max(taps / g.kernel[2] if joined else taps, taps * p.channels / SUM)
         own = p.last and p.groups == 1 and p.which == "forward" and not p.padded
         in_place = p.last and p.filters % p.lanes == 0
-        lines = 0 if own else p.batch * p.groups * p.reached * p.source[0] * p.source[1]
+        seen, lines = (0, 0) if own else (p.seen * p.reached, p.seen_lines * p.reached)
         apart = p.last and p.groups > 1
         written = p.target_bytes * p.reached // p.phases
         # Tables that a plan has no room for are made by every call.
@@ -326,9 +326,9 @@ class Direct:
                 "broadcasts": p.work / p.filters * panels,
                 "tiles": cells / ROWS * panels,
                 "runs": cells / ROWS * panels * runs,
-                "band_last" if p.last else "band_first": 0 if own else p.source_bytes * p.reached,
+                "band_last" if p.last else "band_first": seen * p.channels * p.itemsize,
                 "band_lines": lines if p.last else lines * p.channels,
-                "band_spread": lines * p.source[2] if apart else 0,
+                "band_spread": seen if apart else 0,
                 "out_last" if p.last else "out_first": 0 if in_place else written,
                 "out_lines": 0 if in_place else p.batch * p.groups * p.reached * p.lines * p.vectors,
                 "out_spread": cells if apart and not in_place else 0,
@@ -354,14 +354,14 @@ class Direct:
         few = pays and (p.channels <= FEW_CHANNELS or (not p.last and p.taps >= MANY_TAPS))
         reach = (g.output[0] - 1) * g.stride[0] + (g.kernel[0] - 1) * g.dilation[0] - g.padding[0]
         few = few and g.padding[0] == 0 and reach < g.input[0]
-        lines = p.batch * p.groups * p.source[0] * p.source[1]
+        lines = p.seen_lines
         apart = p.last and p.groups > 1
         counted = {
             "call": 1,
             "calls": p.groups * p.jobs,
-            "band_last" if p.last else "band_first": p.source_bytes,
+            "band_last" if p.last else "band_first": p.seen * p.channels * p.itemsize,
             "band_lines": lines if p.last else lines * p.channels,
-            "band_spread": lines * p.source[2] if apart else 0,
+            "band_spread": p.seen if apart else 0,
             "weights": p.weight_bytes,
             "parts": p.weight_bytes * p.jobs,
             "table_rows": elements if elements * TABLE_BYTES > KEPT_BYTES else 0,

@@ -55,6 +55,8 @@ class Problem:
         Phases of the stride, and how many of them any tap reaches: 1 but in backward-input.
     cells : int
         Of all phases that are reached, of all images and groups.
+    seen, seen_lines : int
+        Cells, and lines of them, that the taps of one phase read, padding included: of all images and groups.
     work : int
         Multiply-adds of a pass whose phases are all of equal size.
     source_bytes, target_bytes, weight_bytes : int
@@ -72,7 +74,8 @@ class Problem:
 
     __slots__ = (
         "batch", "cells", "channels", "extent", "filters", "geometry", "groups", "itemsize", "jobs", "lanes",
-        "last", "lines", "padded", "phases", "reached", "source", "source_bytes", "source_far", "strided",
+        "last", "lines", "padded", "phases", "reached", "seen", "seen_lines", "source", "source_bytes",
+        "source_far", "strided",
         "taps", "target", "target_bytes", "target_far", "vectors", "weight_bytes", "weights_far", "which",
         "work",
     )  # fmt: skip
@@ -101,6 +104,12 @@ class Problem:
         self.lines = self.extent[0] * self.extent[1]
         cells = self.lines * self.extent[2]
         self.cells = units * cells * self.reached
+        forward = which != "backward_input"
+        d, h, w = (
+            (n - 1) * (s if forward else 1) + (k - 1) * t // (1 if forward else s) + 1
+            for n, s, k, t in zip(self.extent, g.stride, g.kernel, g.dilation, strict=True)
+        )
+        self.seen_lines, self.seen = units * d * h, units * d * h * w
         self.work = units * cells * self.channels * self.filters * self.taps
         self.vectors = ceil_div(self.filters, self.lanes)
         self.source_bytes = units * self.channels * prod(self.source) * itemsize

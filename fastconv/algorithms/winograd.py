@@ -466,7 +466,10 @@ class Winograd:
         down, across = _dilation(g)
         lattices = down * across
         lines, columns = ceil_div(p.target[1], down * tall) * tall, ceil_div(p.target[2], across * 2) * 2
-        patches = p.groups * p.batch * p.extent[0] * lines * columns / tall / 2 * lattices
+        planes = p.groups * p.batch * p.extent[0] * lattices
+        patches = planes * (lines // tall) * (columns // 2)
+        # The further kernels of 5 or 7 taps read patches beyond.
+        seen = planes * (lines // tall + max(0, g.kernel[1] // 2 - 1)) * (columns // 2 + g.kernel[2] // 2 - 1)
         deep = g.kernel[0] * max(1, g.kernel[1] // 2) * (g.kernel[2] // 2)
         read = ceil_div(p.channels, p.lanes)
         sums = p.which == "backward_weight"
@@ -482,7 +485,7 @@ class Winograd:
                 "images": p.batch * p.groups * lattices * p.extent[0],
                 "fma": patches * each * deep * rows * vectors,
                 "broadcasts": patches * each * deep * rows * ceil_div(vectors, PANEL),
-                "source_points": patches * read,
+                "source_points": seen * read,
                 "target_points": patches * p.vectors,
                 "filters": filters * each * parts,
                 "filters_far": max(0, filters * each * p.lanes * p.itemsize - L2_BYTES),

@@ -26,7 +26,7 @@ from fastconv.algorithms.problem import Counts, Problem
 KEPT = 3
 # How sharply choices follow from estimates while they are fitted: those that differ by much less than this
 # share of each other are both taken, by halves. And the weight of errors of the estimates themselves.
-SHARPNESS, ERRORS = 0.15, 0.05
+SHARPNESS, ERRORS = 0.05, 1.0
 # Algorithms that take more times as long as the fastest count as if they took so many.
 FAR = 4.5
 

@@ -415,32 +415,44 @@ class Grouped:
             return (Strips if Strips.serves(p.geometry) else Pixels).counts(p)
         g, images = p.geometry, p.batch * p.groups
         part = p.lanes // 2 if p.lanes >= 4 and p.extent[2] <= p.lanes // 2 else p.lanes
-        segments = images * p.lines * ceil_div(p.extent[2], part) * part / p.lanes
+        row = ceil_div(p.extent[2], part) * part / p.lanes
+        segments = images * p.lines * row
         fours, rest = divmod(p.filters, 4)
-        ones = rest % 2
-        blocks_, elements = fours + rest // 2 + ones, p.channels * p.taps
-        loads = segments * blocks_ * elements
+        blocks_, elements = fours + rest // 2 + rest % 2, p.channels * p.taps
         forward, sums = p.which != "backward_input", p.which == "backward_weight"
         stride = g.stride if forward else (1, 1, 1)
         phases = prod(map(min, stride, g.kernel))
-        depth, height, width = (
-            ceil_div((n - 1) * s + (k - 1) * d + 1, s)
-            for n, s, k, d in zip(p.extent, stride, g.kernel, g.dilation, strict=True)
-        )
+        reach = [
+            ceil_div((k - 1) * d + 1, s) - 1 for s, k, d in zip(stride, g.kernel, g.dilation, strict=True)
+        ]
+        depth, height, width = (n + more for n, more in zip(p.extent, reach, strict=True))
         grid = p.channels * phases * depth * height * width * p.itemsize
-        copies = images * p.channels * phases * depth * height * ceil_div(width, p.lanes)
+        axis = 0 if p.extent[0] > 1 else 1
+        lines, again = p.extent[axis], 1.0
+        if grid > GRID_BYTES and lines > 1:
+            # Blocks of lines, which read some lines again; their last tiles are not full.
+            room = int(GRID_BYTES * (lines + reach[axis]) / grid) - reach[axis]
+            count = ceil_div(lines, max(1, room))
+            block = ceil_div(lines, count)
+            again = count * (block + reach[axis]) / (lines + reach[axis])
+            if not sums:
+                tile = TILE_VECTORS[4 if fours else 1]
+                rows = int(block * p.lines / lines * row)
+                segments = images * count * ceil_div(max(1, rows), tile) * tile
+        loads = segments * blocks_ * elements
+        copies = images * p.channels * phases * depth * height * again * ceil_div(width, p.lanes)
         counted = {
             "call": 1,
             "units": images,
             "fma": segments * p.filters * elements,
             "loads": loads,
             "loads_l2": loads if grid > L1_BYTES else 0,
-            "loads_far": loads if grid > GRID_BYTES else 0,
+            "loads_far": loads if grid * again > 2 * GRID_BYTES else 0,
             "halves": segments * p.filters * elements if part < p.lanes else 0,
-            "grid": images * grid,
+            "grid": images * grid * again,
             "copies": copies if stride[2] == 1 else 0,
             "copies_apart": copies if stride[2] > 1 else 0,
-            "apart": images * grid / p.itemsize if stride[2] > 1 else 0,
+            "apart": images * grid * again / p.itemsize if stride[2] > 1 else 0,
             "tables": p.reached if elements * TABLE_BYTES > KEPT_BYTES else 0,
             "table_rows": elements if elements * TABLE_BYTES > KEPT_BYTES else 0,
             "weights": p.weight_bytes,

@@ -158,6 +158,7 @@ class Im2col:
                 "gemm_c": products * m * n,
                 "thin": products * m * n * k if thin and k > 1 else 0,
                 "thin_products": products if thin else 0,
+                "products_last": products if p.last and p.groups > 1 else 0,
                 "outer": products * m * n if k == 1 else 0,
                 "columns": columns * p.itemsize if made else 0,
                 "column_lines": lines if made else 0,

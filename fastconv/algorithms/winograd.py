@@ -473,9 +473,11 @@ class Winograd:
         deep = g.kernel[0] * max(1, g.kernel[1] // 2) * (g.kernel[2] // 2)
         read = ceil_div(p.channels, p.lanes)
         sums = p.which == "backward_weight"
-        rows, vectors = (p.filters, read) if sums else (p.channels, p.vectors)
+        rows, vectors = (ceil_div(p.filters, ROWS) * ROWS, read) if sums else (p.channels, p.vectors)
         filters = p.groups * deep * rows * vectors
         parts = max(1, min(p.jobs, patches / p.groups / PART_PATCHES)) if sums else 1
+        # What has no room in L2 is read again for every lattice and chunk.
+        far = max(0, filters * each * p.lanes * p.itemsize - L2_BYTES)
         return Counts(
             "winograd",
             {
@@ -488,7 +490,7 @@ class Winograd:
                 "source_points": seen * read,
                 "target_points": patches * p.vectors,
                 "filters": filters * each * parts,
-                "filters_far": max(0, filters * each * p.lanes * p.itemsize - L2_BYTES),
+                "filters_far": far * max(lattices, patches / p.groups / PATCHES),
                 "weights": p.weight_bytes,
                 "band_last" if p.last else "band_first": p.source_bytes,
                 "band_lines": p.batch * p.groups * p.source[0] * p.source[1] * (1 if p.last else p.channels),

@@ -122,6 +122,11 @@ class Geometry:
         return np.dtype(np.float32) if self.dtype == np.float16 else self.dtype
 
     @cached_property
+    def twin(self) -> Geometry:
+        """The same convolution of images in the other layout."""
+        return replace(self, channels_last=not self.channels_last)
+
+    @cached_property
     def one_plane(self) -> bool:
         """Whether the depth has one cell, in which the kernel begins and ends."""
         return self.input[0] == self.output[0] == self.kernel[0] == 1 and self.padding[0] == 0

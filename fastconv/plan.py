@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, DTypeLike
 
 from fastconv import tuning
 from fastconv.algorithms import PASSES, Algorithm, Pass, Passes, better_there, choose, named
-from fastconv.algorithms.copies import Copies, in_one, moved_bytes, other_layout, reordered, together
+from fastconv.algorithms.copies import Copies, in_one, moved_bytes, reordered, together
 from fastconv.algorithms.im2col import Im2col
 from fastconv.algorithms.memory import dense
 from fastconv.annotations import AlgorithmName, Extents, Layout1d, Layout2d, Layout3d, Padding, Shape
@@ -421,7 +421,7 @@ class ConvPlan:
         if g.is_empty or isinstance(own, Copies):
             return own
         if better_there(g, which, here, there):
-            twin = choose(other_layout(g), which, self._wanted)
+            twin = choose(g.twin, which, self._wanted)
             if not isinstance(twin, str) and twin.label == twin.name:
                 return reordered(twin)(g)
         return None if in_one(g) else Copies(g, type(own), g.channels_last, own)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal, Protocol, TypeAlias, get_args
 
 from fastconv.algorithms.bundles import Bundles
-from fastconv.algorithms.copies import other_layout, reordered, turning
+from fastconv.algorithms.copies import reordered, turning
 from fastconv.algorithms.direct import Direct
 from fastconv.algorithms.empty import Empty
 from fastconv.algorithms.estimates import COSTS, least, nanoseconds
@@ -127,7 +127,7 @@ def choose(geometry: Geometry, which: Pass, wanted: type[Algorithm] | None = Non
     taken, kind = least(serving(geometry, which), problem)
     turned = nanoseconds(*turning(problem), which, COSTS)
     if turned < taken:
-        twin = other_layout(geometry)
+        twin = geometry.twin
         there, other = least(serving(twin, which), Problem(twin, which))
         if turned + there < taken and reordered(other).why_not(geometry, which) is None:
             return reordered(other)
@@ -150,6 +150,6 @@ def better_there(geometry: Geometry, which: Pass, here: int, there: int) -> bool
     each = COSTS["reordered"][which].get("turned", 0)
     taken = [
         least(serving(one, which), Problem(one, which))[0] + each * copied
-        for one, copied in ((geometry, here), (other_layout(geometry), there))
+        for one, copied in ((geometry, here), (geometry.twin, there))
     ]
     return taken[1] < taken[0]

@@ -161,7 +161,7 @@ def reordered(kind: type[Algorithm]) -> type[Algorithm]:
             g, some = geometry, _images_at_once(geometry, MOST_TURNED_BYTES)
             if _image_bytes(g) > MOST_TURNED_BYTES and not _lie_alike(g):
                 return f"an image and its output have {_image_bytes(g)} bytes, too many to be copied"
-            twin = other_layout(g)
+            twin = g.twin
             sizes = {g.batch, some, g.batch % some or some}
             whys = (kind.why_not(replace(twin, batch=images), which) for images in sizes)
             return next((why for why in whys if why is not None), None)
@@ -169,14 +169,9 @@ def reordered(kind: type[Algorithm]) -> type[Algorithm]:
         @staticmethod
         def counts(p: Problem) -> Counts:
             """Those of the copies, and of the algorithm in the other layout."""
-            return Counts(*turning(p), ([kind], other_layout(p.geometry)))
+            return Counts(*turning(p), ([kind], p.geometry.twin))
 
     return Reordered
-
-
-def other_layout(geometry: Geometry) -> Geometry:
-    """The same convolution of images in the other layout."""
-    return replace(geometry, channels_last=not geometry.channels_last)
 
 
 def turning(p: Problem) -> tuple[str, dict[str, float]]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fastconv import algorithms
+from fastconv.algorithms.estimates import least
 from fastconv.algorithms.jobs import ceil_div
 from fastconv.algorithms.memory import Three
 from fastconv.algorithms.problem import L2_BYTES, Counts, Problem
@@ -55,7 +56,7 @@ class Lattice:
         """The lattice's copy, and what the convolution of it takes."""
         _, _, reduced = _reduced(p.geometry)
         bytes_ = _bytes(reduced)
-        inner = algorithms.candidates(reduced, p.which), reduced
+        inner = algorithms.serving(reduced, p.which), reduced
         return Counts(
             "lattice",
             {
@@ -70,8 +71,7 @@ class Lattice:
 
     def _algorithm(self, which: Pass) -> Algorithm:
         if which not in self.inner:
-            kind = algorithms.choose(self.reduced, which)
-            assert not isinstance(kind, str)
+            _, kind = least(algorithms.serving(self.reduced, which), Problem(self.reduced, which))
             self.inner[which] = kind(self.reduced)
         return self.inner[which]
 

@@ -309,6 +309,8 @@ class Lines:
                 ),
                 "broadcasts": 0 if sums else loads / kernels.SEGMENTS_OF[block],
                 "stores": segments * p.filters,
+                "read": 0 if copied else images * cells * p.itemsize * blocks_,
+                "read_l2": 0 if copied or cells * p.itemsize < L1_BYTES else images * cells * p.itemsize,
                 "fill": images * cells * p.itemsize if copied and phases == 1 else 0,
                 "fill_lines": images * p.channels * lines,
                 "fill_apart": images * cells if phases > 1 else 0,

@@ -107,6 +107,7 @@ class Pointwise:
             {
                 "call": 1,
                 "calls": p.groups * p.jobs,
+                "units": images,
                 "fma": p.groups * pixels * p.filters * p.channels,
                 "loads": p.groups * pixels * ceil_div(p.filters, ROWS) * p.channels,
                 "packed": images * p.channels * each * p.itemsize,

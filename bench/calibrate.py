@@ -2,12 +2,12 @@
 
     python bench/calibrate.py                       # all of it, half an hour: this machine's two files
     python bench/calibrate.py record times.txt --minutes 5 --seed 1
-    python bench/calibrate.py fit tests/times/znver5.txt
-    python bench/calibrate.py score tests/times/*.txt --machine znver5 --show 20
-    python bench/calibrate.py worth tests/times/*.txt
+    python bench/calibrate.py fit tests/times/znver5.txt.xz
+    python bench/calibrate.py score tests/times/znver5.txt.xz --show 20
+    python bench/calibrate.py worth tests/times/znver5.txt.xz
 
-The first writes ``tests/times/<cpu>.txt``, the times of every algorithm on the suites' layers and on others
-that are drawn at random (`random_layers`), and ``fastconv/algorithms/machines/<cpu>.json``, the nanoseconds
+The first writes ``tests/times/<cpu>.txt.xz``, the times of every algorithm on the suites' layers and on
+others that are drawn at random (`random_layers`), and ``fastconv/algorithms/machines/<cpu>.json``, the nanoseconds
 that estimates multiply their counts with (`fitting`). Nothing else should run meanwhile. ``score`` tells how
 much longer than the fastest algorithm the chosen ones take, of the layers that were kept from the fit and of
 the suites; ``worth`` how much slower the fastest would be without each algorithm.
@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import lzma
 import math
 import random
 import statistics
@@ -52,7 +53,7 @@ ROUNDS, SECONDS, FAR = 5, 0.003, 2.5
 VERY_FAR, LONG = 8, 0.1
 # Of algorithms that compute in the other layout so many are timed: those that are estimated the least.
 REORDERED = 2
-MINUTES = 20
+SUITE_MINUTES, MINUTES = 7, 20
 
 
 def _taken(call: Callable[[], Any]) -> float:
@@ -116,8 +117,13 @@ def record(path: Path, layers: Iterator[Layer], minutes: float) -> None:
 
 
 def layers_of(paths: Sequence[Path]) -> list[Layer]:
-    """What was recorded."""
-    return [read(line) for path in paths for line in path.read_text(encoding="utf-8").splitlines()]
+    """What was recorded, in files that may be compressed."""
+    texts = ((lzma.open if path.suffix == ".xz" else open)(path, "rt", encoding="utf-8") for path in paths)
+    found = []
+    for text in texts:
+        with text:
+            found += [read(line) for line in text]
+    return found
 
 
 def write_fit(layers: Sequence[Layer], path: Path, machine: Machine) -> None:
@@ -164,13 +170,17 @@ def main() -> None:
     parser.add_argument("--show", type=int, default=0, help="so many of the passes that are farthest off")
     options = parser.parse_args()
     machine, rng = this_machine(), random.Random(options.seed)
-    files = options.files or [TIMES / f"{machine.cpu}.txt"]
+    files = options.files or [TIMES / f"{machine.cpu}.txt.xz"]
     fastconv.set_num_threads(options.threads)
     at_random = (drawn(rng) for _ in itertools.count())
     if options.command == "all":
-        files[0].unlink(missing_ok=True)
-        record(files[0], track(list(of_suites()), "suites"), 10)
-    if options.command in ("all", "record"):
+        plain = TIMES / f"{machine.cpu}.txt"
+        plain.unlink(missing_ok=True)
+        record(plain, track(list(of_suites()), "suites"), SUITE_MINUTES)
+        record(plain, at_random, options.minutes)
+        files[0].write_bytes(lzma.compress(plain.read_bytes()))
+        plain.unlink()
+    if options.command == "record":
         record(files[0], of_suites() if options.suites else at_random, options.minutes)
     layers = layers_of(files)
     if options.command in ("all", "fit"):

@@ -26,7 +26,7 @@ from fastconv.algorithms.problem import Counts, Problem
 KEPT = 3
 # How sharply choices follow from estimates while they are fitted: those that differ by much less than this
 # share of each other are both taken, by halves. And the weight of errors of the estimates themselves.
-SHARPNESS, ERRORS = 0.05, 1.0
+SHARPNESS, ERRORS = 0.05, 0.3
 # Algorithms that take more times as long as the fastest count as if they took so many.
 FAR = 4.5
 
@@ -95,7 +95,7 @@ def worth(some: Sequence[Row]) -> dict[str, Score]:
     """How much slower the fastest is where an algorithm is left out."""
     ratios: dict[str, list[float]] = defaultdict(list)
     for row in some:
-        for name in {kind.name for kind in row.times}:
+        for name in [kind.name for kind in ALGORITHMS]:
             rest = [taken for other, taken in row.times.items() if other.name != name]
             if rest:
                 ratios[name].append(min(rest) / min(row.times.values()))

@@ -74,7 +74,7 @@ class Layer:
             self.suite,
         ]
         times = (
-            " ".join(f"{name} {taken:.4g}" for name, taken in self.times.get(which, {}).items())
+            " ".join(f"{name} {taken:.3g}" for name, taken in self.times.get(which, {}).items())
             for which in PASSES
         )
         return " | ".join((" ".join(words), *times))

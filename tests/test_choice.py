@@ -32,7 +32,11 @@ TIMES = Path(__file__).resolve().parent / "times"
 
 # Mean, share within 10 %, the worst of a hundred and the worst of all: what there is, and a little more.
 HELD = {"kept": (1.045, 0.88, 2.2, 5.0), "suites": (1.015, 0.95, 1.3, 2.0)}
-RECORDED = [path.name.removesuffix(".txt.xz") for path in sorted(TIMES.glob("*.txt.xz"))]
+# The choice is the same for any number of threads, and so are the bits: this is what it takes on two.
+HELD_ON_TWO = (1.06, 0.82, 2.2, 5.0)
+RECORDED = [
+    path.name.removesuffix(".txt.xz") for path in sorted(TIMES.glob("*.txt.xz")) if "-" not in path.name
+]
 
 
 def scores(times, costs):
@@ -57,6 +61,16 @@ def test_the_choice_beside_the_fastest(name):
         assert score.near >= near, (kind, score)
         assert score.hundredth <= hundredth, (kind, score)
         assert score.worst <= worst, (kind, score)
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_the_same_choice_on_two_threads(name):
+    rows = fitting.rows(layers_of([TIMES / f"{name}-two-threads.txt.xz"]))
+    score = fitting.Score.of([fitting.ratio(row, machine.costs_of(name))[0] for row in rows])
+    mean, near, hundredth, worst = HELD_ON_TWO
+    assert score.passes > 1000
+    assert (score.mean <= mean, score.near >= near) == (True, True), score
+    assert (score.hundredth <= hundredth, score.worst <= worst) == (True, True), score
 
 
 @given(wide_problems())

@@ -8,9 +8,9 @@
 
 The first writes ``tests/times/<cpu>.txt.xz``, the times of every algorithm on the suites' layers and on
 others that are drawn at random (`random_layers`), and ``fastconv/algorithms/machines/<cpu>.json``, the
-nanoseconds that estimates multiply their counts with (`fitting`). Nothing else should run meanwhile. ``score``
-tells how much longer than the fastest algorithm the chosen ones take, of the layers that were kept from the
-fit and of the suites; ``worth`` how much slower the fastest would be without each algorithm.
+nanoseconds that estimates multiply their counts with (`fitting`). Nothing else should run meanwhile.
+``score`` tells how much longer than the fastest algorithm the chosen ones take, of the layers that were kept
+from the fit and of the suites; ``worth`` how much slower the fastest would be without each algorithm.
 """
 
 from __future__ import annotations

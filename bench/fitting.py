@@ -24,6 +24,8 @@ from fastconv.algorithms.problem import Counts, Problem
 
 # Of the layers drawn at random one in so many is kept from the fit, to judge it by.
 KEPT = 3
+# Layers of the suites, which networks have, count as so many drawn ones.
+SUITE_WEIGHT = 4
 # How sharply choices follow from estimates while they are fitted: those that differ by much less than this
 # share of each other are both taken, by halves. And the weight of errors of the estimates themselves.
 SHARPNESS, ERRORS = 0.05, 0.3
@@ -229,7 +231,8 @@ class Fit:
 
 def fitted(some: Sequence[Row]) -> Costs:
     """The nanoseconds of all terms that matter."""
-    fit = Fit(some)
+    of_suites = [row for row in some if row.layer.suite != "-"]
+    fit = Fit([*some, *of_suites * (SUITE_WEIGHT - 1)])
     costs = fit.together(fit.apart())
     table: Costs = defaultdict(lambda: defaultdict(dict))
     for (row, which, term), number in sorted(fit.keys.items()):

@@ -25,6 +25,9 @@ DOUBLES = ("resnet50", "seeds")
 # Multiply-adds of a layer that is drawn, and bytes of each of its arrays.
 LEAST, MOST, MOST_BYTES = 2e4, 4e8, 2**26
 
+# Share of layers of very many tiny images.
+TINY = 0.08
+
 Size = tuple[int, ...]
 Times = dict[Pass, dict[str, float]]
 
@@ -128,6 +131,9 @@ def any_layer(rng: random.Random) -> tuple[list[int], list[int], int, int, int, 
     dilation = rng.choice((1, 1, 1, 1, 1, 2, 2, 3, 4)) if max(kernel) > 1 else 1
     stride = rng.choice((1, 1, 1, 1, 2, 2, 2, 3, 4))
     batch = rng.choice((1, 1, 1, 2, 4, 8, 8, 16, 32, 64, 256, 4096))
+    if rng.random() < TINY:
+        batch, extent = rng.choice((256, 1024, 4096)), [rng.randint(1, 6)] * ndim
+        kernel = [min(n, m) for n, m in zip(kernel, extent, strict=True)]
     kind = rng.random()
     if kind < 0.2:  # depthwise
         groups = log_uniform(rng, 2, 1024)

@@ -322,6 +322,7 @@ class Direct:
             {
                 "call": 1,
                 "calls": p.groups * p.reached,
+                "images": p.batch * p.groups * p.reached,
                 "fma": p.work / p.filters * p.vectors,
                 "broadcasts": p.work / p.filters * panels,
                 "tiles": cells / ROWS * panels,
@@ -359,6 +360,7 @@ class Direct:
         counted = {
             "call": 1,
             "calls": p.groups * p.jobs,
+            "images": p.batch * p.groups,
             "band_last" if p.last else "band_first": p.seen * p.channels * p.itemsize,
             "band_lines": lines if p.last else lines * p.channels,
             "band_spread": p.seen if apart else 0,

@@ -29,6 +29,8 @@ SUITE_WEIGHT = 4
 # How sharply choices follow from estimates while they are fitted: those that differ by much less than this
 # share of each other are both taken, by halves. And the weight of errors of the estimates themselves.
 SHARPNESS, ERRORS = 0.05, 0.3
+# Nanoseconds below which a term counts as nothing.
+LEAST_COST = 1e-6
 # Algorithms that take more times as long as the fastest count as if they took so many.
 FAR = 4.5
 
@@ -237,7 +239,7 @@ def fitted(some: Sequence[Row]) -> Costs:
     table: Costs = defaultdict(lambda: defaultdict(dict))
     for (row, which, term), number in sorted(fit.keys.items()):
         table[row][which]  # an entry, though nothing may count
-        if costs[number] > 0:
+        if costs[number] > LEAST_COST:
             table[row][which][term] = float(f"{costs[number]:.3g}")
     return {row: dict(passes) for row, passes in table.items()}
 

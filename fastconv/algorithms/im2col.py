@@ -163,7 +163,6 @@ class Im2col:
                 "columns": columns * p.itemsize if made else 0,
                 "column_lines": lines if made else 0,
                 "column_images": images if made else 0,
-                "column_images": images if made else 0,
                 "columns_apart": columns if made and (p.strided or p.last) else 0,
                 "gathered": images * side * pixels if sums and some > 1 else 0,
                 "gathered_last": images * side * pixels if sums and some > 1 and p.last else 0,

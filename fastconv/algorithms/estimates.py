@@ -2,6 +2,11 @@
 
 An estimate is a sum of terms, each a count of what the algorithm does times the nanoseconds that one of these
 takes on the machine (`fastconv.algorithms.machine`). The counts stand beside each algorithm, in ``counts``.
+
+Estimates are those of one thread, and so is the choice, whatever the number of threads: results are the same
+bits for any. On two threads what is chosen takes 1.06 times as long as the fastest (on one 1.04; 1722 passes
+drawn at random, AMD EPYC Zen 5). Estimates that shared the work among an algorithm's jobs, or that knew how
+much faster each algorithm had been on two threads than on one, chose no better there: 1.057, 1.055 to 1.060.
 """
 
 from __future__ import annotations

@@ -340,6 +340,8 @@ class Pooling:
     def _wide_step(self, direct: Step, kind: str) -> Step:
         """Wide windows axis by axis, where that is faster than ``direct``."""
         backward = kind == "gradient"
+        if direct.kernel is vectors.mean_planes:  # which reads memory as fast as it comes
+            return direct
         wide = self._wide(backward) if self.dtype.itemsize * prod(self.extent) < 2**31 else None
         if wide is None or not self._is_faster(wide, wide.cells, kind):
             return direct

@@ -262,7 +262,9 @@ def write(name: str, path: Path, answers: Mapping[Geometry, Answer]) -> None:
         {
             **geometry.to_json(),
             "threads": threads,
-            "algorithms": {which: kind.label for which, kind in algorithms.items()},
+            "algorithms": {
+                which: algorithms[which].label if which in algorithms else None for which in PASSES
+            },
         }
         for geometry, (algorithms, threads) in answers.items()
     ]
@@ -283,7 +285,7 @@ def write(name: str, path: Path, answers: Mapping[Geometry, Answer]) -> None:
 
 def _replace(path: Path, text: str) -> None:
     """Write a file of its own first, so that a reader never meets half of one."""
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}")
+    unfinished = path.with_name(f".{os.getpid()}.{threading.get_ident()}.fastconv")
     try:
         unfinished.write_text(text, encoding="utf-8")
         unfinished.replace(path)
@@ -301,6 +303,8 @@ def read(name: str, path: Path) -> dict[Geometry, Answer]:
     """
     shown = advice.shown(str(path))
     try:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise OSError("not a file")  # a device may never end
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         must_be_said(ValueError, name, _WRITTEN, f"{shown}: {_why(error)}")
@@ -327,8 +331,13 @@ def read(name: str, path: Path) -> dict[Geometry, Answer]:
             problem = f"{error} is missing" if isinstance(error, KeyError) else _why(error)
             must_be_said(ValueError, name, _WRITTEN, f"{shown}: layers[{i}]: {problem}")
         found = labelled(geometry, labels)
-        useless += [f"layers[{i}] {which}: {labels[which]}" for which in PASSES if which not in found]
-        answers[geometry] = Answer(found, threads)
+        useless += [
+            f"layers[{i}] {which}: {advice.shown(label)}"
+            for which, label in labels.items()
+            if which not in found and label is not None
+        ]
+        if found:
+            answers[geometry] = Answer(found, threads)
     if useless:
         others = f" and {len(useless) - 1} more" if len(useless) > 1 else ""
         text = f"{path}: algorithms that can't serve here are left out: {useless[0]}{others}"

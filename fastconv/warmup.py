@@ -69,8 +69,8 @@ def _depthwise(dtype: str) -> None:
     w = np.ones((channels, 3, 3, 1), dtype)
     for stride in (1, 2):
         x, dy = np.ones((1, 5, 5, channels), dtype), np.ones((1, 4 - stride, 4 - stride, channels), dtype)
-        conv2d(x, w, stride=stride, groups=channels, layout="NHWC")
-        conv2d_backward(dy, x, w, stride=stride, groups=channels, layout="NHWC")
+        conv2d(x, w, stride=stride, groups=channels, layout="NHWC", algorithm="grouped")
+        conv2d_backward(dy, x, w, stride=stride, groups=channels, layout="NHWC", algorithm="grouped")
 
 
 def _bundles(dtype: str) -> None:
@@ -106,8 +106,10 @@ def _waiting(dtype: str) -> None:
 
 
 def _columns(dtype: str) -> None:
-    """The explicit algorithm, the functions that share its kernels, and the bias's gradient."""
+    """The explicit algorithm, the functions that share its kernels, the bias's gradient, copies of views."""
     _algorithm("im2col", dtype)
+    view = np.ones((64, 64, 64, 1), dtype).T
+    conv2d(view, np.ones((1, 64, 1, 1), dtype), algorithm="im2col")
     col2im(im2col(np.ones((1, 1, 3, 3), dtype), 2), (3, 3), 2)
     dy, w = np.ones((1, 2, 2, 2), dtype), np.ones((2, 2, 1, 1), dtype)
     conv2d_backward(dy, dy, w, needs=("bias",))

@@ -651,3 +651,12 @@ def test_windows_without_an_input_cell():
     np.testing.assert_array_equal(dx, np.zeros(x.shape))
     with pytest.raises(ValueError, match=r"^input must be of a float dtype where a window is all padding"):
         fastconv.max_pool1d_backward_ties(np.ones_like(y), x.astype(int), 2, 1, 1, dilation=2)
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+def test_the_mean_of_whole_planes_is_not_that_of_wide_windows(layout):
+    x = integers(np.random.default_rng(0), layout_shape((2, 3, 90, 70), layout), np.float64)
+    means = fastconv.avg_pool2d(x, (90, 70), layout=layout)
+    np.testing.assert_allclose(means, fastconv.adaptive_avg_pool2d(x, 1, layout=layout))
+    first = x if layout == "NCHW" else x.transpose(0, 3, 1, 2)
+    np.testing.assert_allclose(means.reshape(2, 3), first.mean((2, 3)))

@@ -547,7 +547,7 @@ def test_layers_that_are_none(layers, file):
         fastconv.load_tuning(edited(file, layers=layers))
 
 
-@pytest.mark.parametrize("name", ["virtual", "bundles", "lattice", None, ["lines"]], ids=repr)
+@pytest.mark.parametrize("name", ["virtual", "bundles", "lattice", 7, ["lines"]], ids=repr)
 def test_algorithms_that_can_not_serve_are_left_out(name, tuned, file):
     """One warning for the whole file; the other passes are as it says."""
     (row,) = json.loads(file.read_text("utf-8"))["layers"]
@@ -738,3 +738,22 @@ def test_the_table_needs_rich(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "rich", None)
     assert main(["tune", LAYER, "--output", "x.json"]) == 2
     assert capsys.readouterr().err == "fastconv tune: error: the table needs rich: pip install rich\n"
+
+
+def test_a_file_whose_labels_no_longer_serve_can_be_saved_again(file, tuned, tmp_path):
+    row = json.loads(file.read_text("utf-8"))["layers"][0]
+    edited(file, layers=[{**row, "algorithms": {**row["algorithms"], "forward": "virtual"}}])
+    with pytest.warns(UserWarning, match="forward: 'virtual'"):
+        fastconv.load_tuning(file)
+    again = tmp_path / f"{'long' * 60}"
+    fastconv.save_tuning(again)
+    assert json.loads(again.read_text("utf-8"))["layers"][0]["algorithms"]["forward"] is None
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fastconv.load_tuning(again)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="devices")
+def test_a_device_is_no_file():
+    with pytest.raises(ValueError, match="not a file"):
+        fastconv.load_tuning("/dev/zero")

@@ -1,7 +1,7 @@
 """Convolution of small groups, down to one channel and one filter a group (depthwise), channels first.
 
 A *grid* is a padded copy of the planes that one group reads, split into the phases of the stride, in L1 or
-L2. Each tap reads it at a constant distance (as in `fastconv.kernels.virtual`), but here nothing is done once
+L2. Each tap reads it at a constant distance (as in `fastconv.kernels.lines`), but here nothing is done once
 a plane that can be done once a call: tables made at the beginning say which lines are copied into the grid
 and where each vector of the output reads and writes; the padding is cleared once. What remains a plane of
 7 x 7 is seven vectors of copying and four of output.

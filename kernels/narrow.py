@@ -53,7 +53,7 @@ def gather_lines(
     left = dilation[1] * (kernel[1] - 1) - padding[1]
     right = (output[1] - 1) * stride[1] - padding[1] + 1
     for h in range(lines[0], lines[1]):
-        for phase in range(stride[1]):
+        for phase in range(min(stride[1], width)):
             count, origin, inside = 0, 0, False
             for w in range(phase, width, stride[1]):
                 if not (inside and w < right):

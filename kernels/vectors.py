@@ -39,9 +39,6 @@ def vector_bits() -> int:
 
 VECTOR_BITS = vector_bits()
 VECTOR_BYTES = VECTOR_BITS // 8
-# Whether the processor multiplies the two halves of a vector one after the other, as AMD's Zen 4 does. Its
-# additions have units of their own, so that transforms, which are additions, cost little beside products.
-IN_HALVES = VECTOR_BITS == 512 and (numba.config.CPU_NAME or llvm.get_host_cpu_name()) == "znver4"
 
 
 def pointer(context: Any, builder: Any, array_type: Any, array: Any, start: Any) -> Any:

@@ -99,7 +99,9 @@ class Pixels:
         kernel: Three,
     ) -> None:
         self.batch, self.groups, self.group, self.kernel = batch, groups, (channels, filters), kernel
-        self.out_stride = stride
+        # A stride beyond the output is one of its extent: so one along a single cell is none.
+        d, h, w = (min(s, n) for s, n in zip(stride, extent, strict=True))
+        self.out_stride = stride = (d, h, w)
         self.phases = phases
         # Cells of the source from one cell of a phase to the next.
         self.stride: Three = (phases[0].step, phases[1].step, phases[2].step)

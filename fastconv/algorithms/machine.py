@@ -1,7 +1,7 @@
 """What a machine is to the estimates: its vectors, its caches, and the nanoseconds of all that is counted.
 
 The nanoseconds are data, one file a machine under ``fastconv/algorithms/machines``, which
-``python bench/estimates.py`` measures and fits. A machine that has no file of its own takes that of the
+``python bench/calibrate.py`` measures and fits. A machine that has no file of its own takes that of the
 nearest one: of vectors of the same width, if there is any; of those one whose processor LLVM calls by the
 same name, or by the same letters (``znver4`` and ``znver5``); of those the one whose L2 is nearest in size.
 """

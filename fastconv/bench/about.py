@@ -7,14 +7,14 @@ from importlib import metadata
 from typing import Any
 
 import fastconv
-from fastconv import blas, config
+from fastconv import blas, config, tuning
 from fastconv.kernels.vectors import VECTOR_BITS
 
 _PACKAGES = ("numpy", "numba", "scipy", "torch", "onnxruntime", "openvino", "jax")
 
 
 def versions() -> dict[str, Any]:
-    """CPU, vector width, BLAS and its core type, and the versions of what is installed."""
+    """CPU, vector width, BLAS and its core type, what was tuned, and the versions of what is installed."""
     found = {}
     for package in _PACKAGES:
         try:
@@ -25,6 +25,7 @@ def versions() -> dict[str, Any]:
         "cpu": config.cpu_name(),
         "vector_bits": VECTOR_BITS,
         "blas": blas.description(),
+        "tuned": tuning.description(),
         "python": platform.python_version(),
         "versions": {"fastconv": fastconv.__version__, **found},
     }

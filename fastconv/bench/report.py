@@ -65,6 +65,7 @@ def header(about: dict[str, Any]) -> str:
         f"Python {about['python']}, {versions}",
         f"NumPy's BLAS: {about['blas']}"
         + (f" ({', '.join(pins)} unset for the measured processes)" if pins else ""),
+        f"tuned: {about['tuned']}",
         f"a process each, {about['rounds']} interleaved rounds, medians; ± half the middle half of calls",
     ]
     return "\n".join(lines)

@@ -73,6 +73,19 @@ def test_the_same_choice_on_two_threads(name):
     assert (score.hundredth <= hundredth, score.worst <= worst) == (True, True), score
 
 
+def test_auto_takes_what_is_scored():
+    """The scores are of the least estimate, which `choose` finds without all those of the other layout."""
+    rows = fitting.rows(layers_of([TIMES / f"{RECORDED[0]}.txt.xz"]))
+    reordered = 0
+    for row in rows:
+        geometry, which = row.problem.geometry, row.problem.which
+        kind = algorithms.choose(geometry, which)
+        least_of_all = min(estimate(k, row.problem) for k in algorithms.candidates(geometry, which))
+        assert estimate(kind, row.problem) == pytest.approx(least_of_all), (row.layer, which, kind.label)
+        reordered += kind.label != kind.name
+    assert reordered > 100
+
+
 @given(wide_problems())
 @examples(200)
 def test_whatever_serves_has_an_estimate(p):

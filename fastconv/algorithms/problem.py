@@ -51,6 +51,8 @@ class Problem:
         Of the kernel in the plane and along the depth.
     source, target, extent : tuple of three int
         Extents of what is read, and of what is written; and of one phase of that.
+    lines : int
+        Of one phase of one image: its extents along depth and height multiplied.
     phases, reached : int
         Phases of the stride, and how many of them any tap reaches: 1 but in backward-input.
     cells : int
@@ -62,8 +64,8 @@ class Problem:
     source_bytes, target_bytes, weight_bytes : int
     source_far, target_far, weights_far : int
         How many of these bytes L2 has no room for.
-    lanes : int
-        Elements of a vector.
+    itemsize, lanes : int
+        Bytes of an element, and elements of a vector.
     vectors : int
         Of the filters of a group.
     last, strided, padded : bool
@@ -75,9 +77,8 @@ class Problem:
     __slots__ = (
         "batch", "cells", "channels", "extent", "filters", "geometry", "groups", "itemsize", "jobs", "lanes",
         "last", "lines", "padded", "phases", "reached", "seen", "seen_lines", "source", "source_bytes",
-        "source_far", "strided",
-        "taps", "target", "target_bytes", "target_far", "vectors", "weight_bytes", "weights_far", "which",
-        "work",
+        "source_far", "strided", "taps", "target", "target_bytes", "target_far", "vectors", "weight_bytes",
+        "weights_far", "which", "work",
     )  # fmt: skip
 
     def __init__(self, geometry: Geometry, which: Pass) -> None:

@@ -9,8 +9,13 @@
 The first writes ``tests/times/<cpu>.txt.xz``, the times of every algorithm on the suites' layers and on
 others that are drawn at random (`random_layers`), and ``fastconv/algorithms/machines/<cpu>.json``, the
 nanoseconds that estimates multiply their counts with (`fitting`). Nothing else should run meanwhile.
-``score`` tells how much longer than the fastest algorithm the chosen ones take, of the layers that were kept
-from the fit and of the suites; ``worth`` how much slower the fastest would be without each algorithm.
+``score`` tells how much longer than the fastest algorithm the chosen ones take, of drawn layers and of the
+suites; ``worth`` how much slower the fastest would be without each algorithm.
+
+What a fit is worth shows on layers that it has not seen, those of another seed::
+
+    python bench/calibrate.py record unseen.txt --minutes 8 --seed 1
+    python bench/calibrate.py score unseen.txt --show 20
 """
 
 from __future__ import annotations
@@ -128,22 +133,20 @@ def layers_of(paths: Sequence[Path]) -> list[Layer]:
 
 def write_fit(layers: Sequence[Layer], path: Path, machine: Machine) -> None:
     """Fit, and write what a machine's file holds."""
-    some, _ = fitting.parted(layers)
     found = {
         **machine._asdict(),
         "measured_on": f"{cpu_name()}, {date.today()}, {len(layers)} layers, one thread",
-        "nanoseconds": fitting.fitted(fitting.rows(some)),
+        "nanoseconds": fitting.fitted(fitting.rows(layers)),
     }
     path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
 def score(layers: Sequence[Layer], name: str, show: int) -> None:
     """Tell how good the choice is by a machine's nanoseconds."""
-    some, kept = fitting.parted(layers)
-    suites = [layer for layer in some if layer.suite != "-"]
-    drawn_ = [layer for layer in some if layer.suite == "-"]
+    suites = [layer for layer in layers if layer.suite != "-"]
+    at_random = [layer for layer in layers if layer.suite == "-"]
     costs = costs_of(name)
-    for what, of_kind in (("kept from the fit", kept), ("fitted", drawn_), ("suites", suites)):
+    for what, of_kind in (("drawn", at_random), ("suites", suites)):
         found = [(*fitting.ratio(row, costs), row) for row in fitting.rows(of_kind)]
         if found:
             print(f"{what}: {fitting.Score.of([times for times, _, _ in found])}")

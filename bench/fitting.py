@@ -7,7 +7,6 @@ estimates is less, where both are near.
 
 from __future__ import annotations
 
-import random
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -22,8 +21,6 @@ from fastconv.algorithms.estimates import estimate
 from fastconv.algorithms.machine import Costs
 from fastconv.algorithms.problem import Counts, Problem
 
-# Of the layers drawn at random one in so many is kept from the fit, to judge it by.
-KEPT = 3
 # Layers of the suites, which networks have, count as so many drawn ones.
 SUITE_WEIGHT = 4
 # How sharply choices follow from estimates while they are fitted: those that differ by much less than this
@@ -242,13 +239,3 @@ def fitted(some: Sequence[Row]) -> Costs:
         if costs[number] > LEAST_COST:
             table[row][which][term] = float(f"{costs[number]:.3g}")
     return {row: dict(passes) for row, passes in table.items()}
-
-
-def parted(layers: Sequence[Layer]) -> tuple[list[Layer], list[Layer]]:
-    """Layers to fit by, and the others: of those drawn at random one in `KEPT`."""
-    rng = random.Random(0)
-    kept = [layer.suite == "-" and rng.randrange(KEPT) == 0 for layer in layers]
-    return (
-        [layer for layer, left in zip(layers, kept, strict=True) if not left],
-        [layer for layer, left in zip(layers, kept, strict=True) if left],
-    )

@@ -10,7 +10,8 @@ every image and group:
 Columns exist in blocks only, small enough to stay in a core's cache between the loop that writes them
 and the product that reads them: some images, some groups, a part of the taps, a part of the pixels.
 A block has axes (groups * taps, images, pixels), so that the same block is one long sum over images
-and pixels for backward-weight and one matrix an image for the other two passes.
+and pixels for backward-weight, and for the other two passes one matrix an image, or one for all images
+where these have few pixels.
 
 A pass is cut into jobs that own what they write: no two of them touch the same cell. Block sizes and
 jobs follow from the shape alone, so results do not depend on the number of threads.
@@ -27,7 +28,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fastconv import blas
-from fastconv.algorithms.jobs import JOB_MULTIPLICATIONS, JOBS, PARTS_BYTES, Grid, Range, blocks, ceil_div
+from fastconv.algorithms.jobs import (
+    FEW_PIXELS,
+    JOB_MULTIPLICATIONS,
+    JOBS,
+    PARTS_BYTES,
+    Grid,
+    Range,
+    blocks,
+    ceil_div,
+)
 from fastconv.algorithms.memory import add_parts, contiguous_in
 from fastconv.algorithms.narrow import Narrow
 from fastconv.algorithms.problem import Counts, Problem
@@ -134,16 +144,22 @@ class Im2col:
         if sums:
             length = max(1, min(p.batch * pixels, target // max(taps, side), SUM_LENGTH))
             some = min(p.batch, length // min(pixels, length))
-            made = not plain or some > 1
+            joined = some > 1
+            made = not plain or joined
             products = p.groups * ceil_div(p.batch, some) * ceil_div(pixels, min(pixels, length))
             calls, m, n, k = products, side, taps, min(p.batch * pixels, length)
         else:
             budget = min(target, ceil_div(columns, p.jobs))
             calls = ceil_div(columns, budget)
             made = not plain
-            some = max(1, ceil_div(max(taps, side) * pixels, budget))
-            products = images * some
-            m, n, k = (side, ceil_div(pixels, some), taps) if p.which == "forward" else (taps, pixels, side)
+            each = max(taps, side) * pixels
+            some = max(1, ceil_div(each, budget))
+            together = min(p.batch, budget // (each * p.groups)) if made and pixels < FEW_PIXELS else 1
+            joined = together > 1 and together * p.groups * side * pixels <= target
+            products = p.groups * ceil_div(p.batch, together) if joined else images * some
+            pixels = pixels * together if joined else ceil_div(pixels, some)
+            m, n, k = (side, pixels, taps) if p.which == "forward" else (taps, pixels, side)
+        gathered = images * side * prod(g.output) if joined else 0
         thin = min(m, n) == 1
         steps = products * ceil_div(m, 4) * 4 * ceil_div(n, p.lanes) * k
         return Counts(
@@ -164,8 +180,8 @@ class Im2col:
                 "column_lines": lines if made else 0,
                 "column_images": images if made else 0,
                 "columns_apart": columns if made and (p.strided or p.last) else 0,
-                "gathered": images * side * pixels if sums and some > 1 else 0,
-                "gathered_last": images * side * pixels if sums and some > 1 and p.last else 0,
+                "gathered": gathered,
+                "gathered_last": gathered if p.last else 0,
                 "out_last": p.target_bytes if p.last else 0,
                 "parts": p.weight_bytes * p.jobs if sums else 0,
                 "weights_far": p.weights_far,
@@ -184,7 +200,7 @@ class Im2col:
         g, forward = self.geometry, self.forward_block
         (weight, parts), (back, _) = self.weight_block, self.input_block
         elements = max(
-            forward.columns + (forward.outputs if forward.taps < g.taps else 0),
+            forward.columns + (forward.outputs if forward.taps < g.taps or self.joined(forward) else 0),
             weight.columns + weight.outputs + weight.weights,
             back.columns + back.outputs,
             0 if self.narrow is None else self.narrow.scratch_bytes // g.compute_dtype.itemsize,
@@ -265,6 +281,11 @@ class Im2col:
         """What serves the backward-input pass to few channels."""
         return Narrow(self.geometry) if Narrow.serves(self.geometry) else None
 
+    def joined(self, block: Block) -> bool:
+        """Whether one product serves all images of a block; else each image has its own."""
+        few = self.geometry.pixels < FEW_PIXELS and block.outputs <= self.target
+        return few and block.images > 1 and not self.pointwise
+
     # What the passes share
 
     def _columns(
@@ -334,10 +355,21 @@ class Im2col:
 
         def start_worker() -> Job:
             scratch = self._empty(block.columns)
+            products = self._empty(block.outputs if self.joined(block) else 0)
 
             def job(i: int) -> None:
                 images, groups, pixels = jobs[i]
                 target = y[slice(*images), slice(*groups), :, slice(*pixels)]
+                if self.joined(block):
+                    columns = _joined(self._fill_columns(x, scratch, images, groups, (0, g.taps), pixels))
+                    # (groups, K/G, images*pixels) = (groups, K/G, taps) @ (groups, taps, images*pixels)
+                    product = products[: target.size].reshape(columns.shape[0], -1, columns.shape[2])
+                    np.matmul(w, columns, out=product)
+                    if bias is not None:
+                        product += bias
+                    apart = product.reshape(*product.shape[:2], -1, g.pixels)
+                    target[...] = apart.transpose(2, 0, 1, 3)
+                    return
                 for taps in blocks(g.taps, block.taps):
                     columns = self._columns(x, scratch, images, groups, taps, pixels)
                     weights = w[slice(*groups), :, slice(*taps)]
@@ -445,7 +477,8 @@ class Im2col:
                 first_tap, stop_tap = channels[0] * self.kernel_taps, channels[1] * self.kernel_taps
                 for pixels in blocks(stop_pixel, block.pixels, first_pixel):
                     for filters in blocks(self.group_filters, block.filters):
-                        gradients = self._gradients(dy, gathered, images, groups, filters, pixels)
+                        fetch = self._gather if self.joined(block) else self._gradients
+                        gradients = fetch(dy, gathered, images, groups, filters, pixels)
                         weights = w[slice(*groups), :, slice(*filters)]
                         for taps in blocks(stop_tap, block.taps, first_tap):
                             self._add_back(
@@ -493,8 +526,12 @@ class Im2col:
             return
         shape = tuple(stop - start for start, stop in (groups, taps, images, pixels))
         columns = scratch[: prod(shape)].reshape(shape)
-        # (images, groups, taps, pixels) = (groups, taps, filters) @ (images, groups, filters, pixels)
-        np.matmul(weights, gradients, out=columns.transpose(2, 0, 1, 3))
+        if self.joined(self.input_block[0]):
+            # (groups, taps, images*pixels) = (groups, taps, filters) @ (groups, filters, images*pixels)
+            np.matmul(weights, _joined(gradients), out=_joined(columns))
+        else:
+            # (images, groups, taps, pixels) = (groups, taps, filters) @ (images, groups, filters, pixels)
+            np.matmul(weights, gradients, out=columns.transpose(2, 0, 1, 3))
         lines_in_step = g.input[1] if self.input_block[1].axis == 0 else 1
         col2im_add(
             read_only(columns.reshape(-1, *shape[2:])),
@@ -506,6 +543,11 @@ class Im2col:
             band[1] * lines_in_step,
             *self.steps,
         )
+
+
+def _joined(array: Array) -> Array:
+    """A contiguous (groups, rows, images, pixels) as (groups, rows, images*pixels)."""
+    return array.reshape(*array.shape[:2], -1)
 
 
 def _contiguous(array: Array) -> bool:

@@ -16,7 +16,7 @@ from math import prod
 import numpy as np
 
 from fastconv import blas
-from fastconv.algorithms.jobs import Grid, ceil_div, wanted_jobs
+from fastconv.algorithms.jobs import FEW_PIXELS, Grid, ceil_div, wanted_jobs
 from fastconv.algorithms.problem import Counts, Problem
 from fastconv.arguments import Array
 from fastconv.buffers import aligned
@@ -49,10 +49,15 @@ class Narrow:
 
     @staticmethod
     def serves(geometry: Geometry) -> bool:
-        """One plane of few channels in one group, the channels last, and lines that are not too long."""
+        """One plane of few channels in one group, channels last: a product each, of lines not too long."""
         g = geometry
         few = g.channels_last and g.one_plane and g.groups == 1 and g.channels < FEW
-        return few and min(g.batch, g.filters) > 0 and Narrow(g).scratch_bytes <= MOST_COLUMN_BYTES
+        return (
+            few
+            and g.pixels >= FEW_PIXELS
+            and min(g.batch, g.filters) > 0
+            and Narrow(g).scratch_bytes <= MOST_COLUMN_BYTES
+        )
 
     @staticmethod
     def counts(p: Problem) -> Counts:

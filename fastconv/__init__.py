@@ -42,6 +42,10 @@ from fastconv.conv import (
     conv_transpose3d,
     conv_transpose3d_backward,
 )
+from fastconv.explaining import (
+    Explanation,
+    explain,
+)
 from fastconv.plan import (
     ConvPlan,
     plan_conv1d,
@@ -102,6 +106,7 @@ __all__ = [
     "ALGORITHMS",
     "ConvGrads",
     "ConvPlan",
+    "Explanation",
     "adaptive_avg_pool1d",
     "adaptive_avg_pool1d_backward",
     "adaptive_avg_pool2d",
@@ -140,6 +145,7 @@ __all__ = [
     "conv_transpose2d_backward",
     "conv_transpose3d",
     "conv_transpose3d_backward",
+    "explain",
     "get_num_threads",
     "im2col",
     "kernels",

@@ -1,4 +1,4 @@
-"""The command line: ``fastconv demo``, ``bench``, ``tune``, ``info`` and ``warmup``."""
+"""The command line: ``fastconv demo``, ``explain``, ``bench``, ``tune``, ``info`` and ``warmup``."""
 
 from __future__ import annotations
 
@@ -88,6 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.set_defaults(command=lambda options: parser.print_help())
     commands = parser.add_subparsers(metavar="command")
     _add_demo(commands)
+    _add_explain(commands)
     _add_bench(commands)
     _add_tune(commands)
     _add_command(commands, "info", _info, "show the CPU, BLAS, threads and cache that fastconv uses")
@@ -123,6 +124,20 @@ def _add_demo(commands: argparse._SubParsersAction[_Parser]) -> None:
         metavar="FILE.npz",
         help="begin with a saved network; it is trained on only if --epochs is given",
     )
+
+
+def _add_explain(commands: argparse._SubParsersAction[_Parser]) -> None:
+    about = "draw a layer's three passes as products, with numbers, as a page for the browser"
+    add = _add_command(commands, "explain", _explain, about).add_argument
+    add(
+        "layer",
+        metavar="LAYER",
+        help="sizes such as 1x1x5x5-1k3x3, 2x4x9x9-4k3x3s2p1d1g2, 1x1x12-1k3 or 1x1x6x6-max2x2s2",
+    )
+    add("--html", type=Path, metavar="FILE", help="where to write the page (default: fastconv-LAYER.html)")
+    add("--svg", type=Path, metavar="FOLDER", help="write each picture into this folder, too")
+    layouts = ("NCHW", "NHWC", "NCW", "NWC", "NCDHW", "NDHWC")
+    add("--layout", choices=layouts, help="(default: channels first)")
 
 
 def _add_bench(commands: argparse._SubParsersAction[_Parser]) -> None:
@@ -236,6 +251,28 @@ def _demo(options: argparse.Namespace) -> None:
         run(Options(**wanted))
     except (DemoError, OutputError) as error:
         options.parser.error(str(error))
+
+
+def _explain(options: argparse.Namespace) -> None:
+    from fastconv import explain
+    from fastconv.outputs import OutputError, check_file
+
+    page = options.html or Path(f"fastconv-{options.layer}.html")
+    try:
+        explanation = explain(options.layer, layout=options.layout)
+        check_file(page)
+        folder = options.svg
+        if folder is not None and folder.exists() and not folder.is_dir():
+            raise OutputError(f"{folder}: is not a folder")
+    except (ValueError, TypeError, OutputError) as error:
+        options.parser.error(str(error))
+    explanation.save(page)
+    print(f"page: {page}")
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in explanation.panels:
+            explanation.save_panel(name, folder / f"{name}.svg")
+            print(f"picture: {folder / f'{name}.svg'}")
 
 
 def _bench(options: argparse.Namespace) -> None:

@@ -81,7 +81,8 @@ class _Watch(event.Listener):  # type: ignore[misc]
 
 
 def _is_ours(event: Any) -> bool:
-    return bool(event.data["dispatcher"].py_func.__module__.startswith("fastconv."))
+    # What exec has defined may have no module.
+    return str(event.data["dispatcher"].py_func.__module__).startswith("fastconv.")
 
 
 _watch = _Watch()

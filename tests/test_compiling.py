@@ -130,3 +130,11 @@ def test_a_terminal_reads_one_line(tmp_path):
     assert said_in(tmp_path / "2", terminal=False) == ("", "")
     assert said_in(tmp_path / "3", "quiet", terminal=True) == ("", "")
     assert said_in(tmp_path / "4", "log", terminal=True) == (f"INFO:fastconv:{compiling.MESSAGE}\n", "")
+
+
+def test_functions_without_a_module_compile():
+    """Those that exec defines where nothing says a name: their ``__module__`` is None."""
+    names = {}
+    exec("import numba\n@numba.njit\ndef plus_one(x):\n    return x + 1", names)
+    assert names["plus_one"].__module__ is None
+    assert names["plus_one"](1) == 2

@@ -22,7 +22,7 @@ def one_line(capsys):
     return err
 
 
-@pytest.mark.parametrize("command", [[], ["demo"], ["info"], ["tune"], ["warmup"]], ids=str)
+@pytest.mark.parametrize("command", [[], ["demo"], ["explain"], ["info"], ["tune"], ["warmup"]], ids=str)
 def test_help(command, capsys):
     assert main([*command, "--help"]) == 0
     out, err = capsys.readouterr()
@@ -37,7 +37,7 @@ def test_without_a_command_the_commands_are_listed(capsys):
     out, err = capsys.readouterr()
     assert out == expected
     assert err == ""
-    for command in ("demo", "bench", "tune", "info", "warmup"):
+    for command in ("demo", "explain", "bench", "tune", "info", "warmup"):
         assert f"\n    {command} " in out
 
 
@@ -59,6 +59,7 @@ def test_demo_help_names_every_option(capsys):
         (["train"], "fastconv: error: ", "train"),
         (["info", "--colour"], "fastconv: error: ", "--colour"),
         (["demo", "--net", "s001"], "fastconv demo: error: ", "s001"),
+        (["explain", "5x5"], "fastconv explain: error: layer must be written", "5x5"),
         (["demo", "--epochs", "0"], "fastconv demo: error: ", "whole number of at least 1, got '0'"),
         (["demo", "--batch", "ten"], "fastconv demo: error: ", "whole number of at least 1, got 'ten'"),
         (["demo", "--seed", "-1"], "fastconv demo: error: ", "--seed"),

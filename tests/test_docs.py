@@ -1,15 +1,25 @@
-"""The examples in the docstrings run, and every public name has a docstring."""
+"""The examples of the docstrings and of the pages run; every public name has a docstring and a page."""
 
 import doctest
 import importlib
 import inspect
+import os
 import pkgutil
 import re
+import subprocess
+import sys
 from pathlib import Path
 
+import pages
 import pytest
 
 import fastconv
+
+TESTS = Path(__file__).resolve().parent
+ROOT = TESTS.parent
+# An installed package's tests have README.md alone.
+REFERENCE = ROOT / "docs" / "reference"
+PAGES_WITH_EXAMPLES = pages.with_examples(ROOT)
 
 WITH_EXAMPLES = {"im2col", "col2im", "conv_matrix", "set_num_threads"} | {
     name for name in fastconv.__all__ if name.endswith("2d") and inspect.isfunction(getattr(fastconv, name))
@@ -49,14 +59,38 @@ def test_function_has_an_example(name):
     assert ">>>" in doc
 
 
-def test_the_examples_of_the_readme_run():
-    """All Python blocks of README.md, one after the other; where a comment says a shape, it is that."""
-    readme = Path(__file__).parent.parent / "README.md"
-    blocks = re.findall(r"```python\n(.*?)```", readme.read_text(encoding="utf-8"), re.DOTALL)
-    assert len(blocks) >= 3
-    names = {}
-    for line_block in blocks:
-        exec(compile(line_block, "README.md", "exec"), names)
-        for expression, said in re.findall(r"^(\S.*\S)\s+# (\([\d, ]+\)|True)$", line_block, re.MULTILINE):
-            value = eval(expression.split(" = ")[0], names)
-            assert (value if said == "True" or isinstance(value, tuple) else value.shape) == eval(said)
+@pytest.mark.parametrize("page", PAGES_WITH_EXAMPLES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_the_examples_of_a_page_run(page, tmp_path):
+    """In a process and a folder of their own: they set threads, install adapters and write files."""
+    # a checkout that is not installed is found by path, as it is by this process
+    places = [str(Path(fastconv.__file__).parents[1]), os.environ.get("PYTHONPATH")]
+    run = subprocess.run(
+        [sys.executable, str(TESTS / "pages.py"), str(page)],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, places)), "MPLBACKEND": "agg"},
+    )
+    if run.returncode == pages.NOT_INSTALLED:
+        pytest.skip(run.stderr.strip())
+    assert run.returncode == 0, run.stderr
+
+
+def test_the_readme_has_examples():
+    assert len(pages.blocks(ROOT / "README.md")) >= 3
+
+
+@pytest.mark.parametrize("module", [fastconv, fastconv.nn, fastconv.kernels], ids=lambda m: m.__name__)
+def test_every_public_name_is_in_the_reference(module):
+    if not REFERENCE.is_dir():
+        pytest.skip("the documentation stands in the repository")
+    listed = set()
+    for page in REFERENCE.glob("*.md"):
+        text = page.read_text(encoding="utf-8")
+        listed |= set(re.findall(r"automodule:: (\S+)", text))
+        for table in re.split("currentmodule:: ", text)[1:]:
+            of, _, rest = table.partition("\n")
+            listed |= {f"{of}.{name}" for name in re.findall(r"^   (\w+)$", rest, re.MULTILINE)}
+    assert {f"{module.__name__}.{name}" for name in module.__all__} <= listed

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import subprocess
 import sys
 from html import unescape
@@ -10,6 +9,7 @@ from math import prod
 
 import numpy as np
 import pytest
+from browsers import chromium, problems
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import examples
@@ -242,22 +242,10 @@ def test_the_command_writes_a_page_and_pictures(tmp_path):
 
 # --- in a browser ------------------------------------------------------------------------------------------
 
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-
 
 @pytest.fixture(scope="module")
 def browser():
-    webdriver = pytest.importorskip("selenium.webdriver")
-    if not (CHROMIUM and DRIVER):
-        pytest.skip("there is no Chromium with its driver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for option in (
-        "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run",
-        "--disable-component-update", "--disable-sync", "--window-size=1280,1000",
-    ):  # fmt: skip
-        options.add_argument(option)
-    with webdriver.Chrome(options, webdriver.ChromeService(DRIVER)) as driver:
+    with chromium() as driver:
         yield driver
 
 
@@ -302,7 +290,7 @@ def test_pointing_lights_the_right_cells(browser, sizes, tmp_path):
                 assert text.endswith(f" = {value}".replace("-", "\N{MINUS SIGN}"))
                 label = data["labels"][target][int(key[1:])]
                 assert text.startswith(f"{section['names'][target]}[{label}] = ")
-    assert not [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
+    assert problems(browser) == []
 
 
 def test_keys_move_from_cell_to_cell(browser, tmp_path):

@@ -42,11 +42,13 @@ from random_layers import Layer, drawn, label, of_suites, read
 from rich.progress import track
 
 import fastconv
+from fastconv import warmup
 from fastconv.algorithms import PASSES, candidates, serving
 from fastconv.algorithms.estimates import estimate
 from fastconv.algorithms.machine import FOLDER, Machine, costs_of, nearest, this_machine
 from fastconv.algorithms.problem import Problem
 from fastconv.config import cpu_name
+from fastconv.cores import usable_cores
 from fastconv.plan import ConvPlan
 
 TIMES = Path(__file__).resolve().parent.parent / "tests" / "times"
@@ -71,8 +73,8 @@ def timed(calls: dict[str, Callable[[], Any]]) -> dict[str, float]:
     """Seconds of each call: the median of interleaved rounds."""
     times: dict[str, float] = {}
     for name, call in calls.items():
-        found = [_taken(call)]
         # The first call makes the pass, and may load its kernels.
+        found = [_taken(call)]
         if found[0] < LONG or found[0] < VERY_FAR * min(times.values(), default=math.inf):
             found = [_taken(call) for _ in range(2)]
         times[name] = min(found)
@@ -111,7 +113,9 @@ def recorded(layer: Layer) -> Layer:
 
 
 def record(path: Path, layers: Iterator[Layer], minutes: float) -> None:
-    """Add a line a layer to a file, until the time is over."""
+    """Add a line a layer to a file, until the time is over; every kernel is compiled before."""
+    for _ in warmup.run(list(warmup.steps(warmup.DTYPES)), usable_cores()):
+        pass
     end = time.monotonic() + 60 * minutes
     with path.open("a", encoding="utf-8") as file:
         for layer in layers:

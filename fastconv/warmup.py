@@ -44,12 +44,17 @@ def _algorithm(name: AlgorithmName, dtype: str) -> None:
         for groups in (1, 2):
             for kernel in (1, 2, 3):
                 _passes(name, dtype, layout, groups, kernel)
+    # Images that are not tiny have kernels of their own for gradients of few channels.
+    _passes(name, dtype, "NHWC", 1, 2, 9)
 
 
-def _passes(algorithm: AlgorithmName, dtype: str, layout: Layout2d, groups: int, kernel: int) -> None:
+def _passes(
+    algorithm: AlgorithmName, dtype: str, layout: Layout2d, groups: int, kernel: int, extent: int = 4
+) -> None:
+    outputs = extent + 1 - kernel
     x, w, dy = (
         np.ones(shape, dtype)
-        for shape in ((1, 2, 4, 4), (2, 2 // groups, kernel, kernel), (1, 2, 5 - kernel, 5 - kernel))
+        for shape in ((1, 2, extent, extent), (2, 2 // groups, kernel, kernel), (1, 2, outputs, outputs))
     )
     if layout == "NHWC":
         x, w, dy = (np.ascontiguousarray(a.transpose(0, 2, 3, 1)) for a in (x, w, dy))

@@ -25,6 +25,8 @@ HINT = (
     "Escape "
     "lets it go.</p>"
 )
+# What sums call the arrays.
+NAMES = {"x": "X", "w": "W", "y": "Y", "dx": "dX", "dw": "dW", "dy": "dY", "dx_ties": "dX"}
 
 
 class Section(NamedTuple):
@@ -91,6 +93,7 @@ def _page(
         title=escape(title),
         css=f"{css}{light}@media (prefers-color-scheme: dark){{{dark}}}@media print{{{light}}}",
         head=head,
+        links="".join(f'<a href="#{section.name}">{section.title}</a>' for section in sections),
         sections="\n".join(_section(section, panels) for section in sections),
         data=written,
         script=script,
@@ -107,7 +110,7 @@ def _section(section: Section, panels: Mapping[str, Panel]) -> str:
     )
     words = "".join(f"<p>{text}</p>" for text in section.words)
     return (
-        f'<section data-section="{section.name}"><h2>{section.title}</h2>{words}'
+        f'<section data-section="{section.name}" id="{section.name}"><h2>{section.title}</h2>{words}'
         f'<p class="sum" aria-live="polite"></p>{figures}</section>'
     )
 
@@ -147,9 +150,8 @@ def _what_steps_do(g: Geometry) -> list[str]:
         found.append("Padding: the dashed cells around the input are zeros, which belong to no array.")
     if max(stride) > 1:
         found.append(
-            f"Stride {_steps(stride)}: from one cell of the output to the next the window moves "
-            f"on by so "
-            "many cells. The gradient of the input puts zeros between the errors instead."
+            f"Stride {_steps(stride)}: the window moves {_steps(stride)} cells at a time. For dX, zeros stand "
+            f"between neighbouring errors: {_steps([n - 1 for n in stride])}."
         )
     if max(dilation) > 1:
         found.append(
@@ -236,8 +238,9 @@ def conv_page(pictures: Pictures, title: str) -> str:
     ) -> dict[str, Any]:
         values = {letter: _numbers(some.values[name]) for letter, name in names.items()}
         return {
-            "of": "all", "target": target, "result": result, "factors": list(factors), "names": names,
-            "values": values, "start": f"{target}{start}",
+            "of": "all", "target": target, "result": result, "factors": list(factors),
+            "names": {letter: NAMES[name] for letter, name in names.items()}, "values": values,
+            "start": f"{target}{start}",
         }  # fmt: skip
 
     # All that is drawn may be padding.
@@ -273,11 +276,10 @@ def conv_page(pictures: Pictures, title: str) -> str:
                 "Each column is what one error sends to the cells of its window; col2im adds the columns "
                 "to where "
                 "they came from.",
-                "The same sums are a convolution of the errors, in which every place counts where filter "
-                "and errors touch "
-                "(a full convolution): the filters are rotated by 180 degrees, and filters and channels "
-                "change places, "
-                f"so that <code>{g.weight_size}</code> becomes {_exchanged_size(g)}.",
+                "The same sums are a full convolution of the errors, one whose window stands wherever it "
+                "touches "
+                f"them: the filters are rotated by 180 degrees, and filters and channels change "
+                f"places{_becomes(g)}.",
             ],
             {
                 "backward_input": "Every error goes back along the weights",
@@ -332,12 +334,15 @@ def _flat(extents: Sequence[int], place: Sequence[int]) -> int:
     return int(np.ravel_multi_index(tuple(place), tuple(extents)))
 
 
-def _exchanged_size(g: Geometry) -> str:
-    n = 3 - g.ndim
+def _becomes(g: Geometry) -> str:
+    """How the shape of the filters changes, where it does."""
     planes = g.channels // g.groups, g.filters // g.groups
-    kernel = g.kernel[n:]
+    kernel = g.kernel[-g.ndim :]
     size = (planes[0], *kernel, planes[1]) if g.channels_last else (*planes, *kernel)
-    return f"<code>{size}</code>{' in each group' if g.groups > 1 else ''}"
+    if size == g.weight_size:
+        return ""
+    each = " in each group" if g.groups > 1 else ""
+    return f", so that <code>{g.weight_size}</code> becomes <code>{size}</code>{each}"
 
 
 def weight_labels(pictures: Pictures) -> list[str]:
@@ -374,7 +379,7 @@ def pool_page(pictures: PoolPictures, title: str) -> str:
         start = int(np.bincount(seen).argmax()) if seen.size else int(terms[0, column])
         return {
             "of": of, "target": target, "result": "Y" if target == "o" else "dX", "factors": list(factors),
-            "names": {**names, "i": names["i"].split("_")[0]}, "values": values, "pool": True,
+            "names": {letter: NAMES[name] for letter, name in names.items()}, "values": values, "pool": True,
             "start": f"{target}{start}", **more,
         }  # fmt: skip
 

@@ -33,8 +33,8 @@ for (const page of document.querySelectorAll("main.fastconv-explain")) {
     const letter = key[0];
     if (letter === "c") {
       const input = terms.length ? terms[0][1] : -1;
-      return input < 0 ? "" : `a copy of ${name({ names: { i: "x" } }, "i", input)}, in the sum of ${
-        terms.map((t) => name({ names: { o: "y" } }, "o", t[0])).join(", ")}`;
+      return input < 0 ? "" : `a copy of ${name({ names: { i: "X" } }, "i", input)}, in the sum of ${
+        terms.map((t) => name({ names: { o: "Y" } }, "o", t[0])).join(", ")}`;
     }
     const count = Number(key.slice(1));
     const here = name(section, letter, count), value = section.values[letter][count];
@@ -60,6 +60,14 @@ for (const page of document.querySelectorAll("main.fastconv-explain")) {
     return `${here} = ${shown.join(" + ") || "0, for nothing is added to it"}${
       shown.length ? ` = ${number(value)}` : ""}`;
   };
+
+  // Notebooks show the page in a frame, where a link to a part of it would lead to the page around.
+  for (const link of page.querySelectorAll("nav a")) {
+    link.addEventListener("click", (event) => {
+      event.preventDefault();
+      page.querySelector(link.getAttribute("href")).scrollIntoView({ behavior: "smooth" });
+    });
+  }
 
   for (const element of page.querySelectorAll("section[data-section]")) {
     const section = data.sections[element.dataset.section];

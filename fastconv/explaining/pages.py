@@ -150,8 +150,8 @@ def _what_steps_do(g: Geometry) -> list[str]:
         found.append("Padding: the dashed cells around the input are zeros, which belong to no array.")
     if max(stride) > 1:
         found.append(
-            f"Stride {_steps(stride)}: the window moves {_steps(stride)} cells at a time. For dX, zeros stand "
-            f"between neighbouring errors: {_steps([n - 1 for n in stride])}."
+            f"Stride {_steps(stride)}: the window moves {_steps(stride)} cells at a time. For dX, zeros "
+            f"stand between neighbouring errors: {_steps([n - 1 for n in stride])}."
         )
     if max(dilation) > 1:
         found.append(

@@ -16,7 +16,8 @@ full convolution of the 10x6x8x8 error with these 3x6x5x5 filters is the 10x3x12
 # ----------
 #
 # There are 10 images in the batch. After the first pooling each has 3 channels of 12x12 cells. The second
-# layer has 6 filters of 3x5x5, and its output has 12 - 5 + 1 = 8 rows and columns.
+# layer has 6 filters of 3x5x5, and its output has 12 - 5 + 1 = 8 rows and columns. The *error* of a layer is
+# the gradient of the loss by the layer's output, dY in other books, and so it has the output's shape.
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -35,10 +36,11 @@ print("output and its error:", output.shape)
 # By hand
 # -------
 #
-# The rule behind all recipes is the chain rule, and it needs no rotation. In the forward pass, tap ``[r,
-# s]`` of filter ``k`` carried the input cell ``[c, i + r, j + s]`` to the output cell ``[k, i, j]``. In the
-# backward pass, the same tap carries the error of that output cell back to that input cell. An input cell
-# adds up all that reaches it.
+# The rule behind all recipes is the chain rule, and it needs no rotation. A *tap* is one place of a filter,
+# so that a 5x5 filter has 25 of them in each channel. In the forward pass, tap ``[r, s]`` of filter ``k``
+# carried the input cell ``[c, i + r, j + s]`` to the output cell ``[k, i, j]``. In the backward pass, the
+# same tap carries the error of that output cell back to that input cell. An input cell adds up all that
+# reaches it.
 
 below = np.zeros(pooled.shape)
 for r in range(5):
@@ -69,6 +71,9 @@ print("equal to the loops:", np.allclose(answer, below))
 # s]``. The index of the error falls where the index of the filter rises, and the rotation turns this
 # around. "Full" means that the error is padded with 4 zeros on all sides, so that every position is taken
 # where it touches the filters: 8 + 5 - 1 = 12 of them.
+#
+# The asker nests two calls of ``np.rot90``, each a turn of 90 degrees in the last two axes. One call with the
+# number 2 is the same: ``np.rot90(filters, 2, axes=(2, 3))``.
 
 rotated = np.rot90(filters, 2, axes=(2, 3))  # or filters[:, :, ::-1, ::-1]
 exchanged = rotated.transpose(1, 0, 2, 3)
@@ -82,6 +87,14 @@ print("equal to the loops:", np.allclose(by_recipe, below))
 # Why not reshape?
 # ----------------
 #
+# Filters whose first two axes are not exchanged do not fit the error, and the message says what to do:
+
+try:
+    fastconv.conv2d(error, rotated, padding="full")
+except ValueError as message:
+    print(message)
+
+# %%
 # A reshape to 3x6x5x5 has the right shape and gives a result of the right shape, and that makes it a
 # dangerous mistake: the numbers are wrong, and no error message says so.
 

@@ -119,7 +119,8 @@ print("backward:", np.allclose(matrix.T @ grad_output.ravel(), grad_small.ravel(
 # %%
 # Each row of the matrix belongs to one output cell, and has the kernel where that cell looks at the image.
 # Read downwards, each column belongs to one image cell: it lists which numbers of the kernel the cell
-# meets. A row is what the forward pass sums over, a column is what the backward pass sums over.
+# meets. A row is what the forward pass sums over, a column is what the backward pass sums over. In the
+# picture ``k12`` stands for ``kernel[0, 0, 1, 2]``.
 
 dense = matrix.toarray()
 figure, axes = plt.subplots(figsize=(8, 2.7), layout="constrained")
@@ -127,7 +128,7 @@ axes.imshow(np.ma.masked_equal(dense, 0), cmap="Pastel1", vmin=0.5, vmax=9.5)
 for (row, column), number in np.ndenumerate(dense):
     if number:
         r, s = divmod(int(number) - 1, 3)
-        axes.text(column, row, f"k{r + 1}{s + 1}", ha="center", va="center", fontsize=9)
+        axes.text(column, row, f"k{r}{s}", ha="center", va="center", fontsize=9)
 axes.set_xticks(range(16), [f"{i},{j}" for i in range(4) for j in range(4)], fontsize=8)
 axes.set_yticks(range(4), [f"{i},{j}" for i in range(2) for j in range(2)], fontsize=8)
 axes.set_xticks(np.arange(17) - 0.5, minor=True)

@@ -95,7 +95,9 @@ print("gradient of the kernels:", grad_kernels.shape)
 print("gradient of the biases:", grad_biases.shape)
 
 # %%
-# The update is then the same as everywhere: ``kernels -= rate * grad_kernels``.
+# The update is then the same as everywhere: ``kernels -= rate * grad_kernels`` and ``biases -= rate *
+# grad_biases``. Over a batch of images both gradients are summed over the images, too, and
+# ``conv2d_backward`` does that.
 #
 # With fastconv
 # -------------

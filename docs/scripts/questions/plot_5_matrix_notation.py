@@ -158,7 +158,8 @@ print("dW of the 10 filters:", np.allclose(layer2.weight, dw2.reshape(10, 3, 4, 
 # Where you want the matrices themselves, ``fastconv.im2col`` and ``fastconv.col2im`` have them, for a batch
 # or for one image. For a batch, the products of all images are added up.
 
-print("col(X):", np.array_equal(fastconv.im2col(p1[None], 4)[0], columns2))
+print("col(X):", np.array_equal(fastconv.im2col(p1, 4), columns2))
+# fastconv.col2im takes (H, W), where the one by hand takes (C, H, W)
 print("col2im:", np.allclose(fastconv.col2im(dcolumns2, (13, 13), 4), grad_p1))
 
 # %%
@@ -203,5 +204,5 @@ fastconv.explain(rng.integers(0, 10, (1, 1, 6, 6)).astype("float64"), max_pool=2
 #
 # - :doc:`plot_3_kernel_and_bias` has the same gradient as a correlation, without matrices.
 # - :doc:`plot_2_image_gradient` has a third way to write it: the convolution itself as one sparse matrix.
-# - :doc:`/howto/your-own-network` says what to keep of cached columns (nothing) and how to get at the
-#   gradients of ties.
+# - :doc:`/howto/your-own-network` says what replaces cached columns, and gradients where several cells equal
+#   the maximum.

@@ -1,6 +1,8 @@
 """What ``algorithm="auto"`` takes: the least of estimates, scored by times that were recorded."""
 
+import json
 import math
+import os
 import random
 import subprocess
 import sys
@@ -26,56 +28,77 @@ from fastconv.algorithms import ALGORITHMS, PASSES, machine  # noqa: E402
 from fastconv.algorithms.estimates import COSTS, estimate, least  # noqa: E402
 from fastconv.algorithms.machine import Machine  # noqa: E402
 from fastconv.algorithms.problem import Counts, Problem  # noqa: E402
+from fastconv.kernels.vectors import VECTOR_BITS  # noqa: E402
 
 TIMES = Path(__file__).resolve().parent / "times"
 
 
-# Mean, share within 10 %, the worst of a hundred and the worst of all: what there is, and a little more.
-HELD = {"kept": (1.05, 0.87, 2.2, 6.5), "suites": (1.01, 0.97, 1.25, 1.6)}
-# The choice is the same for any number of threads, and so are the bits: this is what it takes on two.
-HELD_ON_TWO = (1.065, 0.82, 2.2, 7.0)
-RECORDED = [
-    path.name.removesuffix(".txt.xz") for path in sorted(TIMES.glob("*.txt.xz")) if "-" not in path.name
-]
+# Of times that were recorded on a machine, of some layers, with the choice by a machine's nanoseconds: mean,
+# share within 10 %, the worst of a hundred and the worst of all, as they are, and a little more. Layers that
+# are "unseen" were drawn at random by another seed than those that the nanoseconds are fitted to.
+HELD = {
+    ("znver5", "unseen", "znver5"): (1.05, 0.87, 2.3, 9.0),
+    ("znver5", "suites", "znver5"): (1.01, 0.97, 1.2, 3.0),
+    # The choice is the same for any number of threads, and so are the bits: this is what it takes on two.
+    ("znver5", "two-threads", "znver5"): (1.065, 0.82, 2.2, 7.5),
+    # The same processor, held to AVX2.
+    ("haswell", "unseen", "haswell"): (1.07, 0.85, 2.9, 16.0),
+    ("haswell", "suites", "haswell"): (1.03, 0.92, 1.9, 2.8),
+    # A machine whose file is another's.
+    ("znver5", "unseen", "haswell"): (1.095, 0.80, 3.1, 9.0),
+    ("haswell", "unseen", "znver5"): (1.105, 0.78, 3.2, 16.0),
+}
+# What Numba compiles for, so that vectors are as wide as on the machine that was recorded.
+FEATURES = {256: "+avx,+avx2,+fma", 512: "+avx512f"}
+PROGRAM = """
+import json, sys
+sys.path[:0] = sys.argv[1:3]
+import test_choice
+print(json.dumps(test_choice.scored_here(*sys.argv[3:])))
+"""
 
 
-def scores(times, costs):
-    """How good the choice is for the layers that were kept from the fit, and for those of the suites."""
-    layers = layers_of([TIMES / f"{times}.txt.xz"])
-    some, kept = fitting.parted(layers)
-    of_kinds = {"kept": kept, "suites": [layer for layer in some if layer.suite != "-"]}
-    return {
-        kind: fitting.Score.of(
-            [fitting.ratio(row, machine.costs_of(costs))[0] for row in fitting.rows(these)]
-        )
-        for kind, these in of_kinds.items()
-    }
+def scored_here(times, which, costs):
+    """How good the choice by a machine's nanoseconds is for layers that were recorded on one."""
+    if which == "suites":
+        layers = [layer for layer in layers_of([TIMES / f"{times}.txt.xz"]) if layer.suite != "-"]
+    else:
+        layers = layers_of([TIMES / f"{times}-{which}.txt.xz"])
+    held = machine.costs_of(costs)
+    return fitting.Score.of([fitting.ratio(row, held)[0] for row in fitting.rows(layers)])
 
 
-@pytest.mark.parametrize("name", RECORDED)
-def test_the_choice_beside_the_fastest(name):
+def scored(times, which, costs):
+    """The same; in a process of its own where the machine's vectors are of another width."""
+    bits = machine.machines()[times][0].vector_bits
+    if bits == VECTOR_BITS:
+        return scored_here(times, which, costs)
+    run = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(BENCH), str(TIMES.parent), times, which, costs],
+        env={**os.environ, "NUMBA_CPU_NAME": times, "NUMBA_CPU_FEATURES": FEATURES[bits]},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    return fitting.Score(*json.loads(run.stdout))
+
+
+@pytest.mark.parametrize(("times", "which", "costs"), HELD)
+def test_the_choice_beside_the_fastest(times, which, costs):
     """The score that an estimate may not make worse: ``python bench/calibrate.py score`` says more of it."""
-    for kind, score in scores(name, name).items():
-        mean, near, hundredth, worst = HELD[kind]
-        assert score.mean <= mean, (kind, score)
-        assert score.near >= near, (kind, score)
-        assert score.hundredth <= hundredth, (kind, score)
-        assert score.worst <= worst, (kind, score)
-
-
-@pytest.mark.parametrize("name", RECORDED)
-def test_the_same_choice_on_two_threads(name):
-    rows = fitting.rows(layers_of([TIMES / f"{name}-two-threads.txt.xz"]))
-    score = fitting.Score.of([fitting.ratio(row, machine.costs_of(name))[0] for row in rows])
-    mean, near, hundredth, worst = HELD_ON_TWO
-    assert score.passes > 1000
-    assert (score.mean <= mean, score.near >= near) == (True, True), score
-    assert (score.hundredth <= hundredth, score.worst <= worst) == (True, True), score
+    score = scored(times, which, costs)
+    mean, near, hundredth, worst = HELD[times, which, costs]
+    assert score.passes > 500
+    assert score.mean <= mean, score
+    assert score.near >= near, score
+    assert score.hundredth <= hundredth, score
+    assert score.worst <= worst, score
 
 
 def test_auto_takes_what_is_scored():
     """The scores are of the least estimate, which `choose` finds without all those of the other layout."""
-    rows = fitting.rows(layers_of([TIMES / f"{RECORDED[0]}.txt.xz"]))
+    rows = fitting.rows(layers_of([TIMES / "znver5.txt.xz"])[::2])
     reordered = 0
     for row in rows:
         geometry, which = row.problem.geometry, row.problem.which

@@ -24,7 +24,7 @@ plt.rcParams.update({"font.size": 14, "axes.titlesize": 14})
 # Kernels take arrays with the axes (batch, channels, depth, height, width), and sizes as (depth, height,
 # width). They check nothing and allocate nothing. ``columns`` has a row for every cell of a window and a
 # column for every window; one channel of one image is gathered at a time, so that it stays small. The last
-# three arguments are the dilation, the padding and the stride.
+# three arguments are the stride, the padding and the dilation.
 
 one, none = (1, 1, 1), (0, 0, 0)
 

@@ -21,8 +21,9 @@ from fastconv.algorithms.estimates import estimate
 from fastconv.algorithms.machine import Costs
 from fastconv.algorithms.problem import Counts, Problem
 
-# Layers of the suites, which networks have, count as so many drawn ones.
-SUITE_WEIGHT = 4
+# Layers of the suites, which networks have, count as so many drawn ones. At a weight of 4 to 15 one of them
+# takes 2.8 times as long as it need; at 20 the worst takes 1.18, and drawn ones 1.049 in the mean, not 1.045.
+SUITE_WEIGHT = 20
 # How sharply choices follow from estimates while they are fitted: those that differ by much less than this
 # share of each other are both taken, by halves. And the weight of errors of the estimates themselves.
 SHARPNESS, ERRORS = 0.05, 0.3

@@ -37,16 +37,16 @@ TIMES = Path(__file__).resolve().parent / "times"
 # share within 10 %, the worst of a hundred and the worst of all, as they are, and a little more. Layers that
 # are "unseen" were drawn at random by another seed than those that the nanoseconds are fitted to.
 HELD = {
-    ("znver5", "unseen", "znver5"): (1.05, 0.87, 2.3, 9.0),
-    ("znver5", "suites", "znver5"): (1.01, 0.97, 1.2, 3.0),
+    ("znver5", "unseen", "znver5"): (1.055, 0.87, 2.3, 25),
+    ("znver5", "suites", "znver5"): (1.005, 0.98, 1.15, 1.25),
     # The choice is the same for any number of threads, and so are the bits: this is what it takes on two.
     ("znver5", "two-threads", "znver5"): (1.065, 0.82, 2.2, 7.5),
     # The same processor, held to AVX2.
-    ("haswell", "unseen", "haswell"): (1.07, 0.85, 2.9, 16.0),
-    ("haswell", "suites", "haswell"): (1.03, 0.92, 1.9, 2.8),
+    ("haswell", "unseen", "haswell"): (1.075, 0.83, 2.9, 16),
+    ("haswell", "suites", "haswell"): (1.015, 0.95, 1.3, 1.9),
     # A machine whose file is another's.
-    ("znver5", "unseen", "haswell"): (1.095, 0.80, 3.1, 9.0),
-    ("haswell", "unseen", "znver5"): (1.105, 0.78, 3.2, 16.0),
+    ("znver5", "unseen", "haswell"): (1.1, 0.78, 3.1, 9.0),
+    ("haswell", "unseen", "znver5"): (1.11, 0.77, 3.2, 14),
 }
 # What Numba compiles for, so that vectors are as wide as on the machine that was recorded.
 FEATURES = {256: "+avx,+avx2,+fma", 512: "+avx512f"}

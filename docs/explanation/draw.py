@@ -434,7 +434,7 @@ def patches() -> None:
                 put(axes, left + width / 2, y + height / 2, text)
     put(axes, 8.2, 8.6, "=", fontsize=18)
     put(axes, 16.5, 8.6, "@", fontsize=15)
-    put(axes, 24.5, 8.6, "16 times", ha="left")
+    put(axes, 24.3, 8.6, "16 times", ha="left", fontsize=11)
     put(axes, 0.5, 5.3, "4. transform back: 2x2 outputs a patch", ha="left", fontweight="bold")
     grid(axes, 0.5, 4.5, points, "#D9EBD6", fontsize=10)
     arrow(axes, (5, 2.5), (9.7, 2.5))

@@ -116,6 +116,7 @@ def _add_demo(commands: argparse._SubParsersAction[_Parser]) -> None:
     add("--batch", type=_at_least(1), metavar="N", default=10, help="images a step (default: %(default)s)")
     add("--seed", type=_at_least(0), metavar="N", default=0, help="of weights and order (default: 0)")
     add("--threads", type=_at_least(1), metavar="N", help="for fastconv and for NumPy (default: all cores)")
+    add("--workers", type=_at_least(1), metavar="N", help="train on so many processes, by Dask")
     add("--picture", type=Path, metavar="FILE", help="where to draw (default: fastconv-demo-NET.png)")
     add("--save", type=Path, metavar="FILE.npz", help="write the trained network")
     add(

@@ -49,7 +49,7 @@ def test_version(capsys):
 def test_demo_help_names_every_option(capsys):
     main(["demo", "--help"])
     said = capsys.readouterr().out
-    for option in ("net", "data", "epochs", "batch", "seed", "threads", "picture", "save", "load"):
+    for option in ("net", "data", "epochs", "batch", "seed", "threads", "workers", "picture", "save", "load"):
         assert f"--{option}" in said
 
 

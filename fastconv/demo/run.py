@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,7 +16,17 @@ from fastconv.demo import data as demo_data
 from fastconv.demo.data import DemoError, Images
 from fastconv.demo.networks import RECIPES, Recipe
 from fastconv.demo.picture import draw
-from fastconv.demo.training import History, Trainer, accuracy, dead_filters, race, restore, save, train
+from fastconv.demo.training import (
+    History,
+    Trainer,
+    accuracy,
+    dead_filters,
+    race,
+    restore,
+    save,
+    step_times,
+    train,
+)
 from fastconv.outputs import check_file, check_picture
 
 
@@ -29,6 +40,7 @@ class Options:
     batch: int = 10
     seed: int = 0
     threads: int | None = None
+    workers: int | None = None
     picture: Path | None = None
     save: Path | None = None
     load: Path | None = None
@@ -70,7 +82,14 @@ def _run(recipe: Recipe, options: Options, picture: Path) -> None:
     print(f"network: {recipe.name}, {recipe.about}")
     counts = f"{len(images.train_images)} for training, {len(images.test_images)} for testing"
     print(f"images: {images.name}, {counts}")
-    runs = _train_all(recipe, images, options)
+    with nullcontext() if options.workers is None else _cluster(options.workers) as client:
+        runs = _train_all(recipe, images, options, client)
+        if client is not None:
+            alone, parted = step_times(recipe, images, client, batch=options.batch, seed=options.seed)
+            print(
+                f"a training step of {options.batch} images: {parted:.2f} ms on {options.workers} workers, "
+                f"{alone:.2f} ms in one process"
+            )
     for trainer, history in runs:
         _say_result(trainer, history, images)
     trainer, histories = runs[-1][0], [history for _, history in runs]
@@ -98,7 +117,23 @@ def _check_batch(batch: int, images: Images) -> None:
         raise DemoError(f"argument --batch: must be at most the {most} images there are, got {batch}")
 
 
-def _train_all(recipe: Recipe, images: Images, options: Options) -> list[tuple[Trainer, History]]:
+@contextmanager
+def _cluster(workers: int) -> Iterator[Any]:
+    """The client of so many workers on this machine, of a thread each."""
+    try:
+        from distributed import Client, LocalCluster
+    except ImportError:
+        raise DemoError('argument --workers: needs Dask: pip install "dask[distributed]"') from None
+    with (
+        LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None) as cluster,
+        Client(cluster) as client,
+    ):
+        yield client
+
+
+def _train_all(
+    recipe: Recipe, images: Images, options: Options, client: Any = None
+) -> list[tuple[Trainer, History]]:
     """Train the network, after its twin with frozen filters where the recipe has one.
 
     A network from a file is trained on only where the user says for how many epochs.
@@ -116,6 +151,8 @@ def _train_all(recipe: Recipe, images: Images, options: Options) -> list[tuple[T
         trainer = Trainer(recipe, nn, options.seed, freeze)
         if options.load is not None:
             restore(options.load, recipe.name, trainer.network)
+        if client is not None:
+            trainer.parallel = nn.DataParallel(trainer.network, client)
         history = train(trainer, images, epochs=epochs, batch=options.batch, seed=options.seed, label=label)
         runs.append((trainer, history))
     return runs

@@ -98,9 +98,14 @@ class Trainer:
             layer.frozen = freeze_filters and isinstance(layer, nn.Conv2d)
         self.loss = recipe.loss()
         self.optimiser = nn.Adam(self.network, recipe.learning_rate)
+        self.parallel: nn.DataParallel | None = None  # where steps are computed by several workers
 
     def step(self, images: Array, labels: Array) -> float:
         """Train on one batch; returns its loss before the step."""
+        if self.parallel is not None:
+            loss = self.parallel.step(self.loss, images, self._targets(labels))
+            self.optimiser.step()
+            return loss
         loss = self.loss.forward(self.network.forward(images), self._targets(labels))
         # Nothing lies below the images: their gradient is not computed.
         self.network.backward(self.loss.backward(), needs_input=False)
@@ -181,6 +186,22 @@ def train(trainer: Trainer, data: Images, *, epochs: int, batch: int, seed: int,
             progress.tell(note)
     history.seconds = perf_counter() - start
     return history
+
+
+def step_times(
+    recipe: Recipe, data: Images, client: Any, *, batch: int, seed: int, rounds: int = 20
+) -> tuple[float, float]:
+    """Milliseconds of a training step, here and on the workers of a Dask client: medians of turns."""
+    alone, parted = (Trainer(recipe, nn, seed) for _ in range(2))
+    parted.parallel = nn.DataParallel(parted.network, client)
+    rng, times = np.random.default_rng(seed), ([], [])  # type: tuple[Any, tuple[list[float], list[float]]]
+    for _ in range(rounds):
+        rows = rng.choice(len(data.train_images), batch, replace=False)
+        for trainer, taken in zip((alone, parted), times, strict=True):
+            start = perf_counter()
+            trainer.step(data.train_images[rows], data.train_labels[rows])
+            taken.append(1e3 * (perf_counter() - start))
+    return float(np.median(times[0])), float(np.median(times[1]))
 
 
 def race(

@@ -49,6 +49,7 @@ from fastconv.nn.dense import Flatten, Linear
 from fastconv.nn.layer import Layer
 from fastconv.nn.losses import CrossEntropyLoss, MSELoss
 from fastconv.nn.optimisers import SGD, Adam
+from fastconv.nn.parallel import DataParallel
 from fastconv.nn.pooling import AvgPool2d, MaxPool2d
 from fastconv.nn.regularisation import BatchNorm2d, Dropout
 from fastconv.nn.sequential import Sequential
@@ -63,6 +64,7 @@ __all__ = [
     "Conv3d",
     "ConvTranspose2d",
     "CrossEntropyLoss",
+    "DataParallel",
     "Dropout",
     "Flatten",
     "Layer",

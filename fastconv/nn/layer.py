@@ -269,8 +269,8 @@ class Layer(Configured):
         for place, layer in self._steps():
             # A copy, which shares the arrays if no layers are inside: the layer keeps what its next
             # backward pass needs.
-            twin = deepcopy(layer) if len([*_layers_in(layer)]) > 1 else copy(layer)
-            for inner in _layers_in(twin):
+            twin = deepcopy(layer) if len([*layers_in(layer)]) > 1 else copy(layer)
+            for inner in layers_in(twin):
                 inner.training, inner._frozen = False, False
             y = twin.forward(x)
             size_in, size_out = (batch, *x.shape[1:]), (batch, *y.shape[1:])
@@ -319,20 +319,20 @@ def _vector_for(arrays: list[Array], owners: Owners) -> _Vector:
     return _Vector(whole, parts, owners)
 
 
-def _layers_in(layer: Layer) -> Iterator[Layer]:
+def layers_in(layer: Layer) -> Iterator[Layer]:
     """The layer and all that it has as attributes."""
     yield layer
     for value in vars(layer).values():
         for inner in value if isinstance(value, (list, tuple)) else (value,):
             if isinstance(inner, Layer):
-                yield from _layers_in(inner)
+                yield from layers_in(inner)
 
 
 def owners_of(network: Layer, arrays: list[Array]) -> Owners | None:
     """The layer and its attribute that each array is; None where one is of no layer or two are the same."""
     owners = {
         id(value): (layer, name)
-        for layer in _layers_in(network)
+        for layer in layers_in(network)
         for name, value in vars(layer).items()
         if isinstance(value, np.ndarray)
     }

@@ -38,7 +38,7 @@ def test_examples_run(name):
         module = importlib.import_module(name)
     except ImportError as error:
         # the demo and the adapters may want packages that are extras
-        if name.startswith(("fastconv.demo", "fastconv.adapters")):
+        if name.startswith(("fastconv.demo", "fastconv.adapters", "fastconv.dask")):
             pytest.skip(str(error))
         raise
     flags = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS

@@ -54,12 +54,14 @@ class DataParallel:
     --------
     >>> import numpy as np
     >>> from fastconv import nn
-    >>> def train(client):  # doctest: +SKIP
+    >>> def train(client: object, images: np.ndarray, digits: np.ndarray) -> list[float]:
     ...     net = nn.Sequential(nn.Conv2d(1, 3, 5), nn.ReLU(), nn.Flatten(), nn.Linear(1728, 10))
     ...     parallel, loss, optimiser = nn.DataParallel(net, client), nn.CrossEntropyLoss(), nn.Adam(net)
-    ...     for images, digits in batches:
-    ...         print(parallel.step(loss, images, digits))
+    ...     losses = []
+    ...     for _ in range(10):
+    ...         losses.append(parallel.step(loss, images, digits))
     ...         optimiser.step()
+    ...     return losses
     """
 
     def __init__(self, net: Layer, client: Any, *, parts: int | None = None) -> None:

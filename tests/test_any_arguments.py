@@ -34,7 +34,8 @@ def test_every_function_is_called():
     functions = {name for name in fastconv.__all__ if inspect.isfunction(getattr(fastconv, name))}
     called = {name.split(",")[0].format(f"{n}d") for name in CALLS for n in (1, 2, 3)}
     threads = {"get_num_threads", "num_threads", "set_num_threads"}
-    assert functions - called == {*threads, "load_tuning", "save_tuning", "show_config"}
+    # `explain` takes sizes, a plan or arrays, and has its wrong ones in test_explain.py.
+    assert functions - called == {*threads, "explain", "load_tuning", "save_tuning", "show_config"}
 
 
 def checked(attempts, run, arguments, named, expected, valid):

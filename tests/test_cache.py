@@ -235,6 +235,9 @@ def test_nothing_is_written_beside_the_sources(compiled_package):
         ".pyc",
         ".json",
         ".typed",
+        ".css",
+        ".html",
+        ".js",
     }
     assert files(compiled_package / "cache")
 

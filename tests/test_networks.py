@@ -61,7 +61,7 @@ def test_repr_is_the_call(text):
 
 
 def test_every_public_class_has_a_repr_that_was_tried():
-    classes = {name for name in nn.__all__ if name != "Layer"}
+    classes = set(nn.__all__) - {"Layer", "DataParallel"}  # which wraps a network and a client
     assert classes == {text.partition("(")[0] for text in OBJECTS}
 
 

@@ -50,7 +50,7 @@ NAMES = (
 
 
 # Modules that import packages which are extras.
-OF_HOSTS = ("fastconv.adapters.", "fastconv.demo.", "fastconv.bench.")
+OF_HOSTS = ("fastconv.adapters.", "fastconv.demo.", "fastconv.bench.", "fastconv.dask")
 
 
 def python(code, **options):

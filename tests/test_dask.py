@@ -192,6 +192,53 @@ def test_pooling_and_its_gradients_in_any_chunks(data):
     np.testing.assert_allclose(lazy.compute(), expected, rtol=1e-5, atol=1e-5)
 
 
+def test_float16_is_summed_in_float32():
+    x = np.full((1, 1, 32, 32), 100, np.float16)
+    same(fd.avg_pool2d(da.from_array(x, chunks=16), 32), fastconv.avg_pool2d(x, 32))
+    dy = np.full((8, 1, 4, 4), 1000, np.float16)
+    dy[4:] *= -1
+    x = np.full(dy.shape, 60, np.float16)
+    lazy = fd.conv2d_backward_weight(da.from_array(dy, chunks=(1, 1, 4, 4)), da.from_array(x), (1, 1, 1, 1))
+    same(lazy, fastconv.conv2d_backward_weight(dy, x, (1, 1, 1, 1)))
+    dy = np.ones((1, 1, 1, 1), np.float16)
+    lazy = fd.adaptive_avg_pool2d_backward(da.from_array(dy), (1, 1, 512, 512))
+    same(lazy, fastconv.adaptive_avg_pool2d_backward(dy, (1, 1, 512, 512)))
+
+
+def test_results_without_cells():
+    x = np.ones((1, 1, 2, 8))
+    same(
+        fd.conv2d(da.from_array(x, chunks=(1, 1, 1, 3)), np.ones((1, 1, 3, 3))),
+        fastconv.conv2d(x, np.ones((1, 1, 3, 3))),
+    )
+    same(fd.max_pool2d(da.from_array(x, chunks=(1, 1, 1, 3)), 3, 1), fastconv.max_pool2d(x, 3, 1))
+
+
+def test_windows_without_cells_have_no_index():
+    x = np.arange(16.0).reshape(1, 1, 4, 4)
+    windows = {"kernel_size": 2, "dilation": 5, "padding": 1}
+    values, indices = fd.max_pool2d(da.from_array(x, chunks=2), **windows, return_indices=True)
+    expected = fastconv.max_pool2d(x, **windows, return_indices=True)
+    same(values, expected[0])
+    same(indices, expected[1])
+    dy = da.ones_like(values)
+    same(fd.max_pool2d_backward(dy, indices, x.shape, **windows), np.zeros(x.shape))
+    with pytest.raises(ValueError, match="indices must be"):
+        fd.max_pool2d_backward(dy, da.full_like(indices, 16), x.shape, 2, padding=1, dilation=5).compute()
+
+
+def test_a_border_does_not_keep_its_chunk():
+    layer = {}
+    from fastconv.dask.graphs import pieces
+
+    x = da.ones((1, 8, 6, 3), chunks=(1, 4, 6, 3))
+    key = pieces(layer, x, ((0, 1), (3, 4), (0, 6), (0, 3)))
+    while isinstance(key, list):
+        key = key[0]
+    cut, _, place = layer[key]
+    assert cut(np.ones((1, 4, 6, 3)), place).base is None
+
+
 def test_means_of_whole_planes():
     x = np.random.default_rng(0).integers(0, 9, (2, 3, 7, 8)).astype("float32")
     lazy = da.from_array(x, chunks=(1, 2, 3, 5))

@@ -174,6 +174,24 @@ def test_numbers_of_the_user_are_shown():
     assert "NaN" not in page.html.split("<script>")[0]
 
 
+def test_pooling_channels_last_and_of_integers():
+    first, last = (fastconv.explain("1x3x8x6-max2x2", layout=name) for name in ("NCHW", "NHWC"))
+    assert first.panels.keys() == last.panels.keys()
+    assert last._pictures.numbers.x.shape == (3, 1, 8, 6)
+    halves = np.full((1, 1, 2, 2), 0.5)
+    page = fastconv.explain(np.arange(16).reshape(1, 1, 4, 4), max_pool=2, grad_output=halves)
+    assert page._pictures.numbers.dx.sum() == 2
+    with pytest.raises(ValueError, match="layout must be"):
+        fastconv.explain("1x3x8x6-max2x2", layout="fooC")
+
+
+def test_pages_of_numbers_that_are_not_finite_and_of_windows_without_cells():
+    assert "∞" in fastconv.explain("1x1x5x5-1k3x3", grad_output=np.full((1, 1, 3, 3), np.inf)).html
+    assert fastconv.explain("1x1x1-max2p1d2").html
+    with pytest.raises(ValueError, match="cell must be"):
+        fastconv.explain("1x1x4x4-1k2x2").panel("forward", ("o", 10**6))
+
+
 def test_a_picture_by_itself_lights_the_cells_of_one():
     page = fastconv.explain("1x1x4x4-1k2x2")
     picture = page.panel("forward", ("o", 4))

@@ -113,7 +113,23 @@ def test_a_worker_that_dies_costs_its_share_and_nothing_else(client):
     np.testing.assert_array_equal(net.flat_gradients(), twin.flat_gradients())
 
 
+class Scale(nn.Layer):
+    """A layer whose gradients are where it likes."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = np.ones(1, np.float32)
+
+    def forward(self, x):
+        return x * self.scale
+
+    def parameters(self):
+        return [self.scale]
+
+
 def test_wrong_arguments(client):
+    with pytest.raises(TypeError, match="one of a Scale"):
+        nn.DataParallel(nn.Sequential(nn.Linear(2, 2), Scale()), client)
     with pytest.raises(TypeError, match="client must be"):
         nn.DataParallel(network(), None)
     with pytest.raises(ValueError, match="a BatchNorm2d"):

@@ -97,7 +97,7 @@ def of_dimensions(function: Callable[..., Any]) -> list[Callable[..., Any]]:
             p.replace(default=LAYOUTS[ndim][False]) if p.name == "layout" else p for p in parameters
         ]
         one.__name__ = one.__qualname__ = name
-        one.__module__ = __name__
+        one.__module__ = "fastconv.dask"
         one.__doc__ = (function.__doc__ or "").replace("{name}", name).replace("{n}", str(ndim))
         one.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
         made.append(one)

@@ -42,7 +42,7 @@ class Settings(NamedTuple):
 
 
 def forward(pieces: Any, weight: Array, bias: Array | None, padding: Pairs, settings: Settings) -> Array:
-    """A chunk of the output."""
+    """A chunk of the output, which may have no cells."""
     return settings.call(
         "conv{}", joined(pieces).astype(settings.dtype, copy=False), weight, bias, padding=padding
     )
@@ -97,8 +97,15 @@ def backward_input(
 
 def backward_weight(dy: Any, x: Any, size: tuple[int, ...], padding: Pairs, settings: Settings) -> Array:
     """What a chunk of the output's gradient adds to that of the filters."""
-    arrays = (joined(pieces).astype(settings.dtype, copy=False) for pieces in (dy, x))
+    # Sums of float16 arrays are of float32, as in memory, until the last one.
+    dtype = wide(np.dtype(settings.dtype))
+    arrays = (joined(pieces).astype(dtype, copy=False) for pieces in (dy, x))
     return settings.call("conv{}_backward_weight", *arrays, size, padding=padding)
+
+
+def wide(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """What sums of a dtype are of: float16 is computed in float32."""
+    return np.dtype(np.float32) if dtype == np.float16 else dtype
 
 
 def add(parts: Sequence[Any]) -> Array:
@@ -174,7 +181,7 @@ def max_pool(pieces: Any, where: Sequence[Range], padding: Pairs, indices: bool,
     values, local = found
     extents = [padded.shape[axis] for axis in pooled.spatial]
     # A window whose cells are all the lowest number there is takes its first cell, which must be the input's.
-    firsts, places, outside = [], [], np.zeros(local.shape, bool)
+    firsts, ends, places, outside = [], [], [], np.zeros(local.shape, bool)
     rest = local
     for extent in reversed(extents):
         places.append(rest % extent)
@@ -186,11 +193,16 @@ def max_pool(pieces: Any, where: Sequence[Range], padding: Pairs, indices: bool,
         outside |= (place < 0) | (place >= axis.extent)
         starts = np.arange(first, stop) * axis.stride - axis.before
         firsts.append(starts + np.maximum(0, -(starts // axis.dilation)) * axis.dilation)
+        ends.append(np.minimum(starts + axis.reach, axis.extent))
     flat, first_flat = np.zeros(local.shape, np.int64), np.zeros((1,) * local.ndim, np.int64)
     for axis, place, starts in zip(pooled.axes, places, pooled.along(firsts), strict=True):
         flat = flat * axis.extent + place
         first_flat = first_flat * axis.extent + starts
-    return values, np.where(outside, first_flat, flat)
+    # One whose taps all lie outside has no cell at all.
+    empty = np.zeros((1,) * local.ndim, bool)
+    for starts, stops in zip(pooled.along(firsts), pooled.along(ends), strict=True):
+        empty = empty | (starts >= stops)
+    return values, np.where(empty, -1, np.where(outside, first_flat, flat))
 
 
 def max_pool_backward(
@@ -208,6 +220,10 @@ def max_pool_backward(
         inside &= (first <= place) & (place < stop)
         local += (place - first) * factor
         factor *= stop - first
+    # After all axes nothing is left of an index in the plane, and -1 of that of a window without cells.
+    if np.any((rest > 0) | (winners < -1)):
+        raise ValueError("indices must be of cells of the input, or -1, got others")
+    inside &= winners >= 0
     return np.asarray(
         pooled.call(
             "max_pool{}_backward",
@@ -239,10 +255,11 @@ def avg_pool(
     pooled: Pooled,
 ) -> Array:
     """A chunk of the means."""
-    x = _padded(joined(pieces), padding, 0, pooled)
+    array = joined(pieces)
+    x = _padded(array.astype(wide(array.dtype), copy=False), padding, 0, pooled)
     sums = pooled.call("avg_pool{}", x, **pooled.windows(), divisor_override=1)
     by: Any = divisor if divisor is not None else counts(pooled, where, padded)
-    return np.asarray((sums / by).astype(sums.dtype, copy=False))
+    return np.asarray((sums / by).astype(array.dtype, copy=False))
 
 
 def avg_pool_backward(
@@ -260,7 +277,7 @@ def avg_pool_backward(
     if dy is None:
         return result
     by: Any = divisor if divisor is not None else counts(pooled, windows, padded)
-    errors = (joined(dy) / by).astype(dtype, copy=False)
+    errors = (joined(dy) / by).astype(wide(np.dtype(dtype)), copy=False)
     extents = [
         (b - a - 1) * axis.stride + axis.taps for axis, (a, b) in zip(pooled.axes, windows, strict=True)
     ]

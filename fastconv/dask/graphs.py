@@ -36,7 +36,7 @@ def joined(pieces: Any, axis: int = 0) -> Array:
 
 def _cut(chunk: Array, place: tuple[slice, ...]) -> Array:
     """A part of a chunk, as an array of its own: a view would keep the whole chunk alive."""
-    return np.ascontiguousarray(chunk[place])
+    return chunk[place].copy()
 
 
 @lru_cache(2**14)

@@ -275,4 +275,9 @@ def adaptive_avg_pool_nd_backward(
     spatial = shape[1:-1] if last else shape[2:]
     single = (shape[0], *(1,) * ndim, shape[-1]) if last else (*shape[:2], *(1,) * ndim)
     of_size("grad_output", dy, single, "input_size")
-    return da.broadcast_to((dy / dtype.type(math.prod(spatial))).astype(dtype), shape)
+    mean = (dy.astype(np.float64) / math.prod(spatial)).astype(dtype)
+    known = dy.chunks[0], (dy.chunks[-1] if last else dy.chunks[1])
+    extents_ = dict(enumerate(shape))
+    chunks = [known[0], *("auto",) * ndim, known[1]] if last else [*known, *("auto",) * ndim]
+    cut = da.core.normalize_chunks(tuple(chunks), shape, dtype=dtype)
+    return da.broadcast_to(mean, tuple(extents_.values()), chunks=cut)

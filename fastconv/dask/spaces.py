@@ -38,7 +38,12 @@ class Space:
         """What windows read of the input along each axis, and how many zeros belong around it."""
         read, padding = [], []
         for axis, (a, b) in zip(self.axes, where, strict=True):
-            first, stop = axis.read(a, b) if b > a else (0, 0)
+            if b <= a:
+                # One cell less than a window, which gives no cell.
+                read.append((0, 0))
+                padding.append((0, axis.reach - 1))
+                continue
+            first, stop = axis.read(a, b)
             begin, end = axis.inside(first, stop)
             read.append((begin, max(begin, end)))
             # Windows that lie in the padding alone read nothing of the input.

@@ -21,6 +21,7 @@ from fastconv.explaining.pages import conv_page, pool_page
 from fastconv.explaining.panels import Pictures, PoolPictures, drawn
 from fastconv.explaining.sizes import POOLING, SPELLING, read_sizes
 from fastconv.explaining.terms import lit, pool_window, window_of
+from fastconv.geometry import layout_is_channels_last
 from fastconv.plan import ConvPlan
 
 Layout = Layout1d | Layout2d | Layout3d
@@ -105,6 +106,8 @@ class Explanation:
         if not (isinstance(cell, tuple) and len(cell) == 2 and cell[0] in tuple(letters)):
             must_be(ValueError, "cell", f"a letter of {', '.join(letters)} and a number", cell)
         found = lit(terms, cell[0], int(cell[1]))
+        if not len(found):
+            must_be(ValueError, "cell", "one that is drawn and has part in a sum", cell)
         return {f"{letter}{count}" for row in found for letter, count in zip(letters, row, strict=False)}
 
     def save(self, path: str | PathLike[str]) -> None:
@@ -255,7 +258,7 @@ def _of_sizes(
     text: str, weight: ArrayLike | None, input: ArrayLike | None, dy: ArrayLike | None, layout: str | None
 ) -> Explanation:
     written = read_sizes(text)
-    last = layout is not None and layout.endswith("C")
+    last = layout_is_channels_last(_layout(layout, len(written.input_size)), len(written.input_size) - 2)
 
     def arranged(size: tuple[int, ...]) -> tuple[int, ...]:
         return (size[0], *size[2:], size[1]) if last else size
@@ -263,9 +266,10 @@ def _of_sizes(
     if written.filters is None:
         check_size("layer", prod(written.input_size), prod(written.input_size) * prod(written.kernel))
         # Few different numbers, so that there are ties.
-        x = small(written.input_size, 0, 7, 0) if input is None else _array("input", input)
-        if x.shape != written.input_size:
-            must_be_said(ValueError, "input", f"of shape {written.input_size}", f"shape {x.shape}")
+        shape = arranged(written.input_size)
+        x = small(shape, 0, 7, 0) if input is None else _array("input", input)
+        if x.shape != shape:
+            must_be_said(ValueError, "input", f"of shape {shape}", f"shape {x.shape}")
         return _of_pool(
             x, written.kernel, written.stride, written.padding, written.dilation, dy, layout, text
         )
@@ -310,13 +314,13 @@ def _of_pool(
     layout: str | None,
     name: str,
 ) -> Explanation:
-    if layout is not None and layout.endswith("C"):
+    if layout_is_channels_last(_layout(layout, x.ndim), x.ndim - 2):
         x = np.moveaxis(x, -1, 1)
         dy = None if dy is None else np.moveaxis(_array("grad_output", dy), -1, 1)
     if 0 in x.shape:
         must_be_said(ValueError, "layer", "with cells in all of its arrays", f"shape {x.shape}")
-    gradient = None if dy is None else _array("grad_output", dy).astype(x.dtype)
     floating = x if x.dtype.kind == "f" else x.astype(np.float64)
+    gradient = None if dy is None else _array("grad_output", dy).astype(floating.dtype)
     numbers = pool_numbers(floating, tuple(kernel), stride, padding, dilation, gradient)
     pictures = PoolPictures(numbers, pool_window(numbers))
     return Explanation(pictures, f"Max-pooling and where its gradient goes: {name}", name)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastconv.arguments import Array
-from fastconv.explaining.drawing import DARK, LIGHT, style, svg
+from fastconv.explaining.drawing import DARK, LIGHT, number, style, svg
 from fastconv.explaining.panels import Panel, Pictures, PoolPictures
 from fastconv.explaining.terms import inside
 from fastconv.geometry import Geometry
@@ -230,7 +230,7 @@ def conv_page(pictures: Pictures, title: str) -> str:
     every = " of every image" if g.batch > 1 else ""
     if g.groups > 1:
         every += f"{' and' if every else ''} of each of {g.groups} groups; the first is drawn"
-    bias = [int(v) if v == int(v) else round(float(v), 3) for v in some.numbers.dy.sum((0, 2, 3, 4))[:4]]
+    bias = [number(v) for v in some.numbers.dy.sum((0, 2, 3, 4))[:4]]
     more = ", …" if g.filters > 4 else ""
 
     def behaviour(
@@ -376,7 +376,7 @@ def pool_page(pictures: PoolPictures, title: str) -> str:
         # A cell with as much to see as there is: a window with ties, or a cell that many errors reach.
         column = 0 if target == "o" else 1
         seen = terms[terms[:, 2] == (1 if target == "o" else 2), column]
-        start = int(np.bincount(seen).argmax()) if seen.size else int(terms[0, column])
+        start = int(np.bincount(seen).argmax()) if seen.size else 0
         return {
             "of": of, "target": target, "result": "Y" if target == "o" else "dX", "factors": list(factors),
             "names": {letter: NAMES[name] for letter, name in names.items()}, "values": values, "pool": True,

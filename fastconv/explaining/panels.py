@@ -175,7 +175,8 @@ class Pictures:
         some = (slice(of_group), slice(w.channels), *first_cells(w.taps)[1:])
         weights = n.w[some].reshape(of_group, -1)
         errors = n.dy[0, :of_group][first_cells(w.outputs)].reshape(of_group, -1)
-        return columns, weights.T @ errors
+        with np.errstate(all="ignore"):  # infinities and NaN travel without a warning
+            return columns, weights.T @ errors
 
     def column_matrix(self, transposed: bool = False, gradient: bool = False) -> Grid:
         """``col(X)``, or ``col(dX)`` before its columns are added back."""
@@ -210,7 +211,8 @@ class Pictures:
 
     def panels(self) -> dict[str, Panel]:
         """All of them, by name."""
-        padded = "X, padded" if any(self.g.padding) or self.window.cells > self.g.input else "X"
+        wider = any(c > n for c, n in zip(self.window.cells, self.g.input, strict=True))
+        padded = "X, padded" if wider or any(self.g.padding) else "X"
         found = {
             "forward": Panel(
                 (

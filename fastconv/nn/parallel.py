@@ -1,5 +1,4 @@
-"""Training steps over several processes: the batch is parted, gradients come back and are summed as a "
-"tree."""
+"""Training steps over several processes: the batch is parted, and gradients are summed as a tree."""
 
 from __future__ import annotations
 
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from fastconv.arguments import Array, must_be, must_be_said, whole_number
-from fastconv.nn.layer import Layer, layers_in, owners_of
+from fastconv.nn.layer import Layer, Weighted, layers_in, owners_of
 from fastconv.nn.regularisation import BatchNorm2d, Dropout
 from fastconv.threads import num_threads
 
@@ -75,12 +74,19 @@ class DataParallel:
                     ValueError, "net", "of layers whose result for an image depends on that image alone",
                     f"a {type(layer).__name__}",
                 )  # fmt: skip
+        for layer, _ in owners_of(net, net.parameters()) or ():
+            if not isinstance(layer, Weighted):
+                must_be_said(
+                    TypeError,
+                    "net",
+                    "of parameters that fastconv.nn's own layers hold",
+                    f"one of a {type(layer).__name__}",
+                )
         self.net, self.client = net, client
         workers = max(1, len(client.scheduler_info()["workers"]))
         self.parts = workers if parts is None else whole_number("parts", parts, 1)
         # The network's layers; its numbers travel anew for every step.
-        self._network = pickle.dumps(net)
-        self._known = client.submit(_as_it_is, self._network, pure=False)
+        self._known = client.submit(_as_it_is, pickle.dumps(net), pure=False)
 
     def step(self, loss: Any, x: Array, targets: Array) -> float:
         """Compute a batch's loss, and the gradients that `optimiser.step()` uses.

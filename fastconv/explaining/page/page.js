@@ -4,7 +4,7 @@ for (const page of document.querySelectorAll("main.fastconv-explain")) {
   const data = JSON.parse(page.querySelector("script.data").textContent);
   const MOST = 24; // products that a sum writes out
 
-  // A number as the cells show it.
+  // A number in few characters; null stands for one that is not finite.
   const number = (value) => {
     const rounded = Number.isInteger(value) && Math.abs(value) < 1e5 ? String(value) : value === null ? "nan"
       : String(Number(value.toPrecision(4)));
@@ -54,7 +54,8 @@ for (const page of document.querySelectorAll("main.fastconv-explain")) {
       (product, l) => product * section.values[l][t["oiw".indexOf(l)]], 1), 0);
     const rest = value - all;
     if (section.join === "max") return `${here} = max(${shown.join(", ")}) = ${number(value)}`;
-    if (!data.whole && Math.abs(rest) > 1e-5 * (1 + Math.abs(value))) {
+    const finite = value !== null && Math.abs(all) < Infinity;
+    if (!data.whole && finite && Math.abs(rest) > 1e-5 * (1 + Math.abs(value))) {
       shown.push(`${factor(rest)} of cells that are not drawn`);
     }
     return `${here} = ${shown.join(" + ") || "0, for nothing is added to it"}${
@@ -129,7 +130,7 @@ for (const page of document.querySelectorAll("main.fastconv-explain")) {
     };
     const move = (grid, [dx, dy]) => {
       const some = [...grid.querySelectorAll(".cell[data-k]")];
-      const now = some.find((cell) => cell.classList.contains("on"));
+      const now = some.find((cell) => cell.dataset.k === element.dataset.at);
       if (!some.length) return;
       if (!now) { show(some[0].dataset.k); return; }
       const [x, y] = place(now);

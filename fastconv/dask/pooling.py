@@ -276,8 +276,9 @@ def adaptive_avg_pool_nd_backward(
     single = (shape[0], *(1,) * ndim, shape[-1]) if last else (*shape[:2], *(1,) * ndim)
     of_size("grad_output", dy, single, "input_size")
     mean = (dy.astype(np.float64) / math.prod(spatial)).astype(dtype)
-    known = dy.chunks[0], (dy.chunks[-1] if last else dy.chunks[1])
-    extents_ = dict(enumerate(shape))
-    chunks = [known[0], *("auto",) * ndim, known[1]] if last else [*known, *("auto",) * ndim]
+    # Batch and channels as they are; a plane in chunks of Dask's usual size.
+    chunks = list(dy.chunks)
+    for axis in range(1, 1 + ndim) if last else range(2, 2 + ndim):
+        chunks[axis] = "auto"
     cut = da.core.normalize_chunks(tuple(chunks), shape, dtype=dtype)
-    return da.broadcast_to(mean, tuple(extents_.values()), chunks=cut)
+    return da.broadcast_to(mean, shape, chunks=cut)

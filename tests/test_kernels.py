@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastconv import kernels
+from fastconv.kernels import ordered
 from fastconv.windows import adaptive_windows, fixed_windows
 
 STEPS = {
@@ -168,3 +169,19 @@ def compiled_caller(x, columns, kernel, output):
 def test_kernels_are_called_from_compiled_code():
     x = np.ones((1, 1, 1, 4, 4))
     assert compiled_caller(x, np.empty((4, 1, 9)), (1, 2, 2), (1, 3, 3)) == 36
+
+
+@pytest.mark.parametrize("taps", [1, 3, 4, 9])
+@pytest.mark.parametrize("width", [1, 5, 1030])
+def test_sums_in_the_order_of_the_weights(taps, width):
+    rng = np.random.default_rng(0)
+    image, weights = rng.standard_normal(3 * width + 50), rng.standard_normal(taps)
+    lines, offsets = np.array([0, width]), rng.integers(0, 50, taps)
+    sums = np.full((2, width), np.nan)
+    ordered.correlate_lines(image, lines, offsets, weights, sums)
+    for i in range(2):
+        for x in range(width):
+            total = 0.0
+            for offset, weight in zip(offsets, weights, strict=True):
+                total += image[lines[i] + x + offset] * weight
+            assert sums[i, x] == total

@@ -12,7 +12,19 @@ from pathlib import Path
 # What the program exits with where a page is about a library that is not there.
 NOT_INSTALLED = 77
 # Libraries that some pages are about; cs231n and common are the code of a course and of a book.
-OTHERS = ("autograd", "chainer", "common", "cs231n", "dask", "dezero", "jax", "keras", "onnx", "torch")
+OTHERS = (
+    "autograd",
+    "chainer",
+    "common",
+    "cs231n",
+    "dask",
+    "dask_image",
+    "dezero",
+    "jax",
+    "keras",
+    "onnx",
+    "torch",
+)
 # Written by a build of the site, not by hand.
 BUILT = ("_build", "tutorial", "questions", "gallery", "gen_modules", "generated")
 

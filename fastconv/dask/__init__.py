@@ -24,6 +24,7 @@ except ImportError as error:
 
 from fastconv.dask import convolution, pooling
 from fastconv.dask.arguments import of_dimensions
+from fastconv.dask.images import register
 
 conv1d, conv2d, conv3d = of_dimensions(convolution.conv_nd)
 conv1d_backward_input, conv2d_backward_input, conv3d_backward_input = of_dimensions(
@@ -85,4 +86,5 @@ __all__ = [
     "max_pool2d_backward",
     "max_pool3d",
     "max_pool3d_backward",
+    "register",
 ]

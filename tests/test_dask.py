@@ -252,6 +252,161 @@ def test_means_of_whole_planes():
         fd.adaptive_avg_pool2d(lazy, 2)
 
 
+@given(st.data())
+@examples(60)
+def test_maxima_of_whole_planes_in_any_chunks(data):
+    ndim = data.draw(st.sampled_from([1, 2, 2, 3]))
+    last = data.draw(st.booleans())
+    dtype = data.draw(st.sampled_from(["float16", "float32", "float64", "int8", "uint64"]))
+    extent = [data.draw(st.integers(1, (20, 9, 6)[ndim - 1])) for _ in range(ndim)]
+    batch = data.draw(st.sampled_from([(), (0,), (1,), (3,)]))
+    size = (*batch, *extent, 2) if last else (*batch, 2, *extent)
+    rng = np.random.default_rng(data.draw(st.integers(0, 9)))
+    x = rng.integers(0, 4, size).astype(dtype)
+    if x.dtype.kind == "f":
+        share = data.draw(st.sampled_from([0, 0.1, 1]))
+        x[rng.random(size) < share] = data.draw(st.sampled_from([np.nan, -np.inf, np.inf, -0.0]))
+    name, layout = f"adaptive_max_pool{ndim}d", {"layout": LAYOUTS[ndim][last]}
+    lazy_x = chunked(data.draw, x)
+    y, indices = getattr(fastconv, name)(x, 1, return_indices=True, **layout)
+    lazy_y, lazy_indices = getattr(fd, name)(lazy_x, (1,) * ndim, return_indices=True, **layout)
+    same(lazy_y, y)
+    same(lazy_indices, indices)
+    same(getattr(fd, name)(lazy_x, 1, **layout), y)
+    dy = whole(rng, y.shape, "float32")
+    given_indices = data.draw(st.sampled_from([lazy_indices, chunked(data.draw, indices)]))
+    lazy = getattr(fd, f"{name}_backward")(chunked(data.draw, dy), given_indices, x.shape, **layout)
+    same(lazy, getattr(fastconv, f"{name}_backward")(dy, indices, x.shape, **layout))
+
+
+def test_the_first_maximum_may_be_in_a_later_chunk():
+    x = np.zeros((1, 2, 4, 4), "float32")
+    x[0, 0, 0, 3] = x[0, 0, 1, 0] = 5  # the first of them in row-major order is in the second chunk
+    x[0, 1, 1, 1] = x[0, 1, 0, 2] = np.nan
+    lazy = da.from_array(x, chunks=(1, 2, 2, 2))
+    _, indices = fd.adaptive_max_pool2d(lazy, 1, return_indices=True)
+    assert indices.compute().ravel().tolist() == [3, 2]
+    last = lazy.transpose(0, 2, 3, 1)
+    _, indices = fd.adaptive_max_pool2d(last, 1, True, layout="NHWC")
+    assert indices.compute().ravel().tolist() == [3, 2]
+
+
+def test_chunks_without_cells_have_no_maximum():
+    x = np.arange(12.0).reshape(1, 1, 12)
+    same(fd.adaptive_max_pool1d(da.from_array(x, chunks=(1, 1, (5, 0, 7, 0))), 1), x.max(2, keepdims=True))
+
+
+def test_the_gradient_of_a_large_plane_is_in_chunks():
+    y = da.ones((1, 1, 1, 1), dtype="float32")
+    with dask.config.set({"array.chunk-size": "1MiB"}):
+        lazy = fd.adaptive_max_pool2d_backward(y, y.astype("uint8"), (1, 1, 2048, 2048))
+    assert max(map(max, lazy.chunks)) <= 1024
+    assert lazy.sum().compute() == lazy[0, 0, 0, 1].compute() == 1
+
+
+@given(st.data())
+@examples(30)
+def test_gradients_of_pooling_without_a_batch(data):
+    ndim, last = data.draw(st.sampled_from([1, 2, 2, 3])), data.draw(st.booleans())
+    layout = {"layout": LAYOUTS[ndim][last]}
+    extent = [data.draw(st.integers(3, 9)) for _ in range(ndim)]
+    x = whole(np.random.default_rng(0), (*extent, 2) if last else (2, *extent), "float64")
+    windows = data.draw(st.sampled_from([(2,), (3, 2), (3, 1, 1)]))
+    of, lazily = (
+        {
+            name: getattr(module, f"{name.replace('_backward', '')}{ndim}d{'_backward' * ('_b' in name)}")
+            for pool in ("max_pool", "avg_pool", "adaptive_avg_pool")
+            for name in (pool, f"{pool}_backward")
+        }
+        for module in (fastconv, fd)
+    )
+    y, indices = of["max_pool"](x, *windows, return_indices=True, **layout)
+    dy = whole(np.random.default_rng(1), y.shape, "float64")
+    lazy_dy = chunked(data.draw, dy)
+    lazy = lazily["max_pool_backward"](lazy_dy, da.from_array(indices), x.shape, *windows, **layout)
+    same(lazy, of["max_pool_backward"](dy, indices, x.shape, **layout))
+    lazy = lazily["avg_pool_backward"](lazy_dy, x.shape, *windows, divisor_override=1, **layout)
+    same(lazy, of["avg_pool_backward"](dy, x.shape, *windows, divisor_override=1, **layout))
+    dy = of["adaptive_avg_pool"](x, 1, **layout)
+    lazy = lazily["adaptive_avg_pool_backward"](chunked(data.draw, dy), x.shape, **layout)
+    expected = of["adaptive_avg_pool_backward"](dy, x.shape, **layout)
+    assert lazy.shape == expected.shape
+    np.testing.assert_allclose(lazy.compute(), expected, rtol=1e-14)
+    for name, arguments in (("avg_pool", windows), ("adaptive_avg_pool", ())):
+        with pytest.raises(ValueError, match="as many as input_size has"):
+            lazily[f"{name}_backward"](da.from_array(dy), (1, *x.shape), *arguments, **layout)
+
+
+REFUSED = ["bool", "complex64", "object", "longdouble", "S3", "datetime64[s]"]
+
+
+@pytest.mark.parametrize("dtype", REFUSED)
+@pytest.mark.parametrize("name", ["max_pool2d", "avg_pool2d", "adaptive_max_pool2d", "adaptive_avg_pool2d"])
+def test_pooling_refuses_a_dtype_by_the_line_of_the_function_in_memory(name, dtype):
+    x = np.zeros((1, 1, 4, 4), dtype)
+    lines = []
+    for module, arrays in ((fastconv, lambda a: a), (fd, lambda a: da.from_array(a, chunks=a.shape))):
+        with pytest.raises(TypeError, match="input must be") as error:
+            getattr(module, name)(arrays(x), 1)
+        lines.append(str(error.value))
+        indices = [arrays(np.zeros(x.shape, np.int64))] * ("max" in name)
+        kernel = [1] * (name == "avg_pool2d" or (name == "max_pool2d" and module is fd))
+        with pytest.raises(TypeError, match="grad_output must be") as error:
+            getattr(module, f"{name}_backward")(arrays(x), *indices, x.shape, *kernel)
+        lines.append(str(error.value))
+    assert lines[:2] == lines[2:]
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda x: fd.avg_pool2d(x.astype(int), 2), r"got dtype int64; convert it with input.astype"),
+        (lambda x: fd.max_pool2d(da.ma.masked_equal(x, 1), 2), r"got a masked array; fill it first"),
+        (
+            lambda x: fd.adaptive_max_pool2d(x, 2),
+            "output_size must be 1, .*adaptive_max_pool2d has no others",
+        ),
+        (lambda x: fd.adaptive_max_pool2d(x, (1, None)), "output_size must be 1, "),
+        (lambda x: fd.adaptive_max_pool2d(x[:, :, :0], 1), "at least 1 in every spatial extent"),
+        (lambda x: fd.adaptive_max_pool2d(x, 1, return_indices=1), "return_indices must be True or False"),
+        (
+            lambda x: fd.max_pool2d(x.astype(int), 2, padding=1, dilation=9),
+            "of a float dtype where a window is all padding, got dtype int64",
+        ),
+        (lambda x: fd.max_pool2d_backward(x, x, (1, 3, 16, 16), 2), "indices must be an int64 array"),
+        (
+            lambda x: fd.adaptive_max_pool2d_backward(x, x.astype(int), x.shape),
+            "grad_output must be of shape",
+        ),
+        (
+            lambda x: fd.adaptive_max_pool2d_backward(x[:, :, :1, :1], x[:, :, :1, :2].astype(int), x.shape),
+            "indices must be of shape",
+        ),
+    ],
+)
+def test_pooling_refuses_wrong_arguments_before_anything_is_computed(call, words):
+    def refuse(block):
+        raise AssertionError("computed")
+
+    x = da.ones((1, 3, 8, 8), chunks=(1, 3, 4, 4)).map_blocks(refuse, meta=np.empty((0,) * 4))
+    with pytest.raises((ValueError, TypeError), match=words):
+        call(x)
+
+
+def test_other_byte_orders_and_narrow_indices():
+    x = np.arange(2 * 3 * 20 * 20).reshape(2, 3, 20, 20) % 50
+    swapped = x.astype(np.dtype("float32").newbyteorder())
+    lazy = da.from_array(swapped, chunks=(1, 3, 7, 9))
+    same(fd.max_pool2d(lazy, 2), fastconv.max_pool2d(swapped, 2))
+    same(fd.adaptive_max_pool2d(lazy, 1), fastconv.adaptive_max_pool2d(swapped, 1))
+    same(fd.adaptive_avg_pool2d(lazy, 1), fastconv.adaptive_avg_pool2d(swapped, 1))
+    dy = np.ones((1, 1, 1, 1))
+    lazy = fd.max_pool2d_backward(
+        da.from_array(dy), da.full(dy.shape, 200, dtype="uint8"), (1, 1, 20, 20), 20
+    )
+    same(lazy, fastconv.max_pool2d_backward(dy, np.full(dy.shape, 200), (1, 1, 20, 20)))
+
+
 def test_a_chain_of_layers_needs_no_rechunking():
     x = da.ones((4, 3, 64, 64), chunks=(2, 3, 16, 32))
     y = fd.conv2d(x, np.ones((4, 3, 3, 3)), padding=1)

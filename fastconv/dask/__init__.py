@@ -48,6 +48,10 @@ adaptive_avg_pool1d, adaptive_avg_pool2d, adaptive_avg_pool3d = of_dimensions(po
 adaptive_avg_pool1d_backward, adaptive_avg_pool2d_backward, adaptive_avg_pool3d_backward = of_dimensions(
     pooling.adaptive_avg_pool_nd_backward
 )
+adaptive_max_pool1d, adaptive_max_pool2d, adaptive_max_pool3d = of_dimensions(pooling.adaptive_max_pool_nd)
+adaptive_max_pool1d_backward, adaptive_max_pool2d_backward, adaptive_max_pool3d_backward = of_dimensions(
+    pooling.adaptive_max_pool_nd_backward
+)
 
 __all__ = [
     "adaptive_avg_pool1d",
@@ -56,6 +60,12 @@ __all__ = [
     "adaptive_avg_pool2d_backward",
     "adaptive_avg_pool3d",
     "adaptive_avg_pool3d_backward",
+    "adaptive_max_pool1d",
+    "adaptive_max_pool1d_backward",
+    "adaptive_max_pool2d",
+    "adaptive_max_pool2d_backward",
+    "adaptive_max_pool3d",
+    "adaptive_max_pool3d_backward",
     "avg_pool1d",
     "avg_pool1d_backward",
     "avg_pool2d",

@@ -211,7 +211,7 @@ def max_pool_backward(
     """A chunk of the gradient: what maxima of windows that reach it hand back."""
     if dy is None:
         return np.zeros(size, dtype)
-    errors, winners = joined(dy), joined(indices)
+    errors, winners = joined(dy), joined(indices).astype(np.int64, copy=False)
     rest, local, inside = winners, np.zeros(winners.shape, np.int64), np.ones(winners.shape, bool)
     factor = 1
     for axis, (first, stop) in zip(reversed(pooled.axes), reversed(where), strict=True):
@@ -232,6 +232,38 @@ def max_pool_backward(
             size,
         )
     )
+
+
+def plane_maximum(pieces: Any, where: Sequence[Range], pooled: Pooled) -> Array:
+    """The maximum of a chunk's part of each plane and its index in the whole plane, as an array of pairs."""
+    x = joined(pieces)
+    values, local = pooled.call("adaptive_max_pool{}", x, 1, return_indices=True)
+    places = np.unravel_index(local, [x.shape[axis] for axis in pooled.spatial])
+    index = np.zeros(local.shape, np.int64)
+    for axis, (first, _), place in zip(pooled.axes, where, places, strict=True):
+        index = index * axis.extent + first + place
+    pairs = np.empty(values.shape, np.dtype([("value", values.dtype), ("index", np.int64)], align=True))
+    pairs["value"], pairs["index"] = values, index
+    return pairs
+
+
+def as_it_is(pairs: Array, axis: Any, keepdims: bool) -> Array:
+    """What `plane_maximum` made of a chunk."""
+    return pairs
+
+
+def first_maximum(pairs: Array, axis: tuple[int, ...], keepdims: bool) -> Array:
+    """Of pairs along some axes the one with the largest value: the first of several, and the first NaN."""
+    leading = pairs.ndim - len(axis)
+    moved = np.moveaxis(pairs, axis, range(leading, pairs.ndim))
+    flat = moved.reshape(*moved.shape[:leading], prod(moved.shape[leading:]))
+    values = flat["value"]
+    among = values == values.max(-1, keepdims=True)
+    if values.dtype.kind == "f":
+        among |= np.isnan(values)  # where there is one, the maximum is a NaN, which equals nothing
+    chosen = np.where(among, flat["index"], np.iinfo(np.int64).max).argmin(-1)
+    best = np.take_along_axis(flat, chosen[..., np.newaxis], -1)[..., 0]
+    return np.expand_dims(best, axis)
 
 
 def counts(pooled: Pooled, where: Sequence[Range], padded: Sequence[int] | None) -> Array:

@@ -272,6 +272,38 @@ def test_a_copy_has_vectors_of_its_own(duplicate):
     assert not gradients.any()
 
 
+def everything():
+    return nn.Sequential(
+        nn.Conv2d(1, 2, 3, padding=1, rng=0), nn.BatchNorm2d(2), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Dropout(0.5, rng=0), nn.ConvTranspose2d(2, 2, 2, 2, rng=0), nn.AvgPool2d(2), nn.Sigmoid(),
+        nn.Tanh(), nn.Flatten(), nn.Linear(32, 3, rng=0),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, copy.copy, lambda it: pickle.loads(pickle.dumps(it))])
+@pytest.mark.parametrize("loss", [nn.CrossEntropyLoss, nn.MSELoss])
+def test_copies_are_without_what_the_last_batch_left(duplicate, loss):
+    net, loss = everything(), loss()
+    targets = np.zeros((500, 3)) if isinstance(loss, nn.MSELoss) else np.zeros(500, int)
+    fresh = len(pickle.dumps(net)), len(pickle.dumps(loss))
+    y = net.forward(np.ones((500, 1, 8, 8), np.float32))
+    loss.forward(y, targets)
+    assert len(pickle.dumps(net)) < fresh[0] + 100
+    assert len(pickle.dumps(loss)) < fresh[1] + 100
+    for layer in map(duplicate, net.layers):
+        with pytest.raises(ValueError, match="forward"):
+            layer.backward(y)
+    with pytest.raises(ValueError, match="forward"):
+        duplicate(loss).backward()
+    # The original has all that it needs.
+    net.backward(loss.backward())
+    twin = duplicate(everything().eval())
+    x = np.ones((2, 1, 8, 8), np.float32)
+    np.testing.assert_array_equal(twin.forward(x), everything().eval().forward(x))
+    twin.backward(np.ones((2, 3), np.float32))
+    assert all(gradient is not None for gradient in twin.gradients())
+
+
 def test_another_array_in_a_layer_is_taken_up():
     net = network()
     vector = net.flat_parameters()

@@ -87,6 +87,29 @@ def test_frozen_layers_stay(client):
     np.testing.assert_allclose(net.flat_parameters(), alone(twin)[1], rtol=1e-3, atol=1e-5)
 
 
+def test_what_a_batch_left_does_not_travel(client):
+    sent = []
+
+    class Counting:
+        scheduler_info, gather = client.scheduler_info, client.gather
+
+        @staticmethod
+        def submit(function, *arguments, **named):
+            sent.append(len(cloudpickle.dumps((function, arguments))))
+            return client.submit(function, *arguments, **named)
+
+    def step(net, loss):
+        del sent[:]
+        (x, targets), *_ = batches(1, 4)
+        nn.DataParallel(net, Counting, parts=2).step(loss, x, targets)
+        return max(sent)
+
+    net, loss = network(), nn.CrossEntropyLoss()
+    fresh = step(network(), nn.CrossEntropyLoss())
+    loss.forward(net.forward(np.ones((5000, 1, 14, 14), np.float32)), np.zeros(5000, int))
+    assert step(net, loss) < fresh + 1000
+
+
 class Slow(nn.CrossEntropyLoss):
     """A loss that leaves time to end a worker."""
 

@@ -14,6 +14,8 @@ from fastconv.nn.layer import Layer
 class _Activation(Layer):
     """An elementwise function whose derivative follows from its output."""
 
+    _kept_for_backward = ("_output",)
+
     def __init__(self) -> None:
         super().__init__()
         self._output: Array | None = None

@@ -1,10 +1,10 @@
-"""The repr that layers, losses and optimisers share: the call that makes another one like it."""
+"""What layers, losses and optimisers share: their repr, and what of them is copied and pickled."""
 
 from __future__ import annotations
 
 import inspect
 from textwrap import indent
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -17,7 +17,15 @@ class Configured:
 
     Its repr is the call with the attributes' values, without those that are the arguments' defaults and
     without ``rng``. What it has learned, ``frozen`` and ``training`` are not part of it.
+
+    Copies and pickles of it are without what its last forward pass kept for `backward`.
     """
+
+    # Attributes in which a forward pass keeps what `backward` needs; None before the first one.
+    _kept_for_backward: ClassVar[tuple[str, ...]] = ()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | dict.fromkeys(self._kept_for_backward)
 
     def _argument(self, name: str, default: Any) -> Any:
         """What to pass for an argument to make an object like this one; its default where that does."""

@@ -97,6 +97,8 @@ class Flatten(Layer):
     (10, 96)
     """
 
+    _kept_for_backward = ("_input_size",)
+
     def __init__(self) -> None:
         super().__init__()
         self._input_size: Size | None = None

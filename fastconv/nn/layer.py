@@ -48,6 +48,11 @@ class Layer(Configured):
         True to leave the layer's parameters as they are: `parameters` and `gradients` are then empty, and
         `backward` computes no parameter gradients.
 
+    Notes
+    -----
+    Copies and pickles of the layers here have the parameters and their gradients, and not what the last
+    forward pass kept for `backward`: they are as small after a large batch as before it.
+
     Examples
     --------
     >>> import numpy as np
@@ -370,6 +375,7 @@ class Weighted(Layer):
 
     weight: Array
     bias: Array | None
+    _kept_for_backward = ("_input",)
     grad_weight = _Gradient()
     grad_bias = _Gradient()
 

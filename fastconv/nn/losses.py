@@ -35,6 +35,8 @@ class CrossEntropyLoss(Configured):
     array([[ 0.25,  0.25, -0.75,  0.25]])
     """
 
+    _kept_for_backward = ("_grad",)
+
     def __init__(self) -> None:
         self._grad: Array | None = None
 
@@ -105,6 +107,8 @@ class MSELoss(Configured):
     >>> loss.backward()
     array([0., 2.])
     """
+
+    _kept_for_backward = ("_difference",)
 
     def __init__(self) -> None:
         self._difference: Array | None = None

@@ -47,7 +47,9 @@ class DataParallel:
     Notes
     -----
     What a worker needs travels with its task (the parameters once a step for all), so that a worker that dies
-    costs the recomputation of its share on another one, and nothing else.
+    costs the recomputation of its share on another one, and nothing else. What earlier passes kept for
+    `backward`, in the network and in the loss, does not travel. Layers and losses of your own that keep
+    something large can leave it out in a ``__getstate__``.
 
     Examples
     --------

@@ -33,6 +33,8 @@ class MaxPool2d(Layer):
              [1., 0.]]]])
     """
 
+    _kept_for_backward = ("_indices",)
+
     def __init__(
         self,
         kernel_size: Extents,
@@ -86,6 +88,8 @@ class AvgPool2d(Layer):
     >>> nn.AvgPool2d(2)(np.array([[[[1.0, 2.0], [3.0, 0.0]]]]))
     array([[[[1.5]]]])
     """
+
+    _kept_for_backward = ("_input_size",)
 
     def __init__(
         self,

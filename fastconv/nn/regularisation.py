@@ -46,6 +46,8 @@ class Dropout(Layer):
     array([1., 1., 1., 1., 1., 1.])
     """
 
+    _kept_for_backward = ("_mask", "_size")
+
     def __init__(self, p: float = 0.5, *, rng: np.random.Generator | int | None = None) -> None:
         super().__init__()
         self.p = number("p", p, 0, 1)
@@ -112,6 +114,7 @@ class BatchNorm2d(Weighted):
     """
 
     bias: Array
+    _kept_for_backward = ("_kept",)
 
     def __init__(
         self,

@@ -44,6 +44,11 @@ class DataParallel:
     TypeError, ValueError
         If an argument is wrong, or a layer can't be trained in parts.
 
+    See Also
+    --------
+    Layer.flat_gradients : One vector, which a program of MPI can sum over its processes; the page "Train on
+        several machines with MPI" of the how-to guides has one.
+
     Notes
     -----
     What a worker needs travels with its task (the parameters once a step for all), so that a worker that dies

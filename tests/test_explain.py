@@ -185,6 +185,18 @@ def test_pooling_channels_last_and_of_integers():
         fastconv.explain("1x3x8x6-max2x2", layout="fooC")
 
 
+@pytest.mark.parametrize(
+    "size", ["1x2x1", "1x2x6", "1x2x1x6", "1x2x1x1", "1x2x1x1x6", "1x2x1x4x6", "1x2x2x2x2"]
+)
+def test_labels_of_pooling_have_as_many_axes_as_the_input(size):
+    ndim = size.count("x") - 1
+    page = fastconv.explain(f"{size}-max{'x'.join('1' * ndim)}")
+    labels = data_of(page)["labels"]
+    assert labels["i"][0] == labels["o"][0] == ", ".join("0" * (ndim + 2))
+    assert all(label.count(",") == ndim + 1 for which in "io" for label in labels[which])
+    assert f"<code>max_pool{ndim}d_backward_ties</code>" in page.html
+
+
 def test_pages_of_numbers_that_are_not_finite_and_of_windows_without_cells():
     assert "∞" in fastconv.explain("1x1x5x5-1k3x3", grad_output=np.full((1, 1, 3, 3), np.inf)).html
     assert fastconv.explain("1x1x1-max2p1d2").html

@@ -32,6 +32,7 @@ class Numbers(NamedTuple):
 class PoolNumbers(NamedTuple):
     """A max-pooling of one image, and its arrays with axes (channels, depth, height, width)."""
 
+    ndim: int  # the spatial dimensions it was given with
     kernel: tuple[int, ...]
     stride: tuple[int, ...]
     padding: tuple[int, ...]
@@ -110,5 +111,5 @@ def pool_numbers(
         array[0].reshape(array.shape[1], *fill, *array.shape[2:]) for array in (x, y, indices, dy, dx, ties)
     ]
     return PoolNumbers(
-        (*fill, *kernel), (*fill, *steps[0]), (*(0,) * (3 - n), *steps[1]), (*fill, *steps[2]), *arrays
+        n, (*fill, *kernel), (*fill, *steps[0]), (*(0,) * (3 - n), *steps[1]), (*fill, *steps[2]), *arrays
     )

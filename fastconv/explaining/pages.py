@@ -362,11 +362,12 @@ def pool_page(pictures: PoolPictures, title: str) -> str:
     """The page of a max-pooling."""
     n, w = pictures.numbers, pictures.window
     terms = pictures.terms
-    ndim = 3 - [*n.x.shape[1:]].index(next((k for k in n.x.shape[1:] if k > 1), n.x.shape[3]))
 
     def places(extents: Sequence[int], first: Sequence[int]) -> list[str]:
         return [
-            ", ".join(str(k) for k in (0, c, *[a + b for a, b in zip(place, first, strict=True)][3 - ndim :]))
+            ", ".join(
+                str(k) for k in (0, c, *[a + b for a, b in zip(place, first, strict=True)][3 - n.ndim :])
+            )
             for c in range(w.channels)
             for place in np.ndindex(*extents)
         ]
@@ -413,8 +414,8 @@ def pool_page(pictures: PoolPictures, title: str) -> str:
             "Backward to all ties",
             [
                 "Many programs in NumPy write the mask as <code>x == x.max()</code>; then every cell that "
-                "equals its "
-                "window's maximum gets the whole error. <code>max_pool2d_backward_ties</code> does that."
+                "equals its window's maximum gets the whole error. "
+                f"<code>max_pool{n.ndim}d_backward_ties</code> does that."
             ],
             {"ties": "Errors, to every cell that equals a maximum"},
             behaviour("i", "ties", {"o": "dy", "i": "dx_ties"}, "o"),

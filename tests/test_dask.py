@@ -13,6 +13,7 @@ import dask
 import dask.array as da
 
 from fastconv import dask as fd
+from fastconv.dask.graphs import Layer, pieces
 
 POOLS = ("max_pool{}", "max_pool{}_backward", "avg_pool{}", "avg_pool{}_backward")
 LAYOUTS = {1: ("NCW", "NWC"), 2: ("NCHW", "NHWC"), 3: ("NCDHW", "NDHWC")}
@@ -228,15 +229,22 @@ def test_windows_without_cells_have_no_index():
 
 
 def test_a_border_does_not_keep_its_chunk():
-    layer = {}
-    from fastconv.dask.graphs import pieces
-
     x = da.ones((1, 8, 6, 3), chunks=(1, 4, 6, 3))
-    key = pieces(layer, x, ((0, 1), (3, 4), (0, 6), (0, 3)))
-    while isinstance(key, list):
-        key = key[0]
-    cut, _, place = layer[key]
-    assert cut(np.ones((1, 4, 6, 3)), place).base is None
+    layer = Layer()
+    pieces(layer, x, ((0, 1), (3, 4), (0, 6), (0, 3)))
+    layer.finish()
+    ((cut, _, places),) = layer.values()
+    (part,) = cut(np.ones((1, 4, 6, 3)), places)
+    assert part.shape == (1, 1, 6, 3)
+    assert part.base is None
+
+
+def test_an_axis_of_many_chunks():
+    x = da.ones((1, 1, 20_000), chunks=(1, 1, 5))
+    y = fd.conv1d(x, np.ones((1, 1, 3)), padding=1)
+    assert y.chunks == x.chunks
+    assert len(y.__dask_graph__()) < 2.1 * x.npartitions + 10 + len(x.__dask_graph__())
+    assert y[..., 9_998:10_003].compute().tolist() == [[[3, 3, 3, 3, 3]]]
 
 
 def test_means_of_whole_planes():
@@ -441,7 +449,8 @@ def test_borders_travel_and_not_chunks():
     x = da.ones((1, 3, 40, 40), chunks=(1, 3, 20, 20))
     y = fd.conv2d(x, np.ones((4, 3, 3, 3)), padding=1)
     cuts = [value for key, value in dict(y.__dask_graph__()).items() if str(key[0]).startswith("cut-")]
-    assert len(cuts) == 12  # two edges and a corner, for each of four chunks
+    assert len(cuts) == 4  # a task a chunk, of two edges and a corner
+    assert all(len(places) == 3 for _, _, places in cuts)
 
 
 @pytest.mark.parametrize(

@@ -88,7 +88,7 @@ class Convolution(Space):
         token = self.geometry.to_json(), settings.algorithm
         parts = array_of(f"{prefix}-parts", dy.chunks, blocks.wide(g.dtype), task, [dy, x], *token)
         keys = [(parts.name, *numbers) for numbers in np.ndindex(*parts.numblocks)]
-        name, layer = f"sum-{parts.name}", Layer()
+        name, layer = f"sum-{parts.name}", dict[Any, Any]()
         key = (name, *(0,) * len(g.weight_size))
         layer[key] = summed("tree", keys, layer, parts.name, blocks.add)
         return finished(layer, name, g.weight_size, parts.dtype, [parts]).astype(g.dtype)

@@ -7,7 +7,7 @@
     python bench/calibrate.py worth tests/times/znver5.txt.xz
 
 The first writes ``tests/times/<cpu>.txt.xz``, the times of every algorithm on the suites' layers and on
-others that are drawn at random (`random_layers`), and ``fastconv/algorithms/machines/<cpu>.json``, the
+others that are drawn at random (`random_layers`), and ``fastconv/engine/machines/<cpu>.json``, the
 nanoseconds that estimates multiply their counts with (`fitting`). Nothing else should run meanwhile.
 ``score`` tells how much longer than the fastest algorithm the chosen ones take, of drawn layers and of the
 suites; ``worth`` how much slower the fastest would be without each algorithm.
@@ -43,12 +43,13 @@ from rich.progress import track
 
 import fastconv
 from fastconv import warmup
-from fastconv.algorithms import PASSES, candidates, serving
-from fastconv.algorithms.estimates import estimate
-from fastconv.algorithms.machine import FOLDER, Machine, costs_of, nearest, this_machine
-from fastconv.algorithms.problem import Problem
 from fastconv.config import cpu_name
 from fastconv.cores import usable_cores
+from fastconv.engine.algorithm import PASSES
+from fastconv.engine.estimates import estimate
+from fastconv.engine.machine import FOLDER, Machine, costs_of, nearest, this_machine
+from fastconv.engine.problem import Problem
+from fastconv.engine.select import ALGORITHMS, candidates, serving
 from fastconv.plan import ConvPlan
 
 TIMES = Path(__file__).resolve().parent.parent / "tests" / "times"
@@ -102,7 +103,7 @@ def recorded(layer: Layer) -> Layer:
         calls = {}
         kinds, problem = candidates(geometry, which), Problem(geometry, which)
         turned = sorted(
-            (kind for kind in kinds if kind.label != kind.name), key=lambda kind: estimate(kind, problem)
+            (kind for kind in kinds if kind not in ALGORITHMS), key=lambda kind: estimate(kind, problem)
         )
         for kind in [*serving(geometry, which), *turned[:REORDERED]]:
             plan = ConvPlan(geometry, "auto", {which: kind})

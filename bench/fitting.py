@@ -15,11 +15,12 @@ import numpy as np
 from random_layers import Layer, label
 from scipy import optimize, sparse
 
-from fastconv.algorithms import ALGORITHMS, PASSES, Algorithm
-from fastconv.algorithms.copies import reordered
-from fastconv.algorithms.estimates import estimate
-from fastconv.algorithms.machine import Costs
-from fastconv.algorithms.problem import Counts, Problem
+from fastconv.engine.algorithm import PASSES, Algorithm
+from fastconv.engine.estimates import estimate
+from fastconv.engine.layouts import reordered
+from fastconv.engine.machine import Costs
+from fastconv.engine.problem import Counts, Problem
+from fastconv.engine.select import ALGORITHMS
 
 # Layers of the suites, which networks have, count as so many drawn ones. At a weight of 4 to 15 one of them
 # takes 2.8 times as long as it need; at 20 the worst takes 1.18, and drawn ones 1.049 in the mean, not 1.045.
@@ -97,7 +98,7 @@ def worth(some: Sequence[Row]) -> dict[str, Score]:
     """How much slower the fastest is where an algorithm is left out."""
     ratios: dict[str, list[float]] = defaultdict(list)
     for row in some:
-        for name in [kind.name for kind in ALGORITHMS]:
+        for name in [kind.label for kind in ALGORITHMS]:
             rest = [taken for other, taken in row.times.items() if other.name != name]
             if rest:
                 ratios[name].append(min(rest) / min(row.times.values()))

@@ -3,7 +3,7 @@
 A line has the layout, dtype, sizes of the input and the weight, strides, padding before, dilations, groups
 and the suite, then for each pass the microseconds of every algorithm that serves it:
 
-    NCHW float32 8x64x56x56 64x64x3x3 1x1 1x1 1x1 1 - | lines 911 direct 840.2 | ... | ...
+    NCHW float32 8x64x56x56 64x64x3x3 1x1 1x1 1x1 1 - | indirect/lines 911 gemm/filters 840.2 | ... | ...
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from fastconv.algorithms import PASSES, Algorithm, Pass
 from fastconv.arguments import float_dtype
 from fastconv.bench.cases import load_suite
+from fastconv.engine.algorithm import PASSES, Algorithm, Pass
 from fastconv.geometry import LAYOUTS, Geometry, conv_geometry
 
 SUITES = ("resnet50", "vgg16", "alexnet", "seeds", "irregular", "mobilenet_v1_depthwise")
@@ -33,7 +33,7 @@ Times = dict[Pass, dict[str, float]]
 
 
 def label(kind: type[Algorithm]) -> str:
-    """An algorithm in one word: ``lines``, or ``lines,reordered``."""
+    """An algorithm in one word: ``indirect/lines``, or ``indirect/lines,reordered``."""
     return kind.label.replace(" ", "")
 
 

@@ -26,12 +26,15 @@ if TYPE_CHECKING:
 AlgorithmName: TypeAlias = Literal[
     "auto",
     "winograd",
-    "bundles",
-    "lattice",
-    "grouped",
-    "lines",
-    "pointwise",
-    "direct",
+    "decimated",
+    "grouped_gemm",
+    "depthwise",
+    "indirect",
+    "indirect/planes",
+    "indirect/lines",
+    "gemm",
+    "gemm/pixels",
+    "gemm/filters",
     "im2col",
 ]
 ALGORITHMS: tuple[AlgorithmName, ...] = get_args(AlgorithmName)

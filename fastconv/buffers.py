@@ -211,7 +211,7 @@ def new_result(shape: Size, dtype: np.dtype[Any], source: Array | None = None, a
         and 519 us, the same layer in an EPYC 9004.
     alike : bool
         Whether the result begins in a vector where its source does: for passes that read and write the same
-        channels, whose vectors begin where both do (`fastconv.algorithms.strips`).
+        channels, whose vectors begin where both do (`fastconv.engine.depthwise_lines`).
     """
     nbytes = prod(shape) * dtype.itemsize
     if nbytes < LEAST_KEPT:

@@ -10,10 +10,6 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from fastconv import tuning
-from fastconv.algorithms import PASSES, Algorithm, Pass, Passes, better_there, choose, named
-from fastconv.algorithms.copies import Copies, in_one, moved_bytes, reordered, together
-from fastconv.algorithms.im2col import Im2col
-from fastconv.algorithms.memory import dense
 from fastconv.annotations import AlgorithmName, Extents, Layout1d, Layout2d, Layout3d, Padding, Shape
 from fastconv.arguments import (
     Array,
@@ -28,6 +24,9 @@ from fastconv.arguments import (
     shaped,
 )
 from fastconv.buffers import new_result
+from fastconv.engine.algorithm import Algorithm, Pass
+from fastconv.engine.dispatch import Dispatch
+from fastconv.engine.tensor import dense
 from fastconv.geometry import (
     Geometry,
     Steps,
@@ -70,27 +69,19 @@ class ConvPlan:
     """
 
     __slots__ = (
-        "_algorithms",
         "_compute_dtype",
         "_geometry",
-        "_name",
         "_normal",
-        "_of_copies",
-        "_tuned",
-        "_wanted",
+        "_passes",
         "dtype",
         "input_size",
         "output_size",
         "weight_size",
     )
     _geometry: Geometry
-    _algorithms: dict[Pass, Algorithm]  # of the passes that have been called
-    _of_copies: dict[tuple[Pass, int, int], Passes | None]  # see `_over_copies`
+    _passes: Dispatch
     _compute_dtype: np.dtype[Any]
     _normal: Callable[[Array], Array]
-    _name: str
-    _tuned: Mapping[Pass, type[Algorithm]]  # what "auto" takes where it can, instead of choosing
-    _wanted: type[Algorithm] | None
     input_size: Size
     weight_size: Size
     output_size: Size
@@ -106,13 +97,9 @@ class ConvPlan:
             must_be(TypeError, "geometry", "a Geometry (plan_conv2d makes a plan from sizes)", geometry)
         for name, value in {
             "_geometry": geometry,
-            "_algorithms": {},
-            "_of_copies": {},
             "_compute_dtype": geometry.compute_dtype,
             "_normal": normal_view(geometry),
-            "_name": algorithm,
-            "_tuned": tuning.tuned(geometry) if tuned is None else tuned,
-            "_wanted": named(algorithm),
+            "_passes": Dispatch(geometry, algorithm, tuning.tuned(geometry) if tuned is None else tuned),
             "input_size": geometry.input_size,
             "weight_size": geometry.weight_size,
             "output_size": geometry.output_size,
@@ -122,8 +109,8 @@ class ConvPlan:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A copy or a pickle is made anew: the algorithms hold nothing else."""
-        labels = {which: kind.label for which, kind in self._tuned.items()}
-        return _restored, (type(self), self._geometry, self._name, labels)
+        labels = {which: kind.label for which, kind in self._passes.tuned.items()}
+        return _restored, (type(self), self._geometry, self._passes.name, labels)
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"a plan can't be changed: {name} stays as it is; make another plan")
@@ -134,21 +121,12 @@ class ConvPlan:
     @property
     def algorithms(self) -> dict[str, str]:
         """Pass to the name of its algorithm (a new dict: changing it changes nothing)."""
-        return {which: kind.name for which, kind in self._kinds().items()}
-
-    def _kinds(self) -> dict[Pass, type[Algorithm]]:
-        """The passes that can be computed, and by what."""
-        kinds = {which: self._kind(which) for which in PASSES}
-        return {which: kind for which, kind in kinds.items() if not isinstance(kind, str)}
+        return {which: kind.name for which, kind in self._passes.kinds().items()}
 
     @property
     def scratch_bytes(self) -> int:
         """The most scratch one thread allocates in any pass, in bytes."""
-        if self._geometry.is_empty:
-            return 0
-        names = self.algorithms
-        made = [self._algorithm(which) for which in PASSES if which in names]
-        return max(algorithm.scratch_bytes for algorithm in (*made, Im2col(self._geometry))) if made else 0
+        return self._passes.scratch_bytes
 
     @property
     def flops(self) -> int:
@@ -178,9 +156,10 @@ class ConvPlan:
                 f"{'channels last' if g.channels_last else 'channels first'}, stride {g.stride[-n:]}, "
                 f"padding before {g.padding[-n:]}, dilation {g.dilation[-n:]}, groups {g.groups}",
                 ", ".join(
-                    f"{which}: {kind.label}{' (tuned)' if which in self._tuned else ''}"
-                    for which, kind in self._kinds().items()
+                    f"{which}: {kind.label}{' (tuned)' if which in self._passes.tuned else ''}"
+                    for which, kind in self._passes.kinds().items()
                 ),
+                "arrays that are not contiguous: copied or computed in the other layout; not finite: im2col",
                 f"{self.flops / 1e6:,.3f} MFLOP a pass, "
                 f"{self.scratch_bytes / 2**20:,.2f} MiB of scratch a thread at the most",
             ]
@@ -225,11 +204,11 @@ class ConvPlan:
         ['backward_input', 'backward_weight', 'forward']
         """
         budget = number("seconds", seconds, 0)
-        if self._wanted is not None:
-            must_be_said(ValueError, "algorithm", "'auto' for a plan to be tuned", repr(self._name))
+        if self._passes.wanted is not None:
+            must_be_said(ValueError, "algorithm", "'auto' for a plan to be tuned", repr(self._passes.name))
         if not self._geometry.is_empty:
             tuning.tune(self, budget)
-        return type(self)(self._geometry, self._name)
+        return type(self)(self._geometry, self._passes.name)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {self.describe().splitlines()[0]}>"
@@ -324,25 +303,6 @@ class ConvPlan:
         x = self._taken("input", input, self.input_size)
         return self.run_backward_weight(dy, x, output_array(out, self.weight_size, self.dtype))
 
-    def _kind(self, which: Pass) -> type[Algorithm] | str:
-        """The algorithm of a pass, not made yet, or why the one asked for can't serve it."""
-        if self._wanted is None and which in self._tuned:
-            return self._tuned[which]
-        return choose(self._geometry, which, self._wanted)
-
-    def _algorithm(self, which: Pass) -> Algorithm:
-        """The algorithm of a pass; an error that says why the one asked for can't serve it."""
-        found = self._algorithms.get(which)
-        if found is not None:
-            return found
-        kind = self._kind(which)
-        if isinstance(kind, str):
-            expected = f"able to compute the {which.replace('_', '-')} pass"
-            must_be_said(ValueError, "algorithm", expected, f"{self._name!r}: {kind}")
-        # Passes share what they have in common. Threads that come at the same time make the same twice.
-        alike = (made for made in self._algorithms.copy().values() if type(made) is kind)
-        return self._algorithms.setdefault(which, next(alike, None) or kind(self._geometry))
-
     # The same three for arrays that have been checked.
 
     def run_forward(self, input: Array, weight: Array, bias: Array | None, out: Array | None) -> Array:
@@ -352,12 +312,7 @@ class ConvPlan:
         if bias is not None:
             bias = bias.astype(self._compute_dtype, copy=False)
         x, w, y = self._normal(input), self._weights(weight), self._normal(result)
-        if input.flags.c_contiguous:
-            algorithm: Passes = self._algorithm("forward")
-        else:
-            algorithm, (x,) = self._of_views("forward", (x,), (y,))
-        if not algorithm.forward(x, w, bias, y):
-            self._by_columns().forward(x, w, bias, y)
+        self._passes.forward(x, w, bias, y, input.flags.c_contiguous)
         return delivered(result, out, self.dtype)
 
     def run_backward_input(
@@ -367,12 +322,7 @@ class ConvPlan:
         result = self._result(out, self.input_size, grad_output, weight, bias)
         grad_output = _settled(grad_output)
         dy, w, dx = self._normal(grad_output), self._weights(weight), self._normal(result)
-        if grad_output.flags.c_contiguous:
-            algorithm: Passes = self._algorithm("backward_input")
-        else:
-            algorithm, (dy,) = self._of_views("backward_input", (dy,), (dx,))
-        if not algorithm.backward_input(dy, w, dx):
-            self._by_columns().backward_input(dy, w, dx)
+        self._passes.backward_input(dy, w, dx, grad_output.flags.c_contiguous)
         if bias is not None:
             with np.errstate(all="ignore"):  # infinities and NaN travel without a warning
                 dx += bias.astype(self._compute_dtype, copy=False).reshape(-1, 1, 1, 1)
@@ -383,48 +333,14 @@ class ConvPlan:
         result = self._result(out, self.weight_size, grad_output, input)
         grad_output, input = _settled(grad_output), _settled(input)
         dy, x, dw = self._normal(grad_output), self._normal(input), self._normal(result)
-        if grad_output.flags.c_contiguous and input.flags.c_contiguous:
-            algorithm: Passes = self._algorithm("backward_weight")
-        else:
-            algorithm, (dy, x) = self._of_views("backward_weight", (dy, x), ())
-        if not algorithm.backward_weight(dy, x, dw):
-            self._by_columns().backward_weight(dy, x, dw)
+        dense = grad_output.flags.c_contiguous and input.flags.c_contiguous
+        self._passes.backward_weight(dy, x, dw, dense)
         return delivered(result, out, self.dtype)
 
     def _weights(self, weight: Array) -> Array:
         """The weights in normal form, contiguous in the layout."""
         w = self._normal(weight)
         return w if weight.flags.c_contiguous else dense(w, self._geometry.channels_last)
-
-    def _by_columns(self) -> Passes:
-        """What computes a pass whose result does not hold."""
-        return Copies(self._geometry, Im2col, self._geometry.channels_last)
-
-    def _of_views(
-        self, which: Pass, sources: tuple[Array, ...], results: tuple[Array, ...]
-    ) -> tuple[Passes, tuple[Array, ...]]:
-        """The algorithm of a pass over images that are not contiguous in the layout, and what it reads."""
-        last = self._geometry.channels_last
-        lie = which, *moved_bytes(last, sources, results)
-        if lie not in self._of_copies:
-            self._of_copies[lie] = self._over_copies(*lie)
-        found = self._of_copies[lie]
-        return (self._algorithm(which), together(sources, last)) if found is None else (found, sources)
-
-    def _over_copies(self, which: Pass, here: int, there: int) -> Passes | None:
-        """What copies the images of a pass by itself; None where all of them are copied before it.
-
-        It computes in the other layout where that is estimated to take less: so many bytes are copied here
-        and there.
-        """
-        g, own = self._geometry, self._algorithm(which)
-        if g.is_empty or isinstance(own, Copies):
-            return own
-        if better_there(g, which, here, there):
-            twin = choose(g.twin, which, self._wanted)
-            if not isinstance(twin, str) and twin.label == twin.name:
-                return reordered(twin)(g)
-        return None if in_one(g) else Copies(g, type(own), g.channels_last, own)
 
     def _result(self, out: Array | None, shape: Size, *sources: Array | None) -> Array:
         """What the algorithm writes: ``out`` itself where it can, else a new array."""

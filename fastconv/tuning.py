@@ -22,9 +22,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from fastconv import advice
-from fastconv.algorithms import PASSES, Algorithm, Pass, candidates, choose
 from fastconv.arguments import file_path, must_be, must_be_said, whole_number
 from fastconv.config import cpu
+from fastconv.engine.algorithm import PASSES, Algorithm, Pass
+from fastconv.engine.select import candidates, choose
 from fastconv.geometry import Geometry
 from fastconv.kernels.vectors import VECTOR_BITS
 from fastconv.threads import get_num_threads

@@ -18,7 +18,7 @@ from threading import Thread
 import numpy as np
 
 from fastconv import nn
-from fastconv.annotations import ALGORITHMS, AlgorithmName, Layout2d
+from fastconv.annotations import AlgorithmName, Layout2d
 from fastconv.columns import col2im, im2col
 from fastconv.conv import conv2d, conv2d_backward
 from fastconv.kernels.vectors import VECTOR_BYTES
@@ -70,15 +70,16 @@ def _passes(
 
 def _depthwise(dtype: str) -> None:
     """Layers with a vector of channels, at both strides."""
+    _algorithm("depthwise", dtype)
     channels = VECTOR_BYTES // np.dtype(dtype).itemsize
     w = np.ones((channels, 3, 3, 1), dtype)
     for stride in (1, 2):
         x, dy = np.ones((1, 5, 5, channels), dtype), np.ones((1, 4 - stride, 4 - stride, channels), dtype)
-        conv2d(x, w, stride=stride, groups=channels, layout="NHWC", algorithm="grouped")
-        conv2d_backward(dy, x, w, stride=stride, groups=channels, layout="NHWC", algorithm="grouped")
+        conv2d(x, w, stride=stride, groups=channels, layout="NHWC", algorithm="depthwise")
+        conv2d_backward(dy, x, w, stride=stride, groups=channels, layout="NHWC", algorithm="depthwise")
 
 
-def _bundles(dtype: str) -> None:
+def _grouped_gemm(dtype: str) -> None:
     """Groups of a vector of channels, in both layouts."""
     lanes = VECTOR_BYTES // np.dtype(dtype).itemsize
     sizes = {
@@ -88,7 +89,9 @@ def _bundles(dtype: str) -> None:
     for layout in _LAYOUTS:
         size, weight = sizes[layout]
         x, w = np.ones(size, dtype), np.ones(weight, dtype)
-        plan = plan_conv2d(size, weight, padding=1, groups=2, dtype=dtype, layout=layout, algorithm="bundles")
+        plan = plan_conv2d(
+            size, weight, padding=1, groups=2, dtype=dtype, layout=layout, algorithm="grouped_gemm"
+        )
         plan.backward_weight(plan(x, w), x)
         plan.backward_input(x, w)
 
@@ -148,11 +151,21 @@ def _pooling_of(dtype: str, layout: Layout2d) -> None:
         adaptive_max_pool2d(x, 3)  # windows that differ in size
 
 
+# Algorithms of which `_algorithm` compiles all that there is.
+_PLAIN: tuple[AlgorithmName, ...] = (
+    "winograd",
+    "decimated",
+    "indirect/planes",
+    "indirect/lines",
+    "gemm/pixels",
+    "gemm/filters",
+)
+
 # The long ones first, so that processes end together. No two steps compile the same kernel, but for
 # `turn_cells` (0.1 s), which three algorithms share, and the loops that wait (0.1 s), which have no dtype.
 _KINDS: dict[str, Callable[[str], None]] = {
-    **{name: partial(_algorithm, name) for name in ALGORITHMS if name not in ("auto", "bundles", "im2col")},
-    "bundles": _bundles,
+    **{name: partial(_algorithm, name) for name in _PLAIN},
+    "grouped_gemm": _grouped_gemm,
     "pooling": _pooling,
     "depthwise": _depthwise,
     "columns": _columns,

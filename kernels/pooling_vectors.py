@@ -13,7 +13,6 @@ import numpy as np
 from numba import literally
 
 from fastconv.kernels.jit import by_value, inner, jit
-from fastconv.kernels.lanes import prefetch
 from fastconv.kernels.pooling_lanes import (
     CHANNELS,
     GATHER,
@@ -26,6 +25,7 @@ from fastconv.kernels.pooling_lanes import (
     sum_cells,
     tie_lanes,
 )
+from fastconv.kernels.simd import prefetch
 from fastconv.kernels.vectors import VECTOR_BYTES
 
 ONES = np.ones(VECTOR_BYTES // 4)  # factors of a vector that has none

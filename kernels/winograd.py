@@ -27,17 +27,18 @@ way into a *band*, the padded lines that a chunk of patches reads, and results o
 
 import numpy as np
 
-from fastconv.kernels.bands import chunk_of, clear, empty_band, fill_band
+from fastconv.kernels.images import Image, address, from_channel
 from fastconv.kernels.jit import inner, jit, part
-from fastconv.kernels.panels import ROWS, multiply_panels, multiply_rows, place_rows, whole_tiles
-from fastconv.kernels.points import (
+from fastconv.kernels.pack import chunk_of, clear, empty_band, fill_band
+from fastconv.kernels.tile import ROWS, multiply_panels, multiply_rows, place_rows, whole_tiles
+from fastconv.kernels.vectors import VECTOR_BYTES
+from fastconv.kernels.winograd_transforms import (
     point_step,
     points_of,
     transform_gradient,
     transform_image,
     transform_output,
 )
-from fastconv.kernels.vectors import VECTOR_BYTES
 
 # Channels that one sum runs over before it is added to the others, and channels of several depths.
 SUM = 128
@@ -53,7 +54,7 @@ def transform_chunk(
     Parameters
     ----------
     x, image, channels, pitch, square
-        As in `fastconv.kernels.bands.fill_band`.
+        As in `fastconv.kernels.pack.fill_band`.
     images : tuple of two int
         The first one, and how many.
     start : tuple of three int
@@ -67,7 +68,7 @@ def transform_chunk(
     patches = lines * across
     for d in range(planes):
         first = d * images[1] * patches
-        if start[0] + d < 0 or start[0] + d >= image[7]:
+        if start[0] + d < 0 or start[0] + d >= image.depth:
             for point in range(points_of(tall)):
                 clear(points, point * step + first * pitch, images[1] * patches * pitch)
             continue
@@ -148,6 +149,7 @@ def convolve_patches(
         Whether all results are finite. One cell that is not spoils its whole patch, where it should have
         spoilt the outputs that reach it.
     """
+    image, output = Image(*image), Image(*output)
     lanes = VECTOR_BYTES // x.itemsize
     width = filters[3]
     pitch = (channels + lanes - 1) // lanes * lanes
@@ -169,7 +171,7 @@ def convolve_patches(
     at_once = max(1, DEPTH_SUM // channels)
     for k in range(chunks[0], chunks[1]):
         first_image, images, first_plane, planes, first_line, lines, first_patch, across = chunk_of(
-            k, batch, output[7], (output[4] + tall - 1) // tall, (output[5] + 1) // 2, chunk
+            k, batch, output.depth, (output.height + tall - 1) // tall, (output.width + 1) // 2, chunk
         )
         in_plane = images * lines * across
         patches = planes * in_plane
@@ -221,22 +223,23 @@ def convolve_patches(
                                     ahead + t // ROWS * lanes * steps, lanes, begun, begun_rows, products, c,
                                     c_rows, vectors, ROWS,
                                 )  # fmt: skip
-        rows = min(tall * lines, output[4] - tall * first_line)
-        columns = min(2 * across, output[5] - 2 * first_patch)
+        rows = min(tall * lines, output.height - tall * first_line)
+        columns = min(2 * across, output.width - 2 * first_patch)
         # Lines that lie one behind the other leave together.
-        together = rows if output[6] == columns * output[3] else 1
+        together = rows if output.row_stride == columns * output.pixel_stride else 1
         for i in range(planes * images):
             transform_output(
                 products, i * lines * across, out_step, added, lines, across, out_pitch, tall, cells, 0, rows,
                 columns, broken,
             )  # fmt: skip
-            place = output[0] + (first_image + i % images) * output[1] + first_filter * output[2]
-            place += (first_plane + i // images) * output[8] + tall * first_line * output[6]
-            place += 2 * first_patch * output[3]
+            first = address(
+                output, first_image + i % images, first_filter, first_plane + i // images, tall * first_line,
+                2 * first_patch,
+            )  # fmt: skip
             for line in range(0, rows, together):
                 empty_band(
-                    cells, line * columns, together * columns, out_pitch, y, place + line * output[6],
-                    output[2], output[3], some, square,
+                    cells, line * columns, together * columns, out_pitch, y, first + line * output.row_stride,
+                    output.channel_stride, output.pixel_stride, some, square,
                 )  # fmt: skip
     return not np.any(broken)
 
@@ -261,6 +264,7 @@ def sum_patches(
     gradient_points : 1-D float array
         Scratch, as ``points``.
     """
+    gradient = Image(*gradient)
     lanes = VECTOR_BYTES // x.itemsize
     width = filters[2]
     pitch = (channels + lanes - 1) // lanes * lanes
@@ -276,10 +280,10 @@ def sum_patches(
     most_runs = chunk[0] * chunk[1] * chunk[2] if by_line else chunk[1]
     a_runs, b_runs = np.empty(most_runs, np.int64), np.empty(most_runs, np.int64)
     square = np.empty(lanes * lanes, x.dtype)
-    some_filters = (gradient[0] + filters[0] * gradient[2], *gradient[1:])
+    image, some_filters = Image(*image), from_channel(gradient, filters[0])
     for k in range(chunks[0], chunks[1]):
         first_image, images, first_plane, planes, first_line, lines, first_patch, across = chunk_of(
-            k, batch, gradient[7], (gradient[4] + tall - 1) // tall, (gradient[5] + 1) // 2, chunk
+            k, batch, gradient.depth, (gradient.height + tall - 1) // tall, (gradient.width + 1) // 2, chunk
         )
         in_plane = images * lines * across
         patches = planes * in_plane

@@ -8,19 +8,12 @@ from oracles import ref_conv, ref_conv_backward_input, ref_conv_backward_weight
 from strategies import conv_problems, examples, wide_problems
 
 import fastconv
-from fastconv.algorithms import (
-    ALGORITHMS,
-    direct,
-    jobs,
-    memory,
-    narrow,
-    pointwise,
-    weight_sums,
-)
+from fastconv.engine import gemm, gemm_pixels, gemm_weights, im2col_narrow, partition, tensor
+from fastconv.engine.select import ALGORITHMS
 from fastconv.geometry import conv_geometry
 from fastconv.plan import ConvPlan
 
-NAMES = [algorithm.name for algorithm in ALGORITHMS]
+NAMES = [algorithm.label for algorithm in ALGORITHMS]
 PASSES = ("forward", "backward_input", "backward_weight")
 
 
@@ -66,7 +59,7 @@ def test_every_algorithm_equals_the_loops(name):
 
 # What an algorithm serves, so that few examples are spent on the rest.
 SERVED = {
-    "lattice": {
+    "decimated": {
         "kernels": ((3, 3), (3, 3), (3, 1), (2, 5)),
         "steps": ((2, 2), (2, 2), (3, 3), (2, 6), (4, 1)),
         "dilations": ((2, 2), (2, 2), (3, 3), (4, 3)),
@@ -75,7 +68,7 @@ SERVED = {
         "kernels": ((3, 3), (3, 3), (5, 5), (3, 7), (7, 5), (1, 3), (1, 3), (1, 5)),
         "steps": ((1, 1),),
     },
-    "pointwise": {"kernels": ((1, 1),)},
+    "gemm/pixels": {"kernels": ((1, 1),)},
 }
 
 
@@ -93,13 +86,13 @@ def test_every_edge_of_the_tiles(name):
 
 # The same where there is a depth.
 SERVED_DEEP = {
-    "lattice": {
+    "decimated": {
         "kernels": ((3, 3, 3), (2, 3, 3), (3, 1, 1), (1, 3, 3)),
         "steps": ((2, 2, 2), (1, 2, 2), (4, 1, 2)),
         "dilations": ((2, 2, 2), (1, 2, 2), (2, 2, 2)),
     },
     "winograd": {"kernels": ((3, 3, 3), (1, 3, 3), (2, 3, 3)), "steps": ((1, 1, 1), (2, 1, 1))},
-    "pointwise": {"kernels": ((1, 1, 1),), "steps": ((1, 1, 1), (1, 1, 2), (2, 1, 1))},
+    "gemm/pixels": {"kernels": ((1, 1, 1),), "steps": ((1, 1, 1), (1, 1, 2), (2, 1, 1))},
 }
 
 
@@ -252,15 +245,15 @@ def test_long_lines_in_pieces(name, last):
                     np.testing.assert_array_equal(run(plan, which, x, w, dy), expected)
 
 
-@pytest.mark.parametrize("name", ["direct", "im2col"])
+@pytest.mark.parametrize("name", ["gemm/filters", "im2col"])
 @pytest.mark.parametrize("split", [False, True])
 def test_few_channels_last(name, split, monkeypatch):
     """The first layers of networks, in one piece and in many."""
     if split:
         for module, constant, value in (
-            (direct, "FEW_CELLS", 20), (weight_sums, "FEW_CELLS", 60), (weight_sums, "FEW_SUM_CELLS", 20),
-            (weight_sums, "SUM_CELLS", 20), (weight_sums, "PART_CELLS", 30),
-            (jobs, "JOB_MULTIPLICATIONS", 1), (narrow, "COLUMN_BYTES", 1),
+            (gemm, "FEW_CELLS", 20), (gemm_weights, "FEW_CELLS", 60), (gemm_weights, "FEW_SUM_CELLS", 20),
+            (gemm_weights, "SUM_CELLS", 20), (gemm_weights, "PART_CELLS", 30),
+            (partition, "JOB_MULTIPLICATIONS", 1), (im2col_narrow, "COLUMN_BYTES", 1),
         ):  # fmt: skip
             monkeypatch.setattr(module, constant, value)
     rng = np.random.default_rng(0)
@@ -294,8 +287,8 @@ def test_few_channels_last(name, split, monkeypatch):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_one_tap_over_inputs_from_memory(dtype, monkeypatch):
     """Whole panels of an image packed together, and the rest of an image, of a chunk and of all pixels."""
-    monkeypatch.setattr(pointwise, "FAR_BYTES", 0)
-    monkeypatch.setattr(pointwise, "FAR_FILTERS", 1)
+    monkeypatch.setattr(gemm_pixels, "FAR_BYTES", 0)
+    monkeypatch.setattr(gemm_pixels, "FAR_FILTERS", 1)
     rng = np.random.default_rng(0)
     for size, filters, groups in (
         ((2, 5, 40, 41), 7, 1),
@@ -307,7 +300,7 @@ def test_one_tap_over_inputs_from_memory(dtype, monkeypatch):
         x = rng.integers(-2, 3, size).astype(dtype)
         w = rng.integers(-2, 3, (filters, size[1] // groups, 1, 1)).astype(dtype)
         dy = rng.integers(-2, 3, (size[0], filters, *size[2:])).astype(dtype)
-        plan = fastconv.plan_conv2d(x.shape, w.shape, groups=groups, dtype=dtype, algorithm="pointwise")
+        plan = fastconv.plan_conv2d(x.shape, w.shape, groups=groups, dtype=dtype, algorithm="gemm/pixels")
         steps = (1, 1), ((0, 0), (0, 0)), (1, 1), groups
         for threads in (1, 3):
             with fastconv.num_threads(threads):
@@ -337,10 +330,10 @@ def test_a_stride_along_an_axis_of_one_cell(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_planes_that_no_tap_reads_are_zero(name, layout, monkeypatch):
     """Also where the channels are brought to the end and back, through memory that held something else."""
-    monkeypatch.setattr(memory, "new_result", lambda shape, dtype: np.full(shape, np.nan, dtype))
+    monkeypatch.setattr(tensor, "new_result", lambda shape, dtype: np.full(shape, np.nan, dtype))
     rng = np.random.default_rng(0)
-    kernel = (1, 1, 1) if name == "pointwise" else (1, 3, 3)
-    steps = (2, 2, 2) if name == "lattice" else (2, 1, 1), 0, (2, 2, 2), 1
+    kernel = (1, 1, 1) if name == "gemm/pixels" else (1, 3, 3)
+    steps = (2, 2, 2) if name == "decimated" else (2, 1, 1), 0, (2, 2, 2), 1
     sizes = [layout_shape(size, layout) for size in ((2, 3, 5, 8, 9), (4, 3, *kernel))]
     plan, reference = (
         fastconv.plan_conv3d(*sizes, *steps, layout=layout, algorithm=algorithm)
@@ -377,7 +370,7 @@ def test_cells_that_lie_apart_and_taps_of_few_channels(layout, dtype):
             fastconv.plan_conv2d(
                 x.shape, w.shape, stride, padding, dtype=dtype, layout=layout, algorithm=name
             )
-            for name in ("direct", "im2col")
+            for name in ("gemm/filters", "im2col")
         )
         dy = rng.integers(-2, 3, plan.output_size).astype(dtype)
         for which in PASSES:
@@ -400,7 +393,7 @@ def test_long_jobs_in_pieces(name, layout, monkeypatch):
         2, x.shape, w.shape, (1, 1), ((0, 0), (0, 0)), (1, 1), 1, np.dtype(np.float32), layout == "NHWC"
     )
     expected = ConvPlan(geometry, "im2col")
-    monkeypatch.setattr(jobs, "MOST_MULTIPLICATIONS", 2**16)
+    monkeypatch.setattr(partition, "MOST_MULTIPLICATIONS", 2**16)
     plan = ConvPlan(geometry, name)
     for which in plan.algorithms:
         for threads in (1, 3):
@@ -438,17 +431,17 @@ def test_what_is_not_finite_spreads_as_in_the_loops(name, value):
 
 
 def test_a_name_that_is_no_more_says_what_serves_now():
-    with pytest.raises(ValueError, match="'virtual', which is no more: pass 'auto', or 'lines'"):
+    with pytest.raises(ValueError, match="'virtual', which is no more: pass 'auto', or 'indirect'"):
         fastconv.plan_conv2d((1, 4, 8, 8), (4, 4, 3, 3), algorithm="virtual")
 
 
 def test_lines_and_pointwise_say_what_they_do_not_serve():
     x_size, w_size = (1, 512, 512, 4), (4, 1, 1, 4)  # too large to be turned
-    last = fastconv.plan_conv2d(x_size, w_size, layout="NHWC", algorithm="pointwise")
+    last = fastconv.plan_conv2d(x_size, w_size, layout="NHWC", algorithm="gemm/pixels")
     assert last.algorithms == {}
     x, w = np.zeros(x_size, np.float32), np.zeros(w_size, np.float32)
     with pytest.raises(ValueError, match="not contiguous with the channels last"):
         last(x, w)
-    long = fastconv.plan_conv1d((1, 64, 10**6), (64, 64, 9), algorithm="lines")
+    long = fastconv.plan_conv1d((1, 64, 10**6), (64, 64, 9), algorithm="indirect/lines")
     assert "forward" not in long.algorithms
-    assert fastconv.plan_conv1d((1, 64, 10**6), (64, 64, 9)).algorithms["forward"] == "direct"
+    assert fastconv.plan_conv1d((1, 64, 10**6), (64, 64, 9)).algorithms["forward"] == "gemm"

@@ -215,7 +215,7 @@ LONG = {
     "pixels": ((2, 8, 400, 410), (16, 8), ("backward_weight",)),
 }
 # What adds all taps of a cell up in one chain; "auto" takes it where channels are few.
-IN_ONE_CHAIN = ("grouped",)
+IN_ONE_CHAIN = ("indirect/planes", "depthwise")
 
 
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])

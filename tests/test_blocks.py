@@ -13,7 +13,7 @@ from strategies import conv_problems, examples
 
 import fastconv
 from fastconv import plan
-from fastconv.algorithms import im2col
+from fastconv.engine import im2col
 
 
 @contextlib.contextmanager
@@ -62,7 +62,7 @@ def test_every_split_gives_the_same(p, split):
 def test_a_tall_plane_of_one_channel_is_cut_into_bands():
     """One image with one channel: only bands of lines give several threads something to do."""
     made = fastconv.plan_conv2d((1, 1, 400, 300), (16, 1, 3, 3), padding=1, algorithm="im2col")
-    algorithm = made._algorithm("backward_input")
+    algorithm = made._passes.algorithm("backward_input")
     assert algorithm.input_block[1].band < 400
     rng = np.random.default_rng(0)
     dy = rng.integers(-3, 4, made.output_size).astype(np.float32)

@@ -12,18 +12,18 @@ from strategies import examples
 
 import fastconv
 from fastconv import plan
-from fastconv.algorithms import bundles, jobs
+from fastconv.engine import grouped_gemm, partition
 from fastconv.kernels.vectors import VECTOR_BYTES
 
 
 @contextlib.contextmanager
 def small_units():
-    """As many jobs, units and sums as there can be; plans made inside are not kept."""
+    """As many partition, units and sums as there can be; plans made inside are not kept."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jobs, "JOB_MULTIPLICATIONS", 1)
-        patch.setattr(bundles, "BAND_BYTES", 1)
-        patch.setattr(bundles, "SUM_CELLS", 1)
-        patch.setattr(bundles, "WIDE", 2)
+        patch.setattr(partition, "JOB_MULTIPLICATIONS", 1)
+        patch.setattr(grouped_gemm, "BAND_BYTES", 1)
+        patch.setattr(grouped_gemm, "SUM_CELLS", 1)
+        patch.setattr(grouped_gemm, "WIDE", 2)
         plan._cached_conv_plan.cache_clear()
         try:
             yield
@@ -72,7 +72,7 @@ def check(problem, layout, view=lambda array: array):
     x, w, bias, dy, *steps = problem
     arrays = [view(to_layout(array, layout)) for array in (x, w, dy)]
     sizes = [layout_shape(array.shape, layout) for array in (x, w)]
-    made = fastconv.plan_conv2d(*sizes, *steps, dtype=x.dtype, layout=layout, algorithm="bundles")
+    made = fastconv.plan_conv2d(*sizes, *steps, dtype=x.dtype, layout=layout, algorithm="grouped_gemm")
     expected = ref_conv(x, w, *steps) + bias.reshape(-1, 1, 1)
     assert_equal(from_layout(made(arrays[0], arrays[1], bias), layout), expected)
     dw = made.backward_weight(arrays[2], arrays[0])
@@ -158,7 +158,7 @@ def test_infinity_and_nan_travel_as_in_loops(layout, count):
         weights = ref_conv_backward_weight(dy, x, (3, 3), *steps)
     arrays = [to_layout(array, layout) for array in (x, w, dy)]
     sizes = [array.shape for array in arrays[:2]]
-    made = fastconv.plan_conv2d(*sizes, *steps, dtype="float32", layout=layout, algorithm="bundles")
+    made = fastconv.plan_conv2d(*sizes, *steps, dtype="float32", layout=layout, algorithm="grouped_gemm")
     assert_equal(from_layout(made(*arrays[:2]), layout), expected)
     assert_equal(from_layout(made.backward_weight(arrays[2], arrays[0]), layout), weights)
 
@@ -166,7 +166,7 @@ def test_infinity_and_nan_travel_as_in_loops(layout, count):
 def test_what_fills_no_vector_is_refused():
     lanes = VECTOR_BYTES // 4
     x, w = (1, 2 * lanes + 2, 5, 5), (2 * lanes + 2, lanes + 1, 3, 3)
-    made = fastconv.plan_conv2d(x, w, groups=2, dtype="float32", algorithm="bundles")
+    made = fastconv.plan_conv2d(x, w, groups=2, dtype="float32", algorithm="grouped_gemm")
     assert made.algorithms == {}
     with pytest.raises(ValueError, match="no whole vectors"):
         made(np.zeros(x, np.float32), np.zeros(w, np.float32))
@@ -175,7 +175,7 @@ def test_what_fills_no_vector_is_refused():
 def test_groups_that_leave_a_vector_unfilled_are_refused():
     lanes = VECTOR_BYTES // 4
     x, w = (1, 5, 5, 3 * lanes // 2), (3 * lanes // 2, 3, 3, lanes // 2)
-    made = fastconv.plan_conv2d(x, w, groups=3, dtype="float32", layout="NHWC", algorithm="bundles")
+    made = fastconv.plan_conv2d(x, w, groups=3, dtype="float32", layout="NHWC", algorithm="grouped_gemm")
     assert made.algorithms == {}
 
 
@@ -183,7 +183,7 @@ def test_a_kernel_that_meets_nothing_but_padding():
     """A plan of the one pass that is served, and that pass has no sums."""
     lanes = VECTOR_BYTES // 4
     x, w = (1, 2 * lanes, 2, 2), (2, lanes, 1, 1)
-    made = fastconv.plan_conv2d(x, w, 3, 1, groups=2, dtype="float32", algorithm="bundles")
+    made = fastconv.plan_conv2d(x, w, 3, 1, groups=2, dtype="float32", algorithm="grouped_gemm")
     assert list(made.algorithms) == ["backward_input"]
     assert made.scratch_bytes > 0
     gradient = np.ones(made.output_size, np.float32)
@@ -195,5 +195,5 @@ def test_a_kernel_that_meets_nothing_but_padding():
 def test_groups_of_one_filter_are_refused(monkeypatch, dtype, nbytes):
     """Short vectors have four or two lanes, but a bundle no tiles for as many groups."""
     made = fastconv.plan_conv2d((1, 5, 5, 16), (16, 3, 3, 1), groups=16, dtype=dtype, layout="NHWC")
-    monkeypatch.setattr(bundles, "VECTOR_BYTES", nbytes)
-    assert "no whole vectors" in bundles.Bundles.why_not(made._geometry, "forward")
+    monkeypatch.setattr(grouped_gemm, "VECTOR_BYTES", nbytes)
+    assert "no whole vectors" in grouped_gemm.GroupedGemm.why_not(made._geometry, "forward")

@@ -23,11 +23,12 @@ from calibrate import layers_of  # noqa: E402
 from random_layers import Layer, drawn, of_suites, read  # noqa: E402
 
 import fastconv  # noqa: E402
-from fastconv import algorithms  # noqa: E402
-from fastconv.algorithms import ALGORITHMS, PASSES, machine  # noqa: E402
-from fastconv.algorithms.estimates import COSTS, estimate, least  # noqa: E402
-from fastconv.algorithms.machine import Machine  # noqa: E402
-from fastconv.algorithms.problem import Counts, Problem  # noqa: E402
+from fastconv.engine import machine, select  # noqa: E402
+from fastconv.engine.algorithm import PASSES  # noqa: E402
+from fastconv.engine.estimates import COSTS, estimate, least  # noqa: E402
+from fastconv.engine.machine import Machine  # noqa: E402
+from fastconv.engine.problem import Counts, Problem  # noqa: E402
+from fastconv.engine.select import ALGORITHMS  # noqa: E402
 from fastconv.kernels.vectors import VECTOR_BITS  # noqa: E402
 
 TIMES = Path(__file__).resolve().parent / "times"
@@ -102,10 +103,10 @@ def test_auto_takes_what_is_scored():
     reordered = 0
     for row in rows:
         geometry, which = row.problem.geometry, row.problem.which
-        kind = algorithms.choose(geometry, which)
-        least_of_all = min(estimate(k, row.problem) for k in algorithms.candidates(geometry, which))
+        kind = select.choose(geometry, which)
+        least_of_all = min(estimate(k, row.problem) for k in select.candidates(geometry, which))
         assert estimate(kind, row.problem) == pytest.approx(least_of_all), (row.layer, which, kind.label)
-        reordered += kind.label != kind.name
+        reordered += kind not in ALGORITHMS
     assert reordered > 100
 
 
@@ -117,7 +118,7 @@ def test_whatever_serves_has_an_estimate(p):
         return
     for which in PASSES:
         problem = Problem(geometry, which)
-        for kind in algorithms.candidates(geometry, which):
+        for kind in select.candidates(geometry, which):
             counts = kind.counts(problem)
             assert all(0 <= count < math.inf for count in counts.terms.values())
             for name in machine.machines():
@@ -127,49 +128,61 @@ def test_whatever_serves_has_an_estimate(p):
 def test_the_least_estimate_is_chosen(monkeypatch):
     geometry = fastconv.plan_conv2d((2, 3, 8, 8), (5, 3, 3, 3))._geometry
     for which in PASSES:
-        served = algorithms.serving(geometry, which)
+        served = select.serving(geometry, which)
         assert len(served) > 3
         for chosen in served:
             costs = {name: {which: {"call": 2.0}} for name in COSTS}
             counts = chosen.counts(Problem(geometry, which))
             costs[counts.row] = {which: {"call": 1.0}}
             assert least(served, Problem(geometry, which), costs) == (1, chosen)
-    assert {which: algorithms.choose(geometry, which).name for which in PASSES} == fastconv.plan_conv2d(
+    assert {which: select.choose(geometry, which).name for which in PASSES} == fastconv.plan_conv2d(
         (2, 3, 8, 8), (5, 3, 3, 3)
     ).algorithms
 
 
+def test_an_algorithm_without_nanoseconds_is_never_chosen():
+    geometry = fastconv.plan_conv2d((2, 3, 8, 8), (5, 3, 3, 3))._geometry
+    served, problem = select.serving(geometry, "forward"), Problem(geometry, "forward")
+    costs = {"im2col": {"forward": {"call": 1e9}}, "im2col/narrow": {"forward": {"call": 1e9}}}
+    taken, chosen = least(served, problem, costs)
+    assert (taken, chosen.name) == (1e9, "im2col")
+    assert {estimate(kind, problem, costs) for kind in served} == {1e9, float("inf")}
+
+
 def test_an_estimate_with_another_within_takes_the_least_of_these():
     geometry = fastconv.plan_conv2d((2, 3, 9, 9), (5, 3, 3, 3), 2, 2, 2)._geometry
-    lattice = next(kind for kind in ALGORITHMS if kind.name == "lattice")
-    counts = lattice.counts(Problem(geometry, "forward"))
+    decimated = next(kind for kind in ALGORITHMS if kind.name == "decimated")
+    counts = decimated.counts(Problem(geometry, "forward"))
     kinds, reduced = counts.inner
     assert reduced.input == (1, 5, 5)
     within = min(estimate(kind, Problem(reduced, "forward")) for kind in kinds)
-    own = {term: each for term, each in COSTS["lattice"]["forward"].items() if term in counts.terms}
-    assert estimate(lattice, Problem(geometry, "forward")) == pytest.approx(
+    own = {term: each for term, each in COSTS["decimated"]["forward"].items() if term in counts.terms}
+    assert estimate(decimated, Problem(geometry, "forward")) == pytest.approx(
         within + sum(each * counts.terms[term] for term, each in own.items())
     )
 
 
 def test_views_are_computed_where_copies_and_work_take_less(monkeypatch):
     geometry = fastconv.plan_conv2d((2, 3, 8, 8), (5, 3, 3, 3))._geometry
-    names = [kind.name for kind in algorithms.serving(geometry, "forward")]
-    assert "lines" in names  # which is not in the other layout
+    names = [kind.label for kind in select.serving(geometry, "forward")]
+    assert "indirect/lines" in names  # which is not in the other layout
 
     def costs(copy, lines, others):
         table = {name: {"forward": {"call": others}} for name in COSTS}
-        table["lines"], table["reordered"] = {"forward": {"call": lines}}, {"forward": {"turned": copy}}
-        monkeypatch.setattr("fastconv.algorithms.COSTS", table)
-        monkeypatch.setattr("fastconv.algorithms.least", lambda *given: least(*given, table))
+        table["indirect/lines"], table["reordered"] = (
+            {"forward": {"call": lines}},
+            {"forward": {"turned": copy}},
+        )
+        monkeypatch.setattr("fastconv.engine.select.COSTS", table)
+        monkeypatch.setattr("fastconv.engine.select.least", lambda *given: least(*given, table))
 
     costs(1, 700, 1000)
-    assert not algorithms.better_there(geometry, "forward", 300, 100)
-    assert algorithms.better_there(geometry, "forward", 500, 100)
-    assert not algorithms.better_there(geometry, "forward", 500, 500)
+    assert not select.better_there(geometry, "forward", 300, 100)
+    assert select.better_there(geometry, "forward", 500, 100)
+    assert not select.better_there(geometry, "forward", 500, 500)
     costs(1, 1000, 1000)
-    assert algorithms.better_there(geometry, "forward", 101, 100)
-    assert not algorithms.better_there(geometry, "forward", 100, 101)
+    assert select.better_there(geometry, "forward", 101, 100)
+    assert not select.better_there(geometry, "forward", 100, 101)
 
 
 def test_the_nearest_machine():
@@ -205,7 +218,9 @@ def test_cache_sizes_are_those_of_the_system_or_usual_ones(tmp_path, monkeypatch
 def test_layers_are_lines():
     rng = random.Random(0)
     for layer in [*(drawn(rng) for _ in range(50)), *list(of_suites())[::20]]:
-        timed = Layer(**{**vars(layer), "times": {which: {"im2col": 12.5, "lines": 1e6} for which in PASSES}})
+        timed = Layer(
+            **{**vars(layer), "times": {which: {"im2col": 12.5, "indirect/lines": 1e6} for which in PASSES}}
+        )
         again = read(str(timed))
         assert (again, again.times) == (timed, timed.times)
         assert again.geometry.multiplications > 0

@@ -46,7 +46,7 @@ def test_convolution_for_any_number_of_threads(name):
 LARGE = {
     "3x3": ((4, 64, 28, 28), (64, 64, 3, 3), {"padding": 1}),
     "3x3 of few channels": ((4, 3, 64, 64), (32, 3, 3, 3), {"padding": 1}),
-    "pointwise": ((4, 128, 28, 28), (64, 128, 1, 1), {}),
+    "gemm/pixels": ((4, 128, 28, 28), (64, 128, 1, 1), {}),
     "strided": ((4, 32, 56, 56), (64, 32, 5, 5), {"stride": 2, "padding": 2}),
     "depthwise": ((4, 64, 56, 56), (64, 1, 3, 3), {"padding": 1, "groups": 64}),
     "groups of eight": ((4, 64, 28, 28), (64, 8, 3, 3), {"padding": 1, "groups": 8}),

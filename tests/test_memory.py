@@ -23,10 +23,10 @@ from numba.extending import intrinsic
 from strategies import SEARCH
 
 import fastconv
-from fastconv.algorithms import ALGORITHMS
+from fastconv.engine.select import ALGORITHMS
 
 MIB = 2**20
-NAMES = ["auto", *(algorithm.name for algorithm in ALGORITHMS)]
+NAMES = ["auto", *(algorithm.label for algorithm in ALGORITHMS)]
 PASSES = ("forward", "backward_input", "backward_weight")
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
@@ -141,7 +141,7 @@ LAYERS = {
     "dilated": ((2, 64, 80, 90), (64, 64, 3, 3), {"dilation": 2, "padding": 2}),
     "depthwise": ((4, 64, 120, 130), (64, 1, 3, 3), {"groups": 64, "padding": 1}),
     "groups of eight": ((4, 64, 60, 70), (64, 8, 3, 3), {"groups": 8}),
-    "pointwise": ((8, 64, 60, 70), (128, 64, 1, 1), {}),
+    "gemm/pixels": ((8, 64, 60, 70), (128, 64, 1, 1), {}),
     "pointwise, strided": ((8, 64, 60, 70), (128, 64, 1, 1), {"stride": 2}),
     "long row": ((2, 16, 1, 100_000), (32, 16, 1, 9), {"padding": (0, 4)}),
     "many images": ((2000, 8, 8, 8), (16, 8, 3, 3), {"padding": 1}),
@@ -311,7 +311,7 @@ SMALL_LAYERS = {
     "3x3": ((3, 32, 20, 22), (40, 32, 3, 3), {"padding": 1}),
     "strided": ((3, 8, 21, 22), (16, 4, 5, 5), {"stride": 2, "padding": 2, "groups": 2}),
     "depthwise": ((3, 32, 20, 22), (32, 1, 3, 3), {"groups": 32}),
-    "pointwise": ((3, 40, 16, 18), (32, 40, 1, 1), {}),
+    "gemm/pixels": ((3, 40, 16, 18), (32, 40, 1, 1), {}),
     "dilated": ((3, 32, 20, 22), (40, 32, 3, 3), {"padding": 2, "dilation": 2}),
 }
 

@@ -12,17 +12,19 @@ from hypothesis import strategies as st
 from strategies import examples
 
 import fastconv
-from fastconv.algorithms import ALGORITHMS, PASSES, jobs
+from fastconv.engine import partition
+from fastconv.engine.algorithm import PASSES
+from fastconv.engine.select import ALGORITHMS
 from fastconv.geometry import conv_geometry
 from fastconv.plan import ConvPlan
 
 KIB = 2**10
-NAMES = ["auto", *(algorithm.name for algorithm in ALGORITHMS)]
+NAMES = ["auto", *(algorithm.label for algorithm in ALGORITHMS)]
 
 
 def held(plan):
     """Bytes of all that the passes of a plan hold: arrays, and Python's own objects."""
-    found, seen, bytes_ = [plan._algorithms], set(), 0
+    found, seen, bytes_ = [plan._passes.made], set(), 0
     while found:
         value = found.pop()
         if id(value) in seen or isinstance(value, (type, np.dtype)) or callable(value) or value is None:
@@ -97,7 +99,7 @@ def test_a_plan_of_any_size_is_small(problem):
     try:
         for which in PASSES:
             if which in served:
-                plan._algorithm(which)
+                plan._passes.algorithm(which)
         made = tracemalloc.get_traced_memory()[1]
         assert plan.scratch_bytes >= 0
         peak = tracemalloc.get_traced_memory()[1]
@@ -203,14 +205,14 @@ def test_plans_of_ordinary_layers_keep_their_tables(monkeypatch):
     """They are made once: from the second call on no pass asks for any."""
     x, w = np.ones((2, 8, 12, 13), np.float32), np.ones((16, 8, 3, 3), np.float32)
     asked = []
-    get = jobs.Tables.__get__
+    get = partition.Tables.__get__
 
     def counted(tables, owner, kind):
         asked.append(tables.name)
         return get(tables, owner, kind)
 
-    monkeypatch.setattr(jobs.Tables, "__get__", counted)
-    for name in ("direct", "lines", "winograd", "grouped"):
+    monkeypatch.setattr(partition.Tables, "__get__", counted)
+    for name in ("gemm/filters", "indirect/lines", "winograd", "indirect/planes"):
         plan = fastconv.plan_conv2d(x.shape, w.shape, padding=1, algorithm=name)
         for first in (True, False):
             asked.clear()

@@ -22,8 +22,8 @@ from test_algorithms import PASSES, run
 import fastconv
 from fastconv import plan as plans
 from fastconv import tuning
-from fastconv.algorithms import candidates, choose, named
 from fastconv.cli import main
+from fastconv.engine.select import candidates, choose, named
 from fastconv.geometry import Geometry
 
 SLOW = 0.5
@@ -50,7 +50,7 @@ class Turns:
 
     def __call__(self, call, repeats):
         plan = getattr(call.func, "__self__", call.func)
-        ((which, kind),) = plan._tuned.items()
+        ((which, kind),) = plan._passes.tuned.items()
         assert labels(plan)[which] == kind.label
         before = self.taken.count((which, kind.label))
         self.taken.append((which, kind.label))
@@ -67,7 +67,7 @@ def plan_of(ndim=2, layout="NCHW", dtype="float32", **arguments):
 
 def labels(plan):
     """Of the algorithms of a plan."""
-    return {which: kind.label for which, kind in plan._kinds().items()}
+    return {which: kind.label for which, kind in plan._passes.kinds().items()}
 
 
 def names(plan, which):
@@ -161,7 +161,7 @@ def test_a_pickle_may_reach_a_machine_that_its_algorithm_can_not_serve(turns, mo
     turns.seconds = {("forward", name): (0.01,)}
     tuned = plan.tune()
     assert labels(tuned)["forward"] == name
-    monkeypatch.setattr(named(name), "why_not", staticmethod(lambda geometry, which: "narrow vectors"))
+    monkeypatch.setattr(named(name)[0], "why_not", staticmethod(lambda geometry, which: "narrow vectors"))
     assert labels(pickle.loads(pickle.dumps(tuned)))["forward"] == own(plan, "forward")
 
 
@@ -297,7 +297,7 @@ def test_a_plan_made_while_another_thread_learns_is_not_kept(monkeypatch):
     def look_just_before(geometry):
         answer = look(geometry)
         monkeypatch.setattr(tuning, "tuned", look)
-        tuning.learn({geometry: tuning.Answer(dict.fromkeys(PASSES, named("im2col")), 1)})
+        tuning.learn({geometry: tuning.Answer(dict.fromkeys(PASSES, named("im2col")[0]), 1)})
         return answer
 
     monkeypatch.setattr(tuning, "tuned", look_just_before)
@@ -547,7 +547,7 @@ def test_layers_that_are_none(layers, file):
         fastconv.load_tuning(edited(file, layers=layers))
 
 
-@pytest.mark.parametrize("name", ["virtual", "bundles", "lattice", 7, ["lines"]], ids=repr)
+@pytest.mark.parametrize("name", ["virtual", "grouped_gemm", "decimated", 7, ["gemm/filters"]], ids=repr)
 def test_algorithms_that_can_not_serve_are_left_out(name, tuned, file):
     """One warning for the whole file; the other passes are as it says."""
     (row,) = json.loads(file.read_text("utf-8"))["layers"]
@@ -583,7 +583,7 @@ x, w, dy = (rng.standard_normal(size).astype("float32") for size in sizes)
 sha = hashlib.sha256(fastconv.conv2d(x, w).tobytes())
 for gradient in fastconv.conv2d_backward(dy, x, w, needs=("input", "weight"))[:2]:
     sha.update(gradient.tobytes())
-print(sha.hexdigest(), *plan.algorithms.values())
+print(sha.hexdigest(), *(kind.label for kind in plan._passes.kinds().values()))
 """
 
 

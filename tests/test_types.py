@@ -12,7 +12,8 @@ import pytest
 import typing_examples
 
 import fastconv
-from fastconv import algorithms, annotations
+from fastconv import annotations
+from fastconv.engine import select
 from fastconv.geometry import LAYOUTS
 
 HERE = Path(__file__).parent
@@ -47,7 +48,9 @@ def test_algorithms_are_those_there_are():
     assert get_args(annotations.AlgorithmName) == fastconv.ALGORITHMS
     assert fastconv.ALGORITHMS[0] == "auto"
     assert len(fastconv.ALGORITHMS) == len(set(fastconv.ALGORITHMS))
-    assert set(fastconv.ALGORITHMS[1:]) == {algorithm.name for algorithm in algorithms.ALGORITHMS}
+    assert set(fastconv.ALGORITHMS[1:]) == {
+        name for kind in select.ALGORITHMS for name in (kind.name, kind.label)
+    }
 
 
 @pytest.mark.parametrize("ndim", [1, 2, 3])

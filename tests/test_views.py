@@ -22,9 +22,11 @@ from strategies import examples
 
 import fastconv
 from fastconv import plan as plans
-from fastconv.algorithms import ALGORITHMS, PASSES, candidates, choose, copies, lines, memory
-from fastconv.algorithms.copies import Copies, reordered
-from fastconv.algorithms.memory import assign, contiguous_in, dense
+from fastconv.engine import dispatch, indirect_lines, layouts, tensor
+from fastconv.engine.algorithm import PASSES
+from fastconv.engine.layouts import Copies, reordered
+from fastconv.engine.select import ALGORITHMS, candidates, choose
+from fastconv.engine.tensor import assign, contiguous_in, dense
 from fastconv.kernels.vectors import VECTOR_BYTES
 
 MIB = 2**20
@@ -40,17 +42,17 @@ def crop(array):
 
 
 def channels_first_memory(array):
-    """An array whose last axis comes second in memory."""
+    """An array whose last axis comes second in tensor."""
     return np.moveaxis(np.ascontiguousarray(np.moveaxis(array, -1, 1)), 1, -1)
 
 
 def channels_last_memory(array):
-    """An array whose second axis comes last in memory."""
+    """An array whose second axis comes last in tensor."""
     return np.moveaxis(np.ascontiguousarray(np.moveaxis(array, 1, -1)), -1, 1)
 
 
 def batch_last_memory(array):
-    """An array whose batch comes last in memory."""
+    """An array whose batch comes last in tensor."""
     return np.moveaxis(np.ascontiguousarray(np.moveaxis(array, 0, -1)), -1, 0)
 
 
@@ -119,9 +121,9 @@ def layer(ndim, layout, algorithm="auto", dtype=np.float32):
 def eager(monkeypatch):
     """Squares, and images copied two at a time, in arrays of any size."""
     for name, value in EAGER.items():
-        monkeypatch.setattr(memory, name, value)
+        monkeypatch.setattr(tensor, name, value)
     monkeypatch.setattr(plans, "SMALL_VIEW", 0)
-    monkeypatch.setattr(copies, "_images_at_once", lambda geometry, most_bytes: 2)
+    monkeypatch.setattr(layouts, "_images_at_once", lambda geometry, most_bytes: 2)
 
 
 def passes_equal(plan, x, w, dy, expected, layout):
@@ -153,7 +155,7 @@ def test_passes_over_views_equal_the_loops(ndim, layout, view):
 
 @pytest.mark.parametrize("view", VIEWS)
 @pytest.mark.parametrize(("ndim", "layout"), LAYOUTS)
-@pytest.mark.parametrize("algorithm", [algorithm.name for algorithm in ALGORITHMS])
+@pytest.mark.parametrize("algorithm", [algorithm.label for algorithm in ALGORITHMS])
 @pytest.mark.usefixtures("eager")
 def test_views_in_parts_and_squares(ndim, layout, view, algorithm):
     plan, arrays, expected = layer(ndim, layout, algorithm)
@@ -178,26 +180,26 @@ def test_every_algorithm_computes_in_the_other_layout(ndim, layout, algorithm, p
         arrays = {"forward": (x, w, None), "backward_input": (dy, w), "backward_weight": (dy, x)}[which]
         assert getattr(made, which)(*arrays, plan._normal(result))
         assert_equal(from_layout(result, layout), expected[which])
-        assert (kind.name, kind.label) == (algorithm.name, f"{algorithm.name}, reordered")
+        assert (kind.name, kind.label) == (algorithm.name, f"{algorithm.label}, reordered")
         assert made.scratch_bytes >= 2 * (x.nbytes // len(x) + dy.nbytes // len(dy))
 
 
 def test_candidates_are_the_algorithms_of_both_layouts():
     g = fastconv.plan_conv2d((2, 9, 9, 8), (8, 3, 3, 8), layout="NHWC")._geometry
     labels = [algorithm.label for algorithm in candidates(g, "forward")]
-    assert {"direct", "lines, reordered", "direct, reordered"} <= set(labels)
-    assert "lines" not in labels
-    assert "pointwise, reordered" not in labels
+    assert {"gemm/filters", "indirect/lines, reordered", "gemm/filters, reordered"} <= set(labels)
+    assert "indirect/lines" not in labels
+    assert "gemm/pixels, reordered" not in labels
     large = fastconv.plan_conv2d((1, 9, 9, 2**17), (8, 3, 3, 2**17), layout="NHWC")._geometry
-    assert not [a for a in candidates(large, "forward") if a.label != a.name]
-    assert "too many to be copied" in reordered(lines.Lines).why_not(large, "forward")
+    assert not [a for a in candidates(large, "forward") if a not in ALGORITHMS]
+    assert "too many to be copied" in reordered(indirect_lines.IndirectLines).why_not(large, "forward")
 
 
 def test_a_plan_says_which_pass_is_reordered():
-    last = fastconv.plan_conv2d((2, 9, 9, 3), (4, 3, 3, 3), layout="NHWC", algorithm="lines")
-    assert set(last.algorithms.values()) == {"lines"}
-    assert "forward: lines, reordered" in last.describe()
-    first = fastconv.plan_conv2d((2, 3, 9, 9), (4, 3, 3, 3), algorithm="lines")
+    last = fastconv.plan_conv2d((2, 9, 9, 3), (4, 3, 3, 3), layout="NHWC", algorithm="indirect/lines")
+    assert set(last.algorithms.values()) == {"indirect"}
+    assert "forward: indirect/lines, reordered" in last.describe()
+    first = fastconv.plan_conv2d((2, 3, 9, 9), (4, 3, 3, 3), algorithm="indirect/lines")
     assert "reordered" not in first.describe()
 
 
@@ -206,13 +208,13 @@ def addresses(monkeypatch):
     found = []
 
     def recorded(name, arrays):
-        original = getattr(fastconv.algorithms.Im2col, name)
+        original = getattr(fastconv.engine.im2col.Im2col, name)
 
         def run(self, *operands):
             found.append((self.geometry, [operands[i].__array_interface__["data"][0] for i in arrays]))
             return original(self, *operands)
 
-        monkeypatch.setattr(fastconv.algorithms.Im2col, name, run)
+        monkeypatch.setattr(fastconv.engine.im2col.Im2col, name, run)
 
     recorded("forward", (0, 3))
     recorded("backward_input", (0, 2))
@@ -230,7 +232,7 @@ def place(array):
 def test_what_lies_in_the_other_layout_is_not_copied_where_that_copies_less(monkeypatch, layout, turned):
     found = addresses(monkeypatch)
     monkeypatch.setattr(plans, "SMALL_VIEW", 0)
-    monkeypatch.setattr(plans, "better_there", lambda geometry, which, here, there: there < here)
+    monkeypatch.setattr(dispatch, "better_there", lambda geometry, which, here, there: there < here)
     for channels, filters in ((8, 2), (2, 8), (1, 1)):
         sizes = [layout_shape(size, layout) for size in ((3, channels, 9, 9), (filters, channels, 3, 3))]
         plan = fastconv.plan_conv2d(*sizes, layout=layout, algorithm="im2col")
@@ -303,7 +305,7 @@ def test_threads_do_not_change_the_bits_of_views(layout):
 @pytest.mark.parametrize("value", [np.inf, np.nan])
 @pytest.mark.parametrize("view", ["crop", "channels_last_memory", "channels_first_memory"])
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
-@pytest.mark.parametrize("algorithm", ["auto", "lines", "winograd"])
+@pytest.mark.parametrize("algorithm", ["auto", "indirect/lines", "winograd"])
 @pytest.mark.usefixtures("eager")
 def test_values_that_are_not_finite_in_views(layout, view, value, algorithm):
     rng = np.random.default_rng(0)
@@ -329,7 +331,7 @@ def test_values_that_are_not_finite_in_views(layout, view, value, algorithm):
 
 
 def test_one_value_for_all_channels():
-    """A view whose channels are the same memory."""
+    """A view whose channels are the same tensor."""
     rng = np.random.default_rng(0)
     one, w = integers(rng, (2, 1, 9, 8), np.float32), integers(rng, (4, 6, 3, 3), np.float32)
     x = np.broadcast_to(one, (2, 6, 9, 8))
@@ -361,13 +363,13 @@ def test_views_without_cells():
 )
 @examples(100)
 def test_copies_of_any_strides(order, extents, steps, last, dtype):
-    """Every order of axes in memory, with gaps and backwards, by squares wherever there are any."""
+    """Every order of axes in tensor, with gaps and backwards, by squares wherever there are any."""
     wide = np.arange(np.prod([n * abs(s) for n, s in zip(extents, steps, strict=True)]), dtype=dtype)
     wide = wide.reshape([n * abs(s) for n, s in zip(extents, steps, strict=True)])
     view = wide[tuple(slice(None, None, s) for s in steps)].transpose(order)
     with pytest.MonkeyPatch.context() as patch:
         for name, value in EAGER.items():
-            patch.setattr(memory, name, value)
+            patch.setattr(tensor, name, value)
         for threads in (1, 3):
             with fastconv.num_threads(threads):
                 copy = dense(view, last)
@@ -379,7 +381,7 @@ def test_copies_of_any_strides(order, extents, steps, last, dtype):
 @pytest.mark.parametrize("last", [False, True])
 def test_large_copies_in_pieces(last, monkeypatch):
     """Pieces of the longer side, the last one shorter, and lanes that nothing is in."""
-    monkeypatch.setattr(memory, "TURNED", 2**8)
+    monkeypatch.setattr(tensor, "TURNED", 2**8)
     lanes = VECTOR_BYTES // 4
     x = np.arange(3 * (2 * lanes + 3) * 71 * 53, dtype=np.float32).reshape(3, 2 * lanes + 3, 1, 71, 53)
     other = np.ascontiguousarray(x if last else x.transpose(0, 2, 3, 4, 1))
@@ -393,11 +395,11 @@ def test_large_copies_in_pieces(last, monkeypatch):
 def test_a_large_read_only_array_is_not_copied_for_lines():
     x = np.ones((8, 4, 32, 32), np.float32)
     x.flags.writeable = False
-    taken = lines._plain(x)
+    taken = indirect_lines._plain(x)
     assert place(taken) == place(x)
     assert taken.flags.carray
     small = x[:1, :1, :8]
-    assert place(lines._plain(small)) != place(small)
+    assert place(indirect_lines._plain(small)) != place(small)
     del x
     gc.collect()
     assert taken.sum() == taken.size

@@ -18,7 +18,7 @@ class TinyCall:
         plan = fastconv.plan_conv2d(x.shape, w.shape)
         out = plan(x, w)
         arrays = [normal_form(array, False) for array in (x, w, out)]
-        algorithm = plan._algorithm("forward")
+        algorithm = plan._passes.algorithm("forward")
         self.call = {
             "function": lambda: fastconv.conv2d(x, w),
             "plan": lambda: plan(x, w),

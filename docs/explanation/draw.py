@@ -19,9 +19,9 @@ from matplotlib.axes import Axes
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 
 import fastconv
-from fastconv.algorithms import candidates, choose
-from fastconv.algorithms.estimates import estimate
-from fastconv.algorithms.problem import Problem
+from fastconv.engine.estimates import estimate
+from fastconv.engine.problem import Problem
+from fastconv.engine.select import candidates, choose
 
 FOLDER = Path(__file__).parent
 INPUT, WEIGHT, OUTPUT, COLUMNS = "#4C78A8", "#F58518", "#54A24B", "#9ECAE9"

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 import fastconv
-from fastconv.algorithms import ALGORITHMS
 from fastconv.arguments import Array
 from fastconv.bench.cases import Case, Layer
+from fastconv.engine.select import ALGORITHMS
 
 Call = Callable[[], Any]
 Make = Callable[[Case], Call]
@@ -118,7 +118,7 @@ def _kernel_pass(case: Case) -> Call:
     plan: ConvPlan = fastconv.plan_conv2d(
         x.shape, w.shape, **_steps(case.layer), dtype=case.dtype, layout=case.layout
     )
-    run = getattr(plan._algorithm(case.operation), case.operation)  # type: ignore[arg-type]
+    run = getattr(plan._passes.algorithm(case.operation), case.operation)  # type: ignore[arg-type]
     sources = {"forward": (x, w), "backward_input": (dy, w), "backward_weight": (dy, x)}[case.operation]
     out = np.ones_like({"forward": dy, "backward_input": x, "backward_weight": w}[case.operation])
     arrays = [normal_form(array, last) for array in (*sources, out)]
@@ -568,7 +568,7 @@ def _after_product(make: Make) -> Make:
 
 _PASS: dict[str, Make] = {
     "fastconv": _fastconv_pass("auto"),
-    **{f"fastconv:{algorithm.name}": _fastconv_pass(algorithm.name) for algorithm in ALGORITHMS},
+    **{f"fastconv:{algorithm.label}": _fastconv_pass(algorithm.label) for algorithm in ALGORITHMS},
     "plan": _plan_pass,
     "kernel": _kernel_pass,
     "numpy": _numpy_pass,
@@ -600,7 +600,7 @@ TABLE: dict[str, dict[str, Make]] = {
 }
 
 # Implementations of our own, which are not peers.
-BY_NAME = ("fastconv", *(f"fastconv:{algorithm.name}" for algorithm in ALGORITHMS))
+BY_NAME = ("fastconv", *(f"fastconv:{algorithm.label}" for algorithm in ALGORITHMS))
 OURS = ("fastconv", "plan", "kernel", *BY_NAME[1:])
 # The packages of the peers, and what else each needs.
 PEERS: dict[str, tuple[str, ...]] = {

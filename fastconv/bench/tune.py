@@ -11,11 +11,11 @@ from statistics import geometric_mean
 from rich.table import Table
 
 from fastconv import tuning
-from fastconv.algorithms import Pass
 from fastconv.annotations import Layout2d
 from fastconv.bench.cases import BenchError, Layer, named_layers
 from fastconv.bench.report import WIDTH, Output
 from fastconv.config import cpu
+from fastconv.engine.algorithm import Pass
 from fastconv.geometry import layout_size
 from fastconv.outputs import check_file
 from fastconv.plan import ConvPlan, plan_conv2d

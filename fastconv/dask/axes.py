@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import accumulate, pairwise
 from typing import NamedTuple
 
-from fastconv.algorithms.jobs import ceil_div
+from fastconv.engine.partition import ceil_div
 from fastconv.geometry import Geometry, effective
 
 Range = tuple[int, int]

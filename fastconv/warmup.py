@@ -17,7 +17,7 @@ from threading import Thread
 
 import numpy as np
 
-from fastconv import nn
+from fastconv import ndimage, nn
 from fastconv.annotations import AlgorithmName, Layout2d
 from fastconv.columns import col2im, im2col
 from fastconv.conv import conv2d, conv2d_backward
@@ -113,6 +113,12 @@ def _waiting(dtype: str) -> None:
         run_jobs(2, lambda: lambda i: None)
 
 
+def _filters(dtype: str) -> None:
+    """Sums of integers in SciPy's order, which are of float64; other filters are convolutions."""
+    if dtype == "float64":
+        ndimage.correlate(np.ones((256, 256), np.uint8), np.full((3, 3), 1 / 9))
+
+
 def _columns(dtype: str) -> None:
     """The explicit algorithm, the functions that share its kernels, the bias's gradient, copies of views."""
     _algorithm("im2col", dtype)
@@ -170,6 +176,7 @@ _KINDS: dict[str, Callable[[str], None]] = {
     "depthwise": _depthwise,
     "columns": _columns,
     "training": _training,
+    "filters": _filters,
     "waiting": _waiting,
 }
 

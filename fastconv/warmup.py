@@ -168,7 +168,7 @@ _PLAIN: tuple[AlgorithmName, ...] = (
 )
 
 # The long ones first, so that processes end together. No two steps compile the same kernel, but for
-# `turn_cells` (0.1 s), which three algorithms share, and the loops that wait (0.1 s), which have no dtype.
+# `transpose` (0.1 s), which three algorithms share, and the loops that wait (0.1 s), which have no dtype.
 _KINDS: dict[str, Callable[[str], None]] = {
     **{name: partial(_algorithm, name) for name in _PLAIN},
     "grouped_gemm": _grouped_gemm,

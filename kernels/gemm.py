@@ -10,9 +10,19 @@ import numpy as np
 
 from fastconv.kernels.images import Image, address, from_channel
 from fastconv.kernels.jit import inner, jit, part
-from fastconv.kernels.pack import chunk_of, clear, copy, empty_band, fill_band, turn_cells
+from fastconv.kernels.pack import Window, chunk_of, clear, copy, pack_band, transpose, unpack_band
 from fastconv.kernels.simd import load, load_some, prefetch, spread, store, store_some, transpose_square
-from fastconv.kernels.tile import ROWS, find_vector, multiply_panels, multiply_rows, place_rows
+from fastconv.kernels.tile import (
+    ROWS,
+    Panel,
+    Prefetch,
+    Rows,
+    Runs,
+    find_vector,
+    multiply_rows,
+    multiply_strided_rows,
+    place_rows,
+)
 from fastconv.kernels.vectors import SUM, VECTOR_BYTES
 
 # Rows of weights that are asked for before they are copied: each lies in other pages, where the processor
@@ -123,17 +133,17 @@ def sweep(
         vectors = (min(width, filters - panel * width) + lanes - 1) // lanes
         for g in range(groups.shape[0]):
             first, runs, steps = groups[g, 0], groups[g, 1], groups[g, 2]
-            a_some, b_some = a_runs[first:], b_runs[first:]
             # The first sum begins with the bias, the others with what is there.
             begun, begun_rows = bias[panel * width :], no_rows
             if g > 0:
                 begun, begun_rows = out[column:], out_rows
             for t in range(0, cells, ROWS):
                 # The rows of the next sum's panel, while the first tiles run.
-                ahead = b + ((b_some[0] + runs * steps) * vectors + runs * steps * (t // ROWS)) * lanes
-                multiply_panels(
-                    band, cell_rows, t, a_some, packed, b, b_some, runs, steps, packed, ahead, lanes, begun,
-                    begun_rows, out, column, out_rows, vectors, cells - t,
+                ahead = b + ((b_runs[first] + runs * steps) * vectors + runs * steps * (t // ROWS)) * lanes
+                multiply_rows(
+                    Rows(band, cell_rows, 0), t, cells - t, Runs(a_runs, b_runs, first, runs, steps),
+                    Panel(packed, b, vectors), Rows(begun, begun_rows, 0), Rows(out, out_rows, column),
+                    Prefetch(packed, ahead, lanes),
                 )  # fmt: skip
 
 
@@ -161,7 +171,7 @@ def fill_chunk(x, image, images, channels, start, span, band, rows, columns, pit
     Parameters
     ----------
     x, image, channels, band, columns, pitch, square
-        As in `fastconv.kernels.pack.fill_band`.
+        As in `fastconv.kernels.pack.pack_band`.
     images : tuple of two int
         The first one, and how many.
     start : tuple of three int
@@ -173,9 +183,9 @@ def fill_chunk(x, image, images, channels, start, span, band, rows, columns, pit
     """
     for n in range(images[1]):
         for d in range(max(0, -start[0]), min(span[0], image.depth - start[0])):
-            fill_band(
-                x, image, images[0] + n, start[0] + d, channels, (start[1], start[2]),
-                band[(n * span[0] + d) * rows * columns * pitch :], span[1], columns, pitch, square,
+            pack_band(
+                x, image, images[0] + n, start[0] + d, channels, Window(start[1], start[2], span[1], columns),
+                band[(n * span[0] + d) * rows * columns * pitch :], pitch, square,
             )  # fmt: skip
 
 
@@ -320,11 +330,10 @@ def convolve_bands(
         for d in range(planes):
             for n in range(images):
                 for h in range(0, lines, lines_at_once):
-                    empty_band(
+                    unpack_band(
                         cells, ((d * images + n) * lines + h) * across, lines_at_once * across, out_pitch, y,
                         first_out + n * output.image_stride + d * output.plane_stride + h * output.row_stride,
-                        output.channel_stride, output.pixel_stride, some,
-                        square,
+                        output, some, square,
                     )  # fmt: skip
 
 
@@ -416,7 +425,7 @@ def sum_bands(
                 run = d * images + n
                 a_runs[run], b_runs[run] = first, run * cells
                 if last:
-                    turn_cells(
+                    transpose(
                         dy,
                         first,
                         gradient.pixel_stride,
@@ -436,24 +445,26 @@ def sum_bands(
             some = max(0, min(planes, panels[p, 5] - first_plane) - lowest) * images
             if some == 0:
                 continue
-            begun = a_runs[lowest * images :]
+            begun = lowest * images
             if straight:
                 some_channels = from_channel(image, c)
                 first = start[0] + first_plane + lowest
                 for i in range(some):
-                    fill_band(
+                    pack_band(
                         x, some_channels, first_image + i % images, first + i // images,
-                        min(width, channels - c), (start[1] + first_line, start[2] + first_cell),
-                        panel[i * cells * width :], lines, across, width, square,
+                        min(width, channels - c),
+                        Window(start[1] + first_line, start[2] + first_cell, lines, across),
+                        panel[i * cells * width :], width, square,
                     )  # fmt: skip
             else:
                 here = cell_rows[lowest * images * cells :]
                 pack_cells(source, here, some * cells, pieces, panels[p, 0], panels[p, 1], panel, width)
             for f in range(0, filters[1], ROWS):
                 # (filters, elements) += (filters, cells) @ (cells, elements)
-                multiply_panels(
-                    gradients, a_rows, f, begun, panel, 0, b_runs, some, cells, panel, 0, 0, flat[c:], c_rows,
-                    flat, c, c_rows, vectors, filters[1] - f,
+                multiply_rows(
+                    Rows(gradients, a_rows, 0), f, filters[1] - f,
+                    Runs(a_runs[begun:], b_runs, 0, some, cells), Panel(panel, 0, vectors),
+                    Rows(flat, c_rows, c), Rows(flat, c_rows, c), Prefetch(panel, 0, 0),
                 )  # fmt: skip
 
 
@@ -574,10 +585,10 @@ def sum_few(
                     seen = from_channel(gradient, filters[0] + column)
                     for i in range(some_runs):
                         plane, line = divmod(run + i, lines)
-                        fill_band(
+                        pack_band(
                             dy, seen, first_image + plane % images, first_plane + plane // images, some,
-                            (first_line + line, first_cell), panel[i * across * width :], 1, across, width,
-                            square,
+                            Window(first_line + line, first_cell, 1, across), panel[i * across * width :],
+                            width, square,
                         )  # fmt: skip
                 for cell in range(0, across, piece):
                     part_of_line = min(piece, across - cell)
@@ -591,10 +602,11 @@ def sum_few(
                             wanted, ahead, step = x, next_x + (asked - dy_lines) * lanes, lanes
                         asked += some_runs * part_of_line
                         # (elements, filters) += (elements, cells) @ (cells, filters)
-                        multiply_rows(
-                            source[cell * a_step :], elements, t, a_runs[run:], a_step, panel, cell * width,
-                            b_runs, some_runs, part_of_line, wanted, ahead, step, flat[column:], c_rows, flat,
-                            column, c_rows, vectors, elements.size - t,
+                        multiply_strided_rows(
+                            Rows(source, elements, cell * a_step), a_step, t, elements.size - t,
+                            Runs(a_runs[run:], b_runs, 0, some_runs, part_of_line),
+                            Panel(panel, cell * width, vectors), Rows(flat, c_rows, column),
+                            Rows(flat, c_rows, column), Prefetch(wanted, ahead, step),
                         )  # fmt: skip
 
 
@@ -617,7 +629,7 @@ def turn_filters(sums, filters, row, depths, depth, taps, channels, dw, square):
     """
     for f in range(filters):
         for i in range(depths):
-            turn_cells(
+            transpose(
                 sums, f * row + i * depth, channels, taps, channels,
                 dw[(f * channels * depths + i) * taps :], depths * taps, square,
             )  # fmt: skip

@@ -10,7 +10,7 @@ import numpy as np
 
 from fastconv.kernels.jit import inner, jit
 from fastconv.kernels.simd import load, load_some, prefetch, spread, store, store_some
-from fastconv.kernels.tile import PANEL, ROWS, multiply_panels
+from fastconv.kernels.tile import PANEL, ROWS, Panel, Prefetch, Rows, Runs, multiply_rows
 from fastconv.kernels.vectors import VECTOR_BYTES
 
 
@@ -215,9 +215,10 @@ def convolve_pixels(
                     if ahead == 0 and asked < chunk:
                         wanted, wanted_step = min(x.size - 1, upcoming + asked * source[4]), source[2]
                         asked += 64 // x.itemsize
-                    multiply_panels(
-                        w, a_rows, row, a_run, packed, b, b_run, 1, some, x, wanted, wanted_step, begun,
-                        begun_rows, out, first_out, out_rows, vectors, count - row,
+                    multiply_rows(
+                        Rows(w, a_rows, 0), row, count - row, Runs(a_run, b_run, 0, 1, some),
+                        Panel(packed, b, vectors), Rows(begun, begun_rows, 0),
+                        Rows(out, out_rows, first_out), Prefetch(x, wanted, wanted_step),
                     )  # fmt: skip
                 if not inside and channel + some == channels:
                     leave_pixels(

@@ -24,7 +24,7 @@ from numba.extending import intrinsic
 from fastconv.kernels import vectors
 from fastconv.kernels.images import Image, address, every, from_channel
 from fastconv.kernels.jit import inner, jit, part
-from fastconv.kernels.pack import clear, empty_band, fill_band, turn_cells
+from fastconv.kernels.pack import Window, clear, pack_band, transpose, unpack_band
 from fastconv.kernels.simd import Vector, load, prefetch, store
 from fastconv.kernels.vectors import (
     VECTOR_BYTES,
@@ -288,7 +288,7 @@ def pack_bundles(w, first, stop, elements, packed):
     square = np.empty(lanes * lanes, w.dtype)
     for bundle in range(first, stop):
         begin = bundle * lanes * elements
-        turn_cells(w, begin, elements, lanes, elements, packed[begin:], lanes, square)
+        transpose(w, begin, elements, lanes, elements, packed[begin:], lanes, square)
 
 
 @jit
@@ -298,12 +298,12 @@ def turn_groups(w, groups, rows, columns, turned):
     square = np.empty(lanes * lanes, w.dtype)
     for group in range(groups):
         begin = group * rows * columns
-        turn_cells(w, begin, columns, rows, columns, turned[begin:], rows, square)
+        transpose(w, begin, columns, rows, columns, turned[begin:], rows, square)
 
 
 @inner
 def fill_cells(x, image, number, start, bundles, size, band, rows, columns, groups):
-    """As `fill_band`, of vectors of channels that are last: those of several groups are put `together`.
+    """As `pack_band`, of vectors of channels that are last: those of several groups are put `together`.
 
     Each of ``bundles`` vectors of a cell goes to a band of its own, ``size`` elements apart.
     """
@@ -354,9 +354,9 @@ def fill_bundle(
             if groups > 1 or (image.channel_stride == 1 and channels - block * lanes >= lanes):
                 fill_cells(x, seen, number, corner, bundles, size, place, rows, columns, groups)
             else:
-                fill_band(
-                    x, seen, number, 0, min(lanes, channels - block * lanes), corner, place, rows, columns,
-                    lanes, square,
+                pack_band(
+                    x, seen, number, 0, min(lanes, channels - block * lanes),
+                    Window(top, phases[phase, 3], rows, columns), place, lanes, square,
                 )  # fmt: skip
 
 
@@ -418,10 +418,9 @@ def leave_lines(cells, lines, across, y, place, output, square):
     lanes = VECTOR_BYTES // y.itemsize
     joined = lines if output.row_stride == across * output.pixel_stride else 1
     for line in range(0, lines, joined):
-        empty_band(
-            cells, line * across, joined * across, lanes, y, place + line * output.row_stride,
-            output.channel_stride, output.pixel_stride,
-            lanes, square,
+        unpack_band(
+            cells, line * across, joined * across, lanes, y, place + line * output.row_stride, output, lanes,
+            square,
         )  # fmt: skip
 
 
@@ -564,8 +563,9 @@ def sum_bundles(
                         groups,
                     )  # fmt: skip
                 else:
-                    fill_band(
-                        dy, seen, number, 0, lanes, (first_line, 0), gradients, some, across, lanes, square
+                    pack_band(
+                        dy, seen, number, 0, lanes, Window(first_line, 0, some, across), gradients, lanes,
+                        square,
                     )  # fmt: skip
                 # The same lines of the next image, a part of them before each tile.
                 ahead = address(image, number + 1, channel, 0, max(0, top), 0)

@@ -1,13 +1,29 @@
-"""Bands: some lines of images with their channels last and their padding around them, and back again.
+"""Bands: some rows of images with their channels last and their padding around them, and back again.
 
 A band is what the algorithms read whose vectors run along channels or filters. Images that have their
 channels first are transposed on the way in and out, a square of one vector's lanes at a time.
+
+An index written ``max(0, i)`` is never negative; so Numba is told, which would otherwise count it from the
+array's end.
 """
+
+from __future__ import annotations
+
+from typing import NamedTuple
 
 from fastconv.kernels.images import Chunk, address
 from fastconv.kernels.jit import inner, jit
 from fastconv.kernels.simd import load, load_some, spread, store, store_some, transpose_square
 from fastconv.kernels.vectors import VECTOR_BYTES
+
+
+class Window(NamedTuple):
+    """A part of a plane: its first row and column, which may lie outside the plane, and its extents."""
+
+    row: int
+    column: int
+    rows: int
+    columns: int
 
 
 @inner
@@ -35,84 +51,85 @@ def copy(x, first, y, target, count):
 
 @inner
 def chunk_of(k, batch, depth, height, width, chunk):
-    """The k-th chunk."""
-    images, planes, lines, cells = chunk
-    k, piece = divmod(k, (width + cells - 1) // cells)
-    in_plane = (height + lines - 1) // lines
+    """The k-th chunk of at most so many ``(images, planes, rows, columns)``."""
+    images, planes, rows, columns = chunk
+    k, piece = divmod(k, (width + columns - 1) // columns)
+    in_plane = (height + rows - 1) // rows
     in_image = (depth + planes - 1) // planes * in_plane
-    image, plane, line = k // in_image * images, k % in_image // in_plane * planes, k % in_plane * lines
-    cell = piece * cells
+    image, plane, row = k // in_image * images, k % in_image // in_plane * planes, k % in_plane * rows
+    column = piece * columns
     return Chunk(
-        image, min(images, batch - image), plane, min(planes, depth - plane), line, min(lines, height - line),
-        cell, min(cells, width - cell),
+        image, min(images, batch - image), plane, min(planes, depth - plane), row, min(rows, height - row),
+        column, min(columns, width - column),
     )  # fmt: skip
 
 
 @inner
-def fill_band(x, image, number, depth, channels, start, band, rows, columns, pitch, square):
-    """Copy lines of one plane to a band with its channels last and zeros where the plane ends.
+def pack_band(x, image, number, plane, channels, window, band, pitch, square):
+    """Copy a window of one plane to a band with its channels last and zeros where the plane ends.
 
     Parameters
     ----------
     x : 1-D float array
     image : Image
-    number, depth : int
+    number, plane : int
         Which image, and which plane of it.
     channels : int
-    start : tuple of two int
-        The plane's line and column where the band begins; may lie outside.
+    window : Window
     band : 1-D float array (rows, columns, pitch)
         Written; what lies behind the last channel is of no meaning.
-    rows, columns, pitch : int
-        ``pitch`` is ``channels`` or a little more, to have whole vectors.
+    pitch : int
+        ``channels`` or a little more, to have whole vectors.
     square : 1-D float array
         Scratch of lanes by lanes.
     """
     lanes = VECTOR_BYTES // x.itemsize
-    first = address(image, number, 0, depth, 0, 0)
-    plane, cell = image.channel_stride, image.pixel_stride
-    height, width, step = image.height, image.width, image.row_stride
-    top, bottom = min(rows, max(0, -start[0])), min(rows, height - start[0])
-    left, right = min(columns, max(0, -start[1])), min(columns, width - start[1])
+    rows, columns = window.rows, window.columns
+    channel_stride, pixel_stride, row_stride = image.channel_stride, image.pixel_stride, image.row_stride
+    # The window's rows and columns inside the plane.
+    top, bottom = min(rows, max(0, -window.row)), min(rows, image.height - window.row)
+    left, right = min(columns, max(0, -window.column)), min(columns, image.width - window.column)
+    first = address(image, number, 0, plane, window.row, window.column + left)
     whole = channels // lanes * lanes
     for r in range(rows):
-        line = r * columns * pitch
+        row = r * columns * pitch
         if r < top or r >= bottom or left >= right:
-            clear(band, line, columns * pitch)
+            clear(band, row, columns * pitch)
             continue
-        clear(band, line, left * pitch)
-        clear(band, line + right * pitch, (columns - right) * pitch)
-        if plane != 1:
+        clear(band, row, left * pitch)
+        clear(band, row + right * pitch, (columns - right) * pitch)
+        if channel_stride != 1:
             continue
-        source = first + (start[0] + r) * step + (start[1] + left) * cell
-        target = line + left * pitch
-        if cell == channels == pitch:
+        source, target = first + r * row_stride, row + left * pitch
+        if pixel_stride == channels == pitch:
             copy(x, source, band, target, (right - left) * channels)
             continue
         for k in range(right - left):
             for c in range(0, whole, lanes):
-                store(band, target + k * pitch + c, load(x, source + k * cell + c))
+                store(band, target + k * pitch + c, load(x, source + k * pixel_stride + c))
             for c in range(whole, channels):
-                band[max(0, target + k * pitch + c)] = x[max(0, source + k * cell + c)]
+                band[max(0, target + k * pitch + c)] = x[max(0, source + k * pixel_stride + c)]
             for c in range(channels, pitch):
                 band[max(0, target + k * pitch + c)] = 0
-    if plane == 1:
+    if channel_stride == 1:
         return
     # A vector of channels at a time: sixteen streams through memory, which the prefetchers can follow.
-    # Of cells that lie apart, a square takes as many as it reaches; lines one behind the other are one: 272
-    # and 210 ns for a plane of 7x7 (16 channels, float32, AVX-512 Xeon).
-    at_once, there = max(1, lanes // cell), right - left
-    joined = max(1, bottom - top) if cell == 1 and step == there else 1
+    # Of pixels that lie apart, a square takes as many as it reaches. Rows one behind the other are one, since
+    # rows of 7 pixels fill few lanes.
+    at_once, there = max(1, lanes // pixel_stride), right - left
+    joined = max(1, bottom - top) if pixel_stride == 1 and row_stride == there else 1
     for c in range(0, channels, lanes):
         for r in range(top, bottom, joined):
-            source = first + c * plane + (start[0] + r) * step + (start[1] + left) * cell
+            source = first + c * channel_stride + r * row_stride
             target, column = (r * columns + left) * pitch + c, 0
             for k in range(0, joined * there, at_once):
                 some = min(at_once, joined * there - k)
-                reach = (some - 1) * cell + 1
-                transpose_square(x, source + k * cell, plane, min(lanes, channels - c), reach, square, 0)
+                reach = (some - 1) * pixel_stride + 1
+                transpose_square(
+                    x, source + k * pixel_stride, channel_stride, min(lanes, channels - c), reach, square, 0
+                )
                 for j in range(some):
-                    taken = load(square, j * cell * lanes)
+                    taken = load(square, j * pixel_stride * lanes)
                     if pitch - c >= lanes:
                         store(band, target, taken)
                     else:
@@ -123,46 +140,51 @@ def fill_band(x, image, number, depth, channels, start, band, rows, columns, pit
 
 
 @inner
-def empty_band(band, row, cells, pitch, y, place, plane, cell, channels, square):
-    """Copy ``cells`` cells of a band, from cell ``row`` on, to an image: `fill_band` turned round.
+def unpack_band(band, first, pixels, pitch, y, place, output, channels, square):
+    """Copy ``pixels`` pixels of a band, from pixel ``first`` on, to a row of an image: `pack_band` reversed.
 
-    ``place`` is where the first of them belongs in ``y``, ``cell`` how far they lie from each other there.
+    ``place`` is where the first of them belongs in ``y``; the strides are those of the Image ``output``.
     """
     lanes = VECTOR_BYTES // y.itemsize
-    first = row * pitch
-    if plane == 1:
-        for k in range(cells):
+    channel_stride, pixel_stride = output.channel_stride, output.pixel_stride
+    begin = first * pitch
+    if channel_stride == 1:
+        for k in range(pixels):
             for c in range(0, channels, lanes):
-                store_some(y, place + k * cell + c, load(band, first + k * pitch + c), channels - c)
+                taken = load(band, begin + k * pitch + c)
+                store_some(y, place + k * pixel_stride + c, taken, channels - c)
         return
     for c in range(0, channels, lanes):
-        for k in range(0, cells, lanes):
-            some = min(lanes, cells - k)
-            transpose_square(band, first + k * pitch + c, pitch, some, lanes, square, 0)
+        for k in range(0, pixels, lanes):
+            some = min(lanes, pixels - k)
+            transpose_square(band, begin + k * pitch + c, pitch, some, lanes, square, 0)
             for i in range(min(lanes, channels - c)):
-                target = place + (c + i) * plane + k * cell
-                if cell == 1:
+                target = place + (c + i) * channel_stride + k * pixel_stride
+                if pixel_stride == 1:
                     store_some(y, target, load(square, i * lanes), some)
                 else:
                     for j in range(some):
-                        y[max(0, target + j * cell)] = square[i * lanes + j]
+                        y[max(0, target + j * pixel_stride)] = square[i * lanes + j]
 
 
 @jit
-def turn_cells(x, first, cell, cells, channels, turned, row, square):
-    """``turned[c*row + k] = x[first + k*cell + c]``: channels that are last, put first."""
+def transpose(x, first, stride, rows, columns, y, y_stride, square):
+    """``y[c*y_stride + r] = x[first + r*stride + c]`` for so many rows r and columns c of a matrix in ``x``.
+
+    ``square`` is scratch of lanes by lanes.
+    """
     lanes = VECTOR_BYTES // x.itemsize
-    for c in range(0, channels, lanes):
-        there = min(lanes, channels - c)
-        for k in range(0, cells, lanes):
-            some = min(lanes, cells - k)
-            transpose_square(x, first + k * cell + c, cell, some, there, square, 0)
+    for c in range(0, columns, lanes):
+        there = min(lanes, columns - c)
+        for r in range(0, rows, lanes):
+            some = min(lanes, rows - r)
+            transpose_square(x, first + r * stride + c, stride, some, there, square, 0)
             for i in range(there):
-                store_some(turned, (c + i) * row + k, load(square, i * lanes), some)
+                store_some(y, (c + i) * y_stride + r, load(square, i * lanes), some)
 
 
 @jit
-def turn_planes(x, first, y, steps, first_piece, stop_piece, square):
+def reorder(x, first, y, axes, first_piece, stop_piece, square):
     """Copy an array to one that is contiguous along another axis.
 
     Parameters
@@ -171,33 +193,32 @@ def turn_planes(x, first, y, steps, first_piece, stop_piece, square):
         The source's memory; ``first`` is where its first element lies.
     y : 1-D float array
         Written.
-    steps : int64 array (5, 4)
-        Axes of both arrays: extent, steps in the source and in the target, and how many cells a piece has.
-        Pieces follow each other along the first axis, then along the second. The last axis but one is
-        contiguous in the source, the last one in the target.
+    axes : int64 array (5, 4)
+        Axes of both arrays: extent, stride in the source, stride in the target, extent of a piece. Pieces
+        follow each other along the first axis, then along the second. The last axis but one is contiguous in
+        the source, the last one in the target.
     first_piece, stop_piece : int
         From and up to which piece, of those that the axes are cut into.
     square : 1-D float array
         Scratch of lanes by lanes.
     """
-    cells, channels = steps[4, 0], steps[3, 0]
-    some, there = min(cells, steps[4, 3]), min(channels, steps[3, 3])
+    rows, columns = axes[4, 0], axes[3, 0]
     for piece in range(first_piece, stop_piece):
         source, target, rest = first, 0, piece
-        cell, channel = 0, 0
+        row, column = 0, 0
         for axis in range(5):
-            extent, step = steps[axis, 0], steps[axis, 3]
+            extent, step = axes[axis, 0], axes[axis, 3]
             if extent > step:  # divisions take as long as a small square
                 count = (extent + step - 1) // step
                 before = rest // count
                 place = (rest - before * count) * step
                 rest = before
-                source, target = source + place * steps[axis, 1], target + place * steps[axis, 2]
+                source, target = source + place * axes[axis, 1], target + place * axes[axis, 2]
                 if axis == 3:
-                    channel = place
+                    column = place
                 elif axis == 4:
-                    cell = place
-        turn_cells(
-            x, source, steps[4, 1], min(some, cells - cell), min(there, channels - channel), y[target:],
-            steps[3, 2], square,
+                    row = place
+        transpose(
+            x, source, axes[4, 1], min(axes[4, 3], rows - row), min(axes[3, 3], columns - column), y[target:],
+            axes[3, 2], square,
         )  # fmt: skip

@@ -1,16 +1,18 @@
-"""The register tile of a matrix product whose rows lie anywhere, and products made of such tiles.
+"""The register tile of a matrix product whose rows lie anywhere: a batch-reduce GEMM.
 
-A tile is up to `ROWS` rows by up to `PANEL` vectors. Every step broadcasts one element of each row and
-multiplies it with a panel of vectors. Where the steps of a row lie is said by a table of *runs*: in a run the
-row goes on by ``a_step`` elements and the panel by ``b_step``. One micro-kernel is so a plain product (one
-run), a convolution with the channels last (a run over the channels for each tap) and its backward-weight (a
-run over the pixels of each line).
+    c[m, v] = start[m, v] + sum over runs r, steps k of a[m, r, k] * b[r, k, v]
+
+A tile is up to `ROWS` rows m by up to `PANEL` vectors v. Every step broadcasts one element of each row and
+multiplies it with the vectors of a panel. A *run* is a product of its own, of elements one behind the other
+in a row and steps one behind the other in a panel; the runs of a tile are added up in its registers. So one
+micro-kernel is a plain product (one run), a convolution with the channels last (a run over the channels for
+each tap) and its backward-weight (a run over the pixels of each row of an image).
 """
 
 from __future__ import annotations
 
 import itertools
-from typing import Any
+from typing import Any, NamedTuple
 
 from llvmlite import ir
 from numba import types
@@ -30,147 +32,216 @@ from fastconv.kernels.vectors import (
     vector_store,
 )
 
-# 24 accumulators in 32 registers, or 12 in 16. The same instructions in assembler reach 84 to 89 % of the FMA
-# peak on panels of 16 KiB and more and 92 to 95 on 8 KiB; 94 without the broadcasts, 99 without the vectors;
-# and twenty more that do nothing cost nothing. What is missing waits for the cache (AVX-512 Xeon).
+# 24 accumulators in 32 registers, or 12 in 16.
 ROWS = 6
 PANEL = 4 if VECTOR_BITS == 512 else 2
-# Steps of packed panels that are written out in tiles of all rows: 215 GF/s, and 193 with one (256 steps,
-# float32, AVX-512 Xeon). Fewer rows gain nothing by it.
+# Steps that tiles of all rows, whose elements lie one behind the other, write out: 215 GF/s, and 193 with one
+# (256 steps, float32, AVX-512 Xeon). Fewer rows gain nothing by it.
 STEPS = 8
 
 
-@intrinsic(prefer_literal=True)
-def panel_tile(
-    typingctx, a, a_rows, first_row, a_runs, a_step, b, first_b, b_runs, runs, steps, wanted, ahead,
-    ahead_step, start, start_rows, c, first_c, c_rows, rows, vectors,
-):  # fmt: skip
-    """``c[m, v] = start[m, v] + sum over r, k of a[m, a_runs[r] + k*a_step] * b[b_runs[r] + k, v]``.
+class Rows(NamedTuple):
+    """Rows of numbers: row m begins at element ``first + starts[m]`` of ``array``."""
+
+    array: Any  # 1-D float array
+    starts: Any  # 1-D int64 array
+    first: int
+
+
+class Runs(NamedTuple):
+    """The products that a tile adds up: ``number`` runs of ``steps`` each.
+
+    Two tables, 1-D int64 arrays that are read from entry ``first`` on, say where runs begin: ``a_starts`` in
+    a row, in elements from its beginning, and ``b_starts`` in a panel, in steps from its beginning.
+    """
+
+    a_starts: Any
+    b_starts: Any
+    first: int
+    number: int
+    steps: int
+
+
+class Panel(NamedTuple):
+    """Steps of ``vectors`` vectors each (1 to `PANEL`), packed one behind the other from ``first`` on."""
+
+    array: Any  # 1-D float array
+    first: int
+    vectors: int
+
+
+class Prefetch(NamedTuple):
+    """What is prefetched while a tile runs: the cache line of an element at each step.
+
+    ``first`` is the first element, and ``step`` the elements from one to the next.
+    """
+
+    array: Any  # 1-D float array
+    first: int
+    step: int
+
+
+@intrinsic
+def multiply_rows(typingctx, a, row, rows, runs, b, start, c, prefetched):
+    """Add products of some rows with a panel to ``start`` and store them in ``c``.
 
     The sum begins at zero and ``start`` is added last, so that a long sum made of several calls is a sum of
     short sums, and keeps more digits.
 
     Parameters
     ----------
-    a, b, start, c : 1-D float array
-    a_rows, start_rows, c_rows : 1-D int64 array
-        Where each row begins in ``a``, ``start`` and ``c`` (``c`` from ``first_c`` on); read from
-        ``first_row`` on (``start_rows`` too).
-    a_runs, b_runs : 1-D int64 array
-        Where each run begins: elements from the row's beginning, steps from ``first_b``.
-    a_step : int
-        Literal 0: the steps of rows lie one behind the other. Those of ``b`` always do: it is a panel of so
-        many ``vectors`` (a number of the tile: as a variable, 4 % of 12 passes).
-    runs, steps : int
-        How many runs, of how many steps each.
-    wanted : 1-D float array
-        What the cache is asked for while the tile runs: one element a step, with the line it lies in.
-    ahead, ahead_step : int
-        The first one, and from one to the next.
-    rows : literal int
-        Of the tile.
-    vectors : int
-        Of the tile, 1 to `PANEL`.
+    a, start, c : Rows
+        Read from ``row`` on; a row of ``start`` and ``c`` has the vectors of the panel.
+    row, rows : int
+        Up to `ROWS` rows are multiplied, which are one tile or, if there are fewer, tiles of two and of one.
+    runs : Runs
+    b : Panel
+        The number of its vectors is one of the tile: as a variable it costs 4 % of 12 passes.
+    prefetched : Prefetch
     """
     whole = types.int64
-    packed = isinstance(a_step, types.IntegerLiteral)
-    sig = types.void(
-        a, a_rows, whole, a_runs, a_step if packed else whole, b, whole, b_runs, whole, whole, wanted,
-        whole, whole, start, start_rows, c, whole, c_rows, rows, whole,
-    )  # fmt: skip
+    sig = types.void(a, whole, whole, runs, b, start, c, prefetched)
 
     def codegen(context: Any, builder: Any, sig: Any, arguments: Any) -> Any:
-        for width in range(1, PANEL + 1):
-            with builder.if_then(
-                builder.icmp_signed("==", arguments[-1], ir.Constant(ir.IntType(64), width))
-            ):
-                _panel_tile(context, builder, sig, arguments, rows.literal_value, width, packed)
+        _Operands(context, builder, sig.args, arguments, None).multiply(*arguments[1:3])
         return context.get_dummy_value()
 
     return sig, codegen
 
 
-def _panel_tile(
-    context: Any, builder: Any, sig: Any, arguments: Any, rows: int, vectors: int, packed: bool
-) -> None:
-    """The code of a tile of one size."""
-    (
-        a, a_rows, first_row, a_runs, a_step, b, first_b, b_runs, runs, steps, wanted, ahead,
-        ahead_step, start, start_rows, c, first_c, c_rows, _, _,
-    ) = arguments  # fmt: skip
-    kind = Vector(sig.args[0].dtype)
-    vector, size, lanes, index = kind.llvm, kind.size, kind.lanes, ir.IntType(64)
+@intrinsic
+def multiply_strided_rows(typingctx, a, stride, row, rows, runs, b, start, c, prefetched):
+    """As `multiply_rows`, but the elements of a run lie ``stride`` apart in a row of ``a``."""
+    whole = types.int64
+    sig = types.void(a, whole, whole, whole, runs, b, start, c, prefetched)
 
-    def number(value: int) -> Any:
-        return ir.Constant(index, value)
+    def codegen(context: Any, builder: Any, sig: Any, arguments: Any) -> Any:
+        a_type, _, *other_types = sig.args
+        array, stride, *others = arguments
+        operands = _Operands(context, builder, (a_type, *other_types), (array, *others), stride)
+        operands.multiply(*others[:2])
+        return context.get_dummy_value()
 
-    def place(which: int, array: Any, first: Any) -> Any:
-        return pointer(context, builder, sig.args[which], array, first)
+    return sig, codegen
 
-    def entry(which: int, table: Any, i: Any) -> Any:
-        return builder.load(place(which, table, i))
 
-    def columns(first: Any) -> list[Any]:
-        return [builder.gep(first, [number(v * lanes)]) for v in range(vectors)]
+def _number(value: int) -> Any:
+    return ir.Constant(ir.IntType(64), value)
 
-    def advance(variable: Any, elements: Any) -> Any:
-        """The pointer or number in a variable, which then goes on."""
-        value = builder.load(variable)
-        is_pointer = isinstance(value.type, ir.PointerType)
-        builder.store(
-            builder.gep(value, [elements]) if is_pointer else builder.add(value, elements), variable
-        )
-        return value
 
-    zero = ir.Constant(vector, [0.0] * lanes)
-    # Variables of the stack, which LLVM keeps in registers.
-    sums = [[cgutils.alloca_once_value(builder, zero) for _ in range(vectors)] for _ in range(rows)]
-    numbers = [builder.add(first_row, number(m)) for m in range(rows)]
-    row = [place(0, a, entry(1, a_rows, m)) for m in numbers]
-    asked = cgutils.alloca_once_value(builder, place(10, wanted, ahead))
-    at = cgutils.alloca_once_value(builder, number(0))
-    panel = cgutils.alloca_once_value(builder, place(5, b, first_b))
-    a_next = number(1) if packed else a_step
+class _Operands:
+    """The operands of `multiply_rows` as code that is being made sees them, and the code of its tiles."""
 
-    def step(count: int) -> None:
-        """Some steps at a time: fewer instructions that only count."""
-        here, columns_here = builder.load(at), builder.load(panel)
-        for _ in range(count):
-            # For the next panel: 5 to 8 % on 512x7 with 3x3 taps (float32, AVX-512 Xeon).
-            prefetch(builder, advance(asked, ahead_step))
-            values = [vector_load(builder, at_, vector, size, None) for at_ in columns(columns_here)]
-            for m in range(rows):
-                factor = splat(builder, builder.load(builder.gep(row[m], [here])), vector)
-                for v in range(vectors):
-                    total = fma(builder, vector, size, factor, values[v], builder.load(sums[m][v]))
-                    builder.store(total, sums[m][v])
-            here = builder.add(here, a_next)
-            columns_here = builder.gep(columns_here, [number(vectors * lanes)])
-        builder.store(here, at)
-        builder.store(columns_here, panel)
+    def __init__(self, context: Any, builder: Any, kinds: Any, arguments: Any, stride: Any) -> None:
+        def fields(which: int) -> list[tuple[Any, Any]]:
+            """Types and values of a named tuple."""
+            values = cgutils.unpack_tuple(builder, arguments[which], len(kinds[which].types))
+            return list(zip(kinds[which].types, values, strict=True))
 
-    output = place(15, c, first_c)
-    written = [columns(builder.gep(output, [entry(17, c_rows, m)])) for m in numbers]
-    for where in itertools.chain(*written):
-        # 12 to 25 % on 64x56 -> 64 and 256 with 1x1 taps; 23 % less if asked for to be written.
-        prefetch(builder, where)
-    at_once = STEPS if packed and rows == ROWS else 1
-    with cgutils.for_range(builder, runs) as loop:
-        builder.store(entry(3, a_runs, loop.index), at)
-        first = builder.add(first_b, builder.mul(entry(7, b_runs, loop.index), number(vectors * lanes)))
-        builder.store(place(5, b, first), panel)
-        if at_once > 1:
-            with rolled(builder, builder.sdiv(steps, number(at_once))):
-                step(at_once)
-        with rolled(builder, builder.srem(steps, number(at_once)) if at_once > 1 else steps):
-            step(1)
+        def whole(field: tuple[Any, Any]) -> Any:
+            kind, value = field
+            return context.cast(builder, value, kind, types.int64)
 
-    for m in range(rows):
-        begun = columns(place(13, start, entry(14, start_rows, numbers[m])))
-        for v in range(vectors):
-            first_part = vector_load(builder, begun[v], vector, size, None)
-            total = builder.fadd(first_part, builder.load(sums[m][v]))
-            vector_store(builder, total, written[m][v], vector, size, None)
+        def place(field: tuple[Any, Any], first: Any) -> Any:
+            return pointer(context, builder, *field, first)
+
+        self.builder, self.stride = builder, stride
+        self.kind = Vector(kinds[0].types[0].dtype)
+        a, a_rows, a_first = fields(0)
+        a_runs, b_runs, first_run, count, steps = fields(3)
+        b, b_first, vectors = fields(4)
+        start, start_rows, start_first = fields(5)
+        c, c_rows, c_first = fields(6)
+        prefetched, prefetch_first, prefetch_step = fields(7)
+        self.a, self.a_rows = place(a, whole(a_first)), place(a_rows, _number(0))
+        self.a_runs, self.b_runs = place(a_runs, whole(first_run)), place(b_runs, whole(first_run))
+        self.count, self.steps = whole(count), whole(steps)
+        self.b, self.vectors = place(b, whole(b_first)), whole(vectors)
+        self.start, self.start_rows = place(start, whole(start_first)), place(start_rows, _number(0))
+        self.c, self.c_rows = place(c, whole(c_first)), place(c_rows, _number(0))
+        self.prefetched, self.prefetch_step = place(prefetched, whole(prefetch_first)), whole(prefetch_step)
+
+    def multiply(self, row: Any, rows: Any) -> None:
+        """The tiles that cover some rows."""
+        builder = self.builder
+        with builder.if_else(builder.icmp_signed(">=", rows, _number(ROWS))) as (enough, fewer):
+            with enough:
+                self.tiles(row, ROWS)
+            with fewer:
+                with rolled(builder, builder.sdiv(rows, _number(2))) as loop:
+                    self.tiles(builder.add(row, builder.mul(loop.index, _number(2))), 2)
+                with builder.if_then(builder.trunc(rows, ir.IntType(1))):
+                    self.tiles(builder.sub(builder.add(row, rows), _number(1)), 1)
+
+    def tiles(self, row: Any, rows: int) -> None:
+        """A tile of so many rows, for each number of vectors; the panel's is chosen when it runs."""
+        for vectors in range(1, PANEL + 1):
+            is_wanted = self.builder.icmp_signed("==", self.vectors, _number(vectors))
+            with self.builder.if_then(is_wanted):
+                self.tile(row, rows, vectors)
+
+    def tile(self, first_row: Any, rows: int, vectors: int) -> None:
+        """A tile of one size."""
+        builder, kind = self.builder, self.kind
+        vector, size, lanes = kind.llvm, kind.size, kind.lanes
+
+        def entry(table: Any, i: Any) -> Any:
+            return builder.load(builder.gep(table, [i]))
+
+        def columns(first: Any) -> list[Any]:
+            return [builder.gep(first, [_number(v * lanes)]) for v in range(vectors)]
+
+        zero = ir.Constant(vector, [0.0] * lanes)
+        # Variables of the stack, which LLVM keeps in registers.
+        sums = [[cgutils.alloca_once_value(builder, zero) for _ in range(vectors)] for _ in range(rows)]
+        numbers = [builder.add(first_row, _number(m)) for m in range(rows)]
+        row = [builder.gep(self.a, [entry(self.a_rows, m)]) for m in numbers]
+        prefetched = cgutils.alloca_once_value(builder, self.prefetched)
+        at = cgutils.alloca_once_value(builder, _number(0))
+        panel = cgutils.alloca_once_value(builder, self.b)
+        stride = _number(1) if self.stride is None else self.stride
+
+        def step(count: int) -> None:
+            """Some steps at a time: fewer instructions that only count."""
+            here, columns_here = builder.load(at), builder.load(panel)
+            for _ in range(count):
+                # For the next panel: 5 to 8 % on 512x7 with 3x3 taps (float32, AVX-512 Xeon).
+                line = builder.load(prefetched)
+                builder.store(builder.gep(line, [self.prefetch_step]), prefetched)
+                prefetch(builder, line)
+                values = [vector_load(builder, at_, vector, size, None) for at_ in columns(columns_here)]
+                for m in range(rows):
+                    factor = splat(builder, builder.load(builder.gep(row[m], [here])), vector)
+                    for v in range(vectors):
+                        total = fma(builder, vector, size, factor, values[v], builder.load(sums[m][v]))
+                        builder.store(total, sums[m][v])
+                here = builder.add(here, stride)
+                columns_here = builder.gep(columns_here, [_number(vectors * lanes)])
+            builder.store(here, at)
+            builder.store(columns_here, panel)
+
+        written = [columns(builder.gep(self.c, [entry(self.c_rows, m)])) for m in numbers]
+        for where in itertools.chain(*written):
+            # 12 to 25 % on 64x56 -> 64 and 256 with 1x1 taps; 23 % less if prefetched to be written.
+            prefetch(builder, where)
+        at_once = STEPS if self.stride is None and rows == ROWS else 1
+        with cgutils.for_range(builder, self.count) as loop:
+            builder.store(entry(self.a_runs, loop.index), at)
+            begin = builder.mul(entry(self.b_runs, loop.index), _number(vectors * lanes))
+            builder.store(builder.gep(self.b, [begin]), panel)
+            if at_once > 1:
+                with rolled(builder, builder.sdiv(self.steps, _number(at_once))):
+                    step(at_once)
+            left = builder.srem(self.steps, _number(at_once)) if at_once > 1 else self.steps
+            with rolled(builder, left):
+                step(1)
+
+        for m in range(rows):
+            begun = columns(builder.gep(self.start, [entry(self.start_rows, numbers[m])]))
+            for v in range(vectors):
+                first_part = vector_load(builder, begun[v], vector, size, None)
+                total = builder.fadd(first_part, builder.load(sums[m][v]))
+                vector_store(builder, total, written[m][v], vector, size, None)
 
 
 @part
@@ -195,57 +266,3 @@ def place_rows(rows, count, step):
     """Where each of ``count`` rows begins; further ones repeat the last."""
     for i in range(rows.size):
         rows[i] = min(i, count - 1) * step
-
-
-@part
-def multiply_rows(
-    a, a_rows, first_row, a_runs, a_step, b, first_b, b_runs, runs, steps, wanted, ahead, ahead_step, start,
-    start_rows, c, first_c, c_rows, vectors, rows,
-):  # fmt: skip
-    """`panel_tile` of 1 to `ROWS` rows; fewer run two by two."""
-    if rows >= ROWS:
-        panel_tile(
-            a, a_rows, first_row, a_runs, a_step, b, first_b, b_runs, runs, steps, wanted, ahead,
-            ahead_step, start, start_rows, c, first_c, c_rows, ROWS, vectors,
-        )  # fmt: skip
-        return
-    row = first_row
-    while rows >= 2:
-        panel_tile(
-            a, a_rows, row, a_runs, a_step, b, first_b, b_runs, runs, steps, wanted, ahead,
-            ahead_step, start, start_rows, c, first_c, c_rows, 2, vectors,
-        )  # fmt: skip
-        row += 2
-        rows -= 2
-    if rows > 0:
-        panel_tile(
-            a, a_rows, row, a_runs, a_step, b, first_b, b_runs, runs, steps, wanted, ahead,
-            ahead_step, start, start_rows, c, first_c, c_rows, 1, vectors,
-        )  # fmt: skip
-
-
-@part
-def multiply_panels(
-    a, a_rows, first_row, a_runs, b, first_b, b_runs, runs, steps, wanted, ahead, ahead_step, start,
-    start_rows, c, first_c, c_rows, vectors, rows,
-):  # fmt: skip
-    """As `multiply_rows`, where the steps of rows lie one behind the other."""
-    if rows >= ROWS:
-        panel_tile(
-            a, a_rows, first_row, a_runs, 0, b, first_b, b_runs, runs, steps, wanted, ahead,
-            ahead_step, start, start_rows, c, first_c, c_rows, ROWS, vectors,
-        )  # fmt: skip
-        return
-    row = first_row
-    while rows >= 2:
-        panel_tile(
-            a, a_rows, row, a_runs, 0, b, first_b, b_runs, runs, steps, wanted, ahead,
-            ahead_step, start, start_rows, c, first_c, c_rows, 2, vectors,
-        )  # fmt: skip
-        row += 2
-        rows -= 2
-    if rows > 0:
-        panel_tile(
-            a, a_rows, row, a_runs, 0, b, first_b, b_runs, runs, steps, wanted, ahead,
-            ahead_step, start, start_rows, c, first_c, c_rows, 1, vectors,
-        )  # fmt: skip

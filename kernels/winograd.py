@@ -29,8 +29,18 @@ import numpy as np
 
 from fastconv.kernels.images import Image, address, from_channel
 from fastconv.kernels.jit import inner, jit, part
-from fastconv.kernels.pack import chunk_of, clear, empty_band, fill_band
-from fastconv.kernels.tile import ROWS, multiply_panels, multiply_rows, place_rows, whole_tiles
+from fastconv.kernels.pack import Window, chunk_of, clear, pack_band, unpack_band
+from fastconv.kernels.tile import (
+    ROWS,
+    Panel,
+    Prefetch,
+    Rows,
+    Runs,
+    multiply_rows,
+    multiply_strided_rows,
+    place_rows,
+    whole_tiles,
+)
 from fastconv.kernels.vectors import VECTOR_BYTES
 from fastconv.kernels.winograd_transforms import (
     point_step,
@@ -54,7 +64,7 @@ def transform_chunk(
     Parameters
     ----------
     x, image, channels, pitch, square
-        As in `fastconv.kernels.pack.fill_band`.
+        As in `fastconv.kernels.pack.pack_band`.
     images : tuple of two int
         The first one, and how many.
     start : tuple of three int
@@ -73,10 +83,8 @@ def transform_chunk(
                 clear(points, point * step + first * pitch, images[1] * patches * pitch)
             continue
         for n in range(images[1]):
-            fill_band(
-                x, image, images[0] + n, start[0] + d, channels, (start[1], start[2]), band,
-                tall * lines + 2 * (tall - 1), 2 * across + 2, pitch, square,
-            )  # fmt: skip
+            window = Window(start[1], start[2], tall * lines + 2 * (tall - 1), 2 * across + 2)
+            pack_band(x, image, images[0] + n, start[0] + d, channels, window, band, pitch, square)
             transform_image(band, 0, lines, across, pitch, tall, points, first + n * patches, step)
 
 
@@ -216,12 +224,13 @@ def convolve_patches(
                         for i in range(several):
                             lowest = max(tap, stretches[i, 2])
                             runs = max(0, min(stop, stretches[i, 3]) - lowest)
-                            a_some, b_some = a_runs[lowest:], b_runs[lowest:]
                             for t in range(stretches[i, 0], stretches[i, 1], ROWS):
-                                multiply_panels(
-                                    here, a_rows, t, a_some, weights, b, b_some, runs, some_channels, weights,
-                                    ahead + t // ROWS * lanes * steps, lanes, begun, begun_rows, products, c,
-                                    c_rows, vectors, ROWS,
+                                multiply_rows(
+                                    Rows(here, a_rows, 0), t, ROWS,
+                                    Runs(a_runs, b_runs, lowest, runs, some_channels),
+                                    Panel(weights, b, vectors), Rows(begun, begun_rows, 0),
+                                    Rows(products, c_rows, c),
+                                    Prefetch(weights, ahead + t // ROWS * lanes * steps, lanes),
                                 )  # fmt: skip
         rows = min(tall * lines, output.height - tall * first_line)
         columns = min(2 * across, output.width - 2 * first_patch)
@@ -237,9 +246,9 @@ def convolve_patches(
                 2 * first_patch,
             )  # fmt: skip
             for line in range(0, rows, together):
-                empty_band(
+                unpack_band(
                     cells, line * columns, together * columns, out_pitch, y, first + line * output.row_stride,
-                    output.channel_stride, output.pixel_stride, some, square,
+                    output, some, square,
                 )  # fmt: skip
     return not np.any(broken)
 
@@ -300,9 +309,10 @@ def sum_patches(
             band, points, step, square,
         )  # fmt: skip
         for i in range(planes * images):
-            fill_band(
+            pack_band(
                 dy, some_filters, first_image + i % images, first_plane + i // images, filters[1],
-                (tall * first_line, 2 * first_patch), band, tall * lines, 2 * across, gradient_pitch, square,
+                Window(tall * first_line, 2 * first_patch, tall * lines, 2 * across), band, gradient_pitch,
+                square,
             )  # fmt: skip
             transform_gradient(
                 band, 0, lines, across, gradient_pitch, tall, width, gradient_points, i * lines * across,
@@ -327,7 +337,8 @@ def sum_patches(
                     c = point * sums_step + (tap * panels + panel) * most * width
                     vectors = min(width, gradient_pitch - panel * width) // lanes
                     for r in range(0, channels, ROWS):
-                        multiply_rows(
-                            here, a_rows, r, a_runs, pitch, gradient_points, b, b_runs, runs, steps,
-                            points, 0, 0, sums[c:], c_rows, sums, c, c_rows, vectors, ROWS,
+                        multiply_strided_rows(
+                            Rows(here, a_rows, 0), pitch, r, ROWS, Runs(a_runs, b_runs, 0, runs, steps),
+                            Panel(gradient_points, b, vectors), Rows(sums, c_rows, c),
+                            Rows(sums, c_rows, c), Prefetch(points, 0, 0),
                         )  # fmt: skip

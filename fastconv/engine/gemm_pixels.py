@@ -21,7 +21,7 @@ from fastconv.engine.partition import Grid, Latest, ceil_div, jobs_now, share, w
 from fastconv.engine.problem import Counts, Problem
 from fastconv.geometry import Geometry
 from fastconv.kernels import gemm_pixels as kernels
-from fastconv.kernels.pack import turn_cells
+from fastconv.kernels.pack import transpose
 from fastconv.kernels.tile import PANEL, ROWS
 from fastconv.kernels.vectors import VECTOR_BYTES
 from fastconv.threads import Job, get_num_threads, run_jobs
@@ -171,7 +171,7 @@ class GemmPixels:
             def job(i: int) -> None:
                 (group, _), (first, stop) = jobs[i]
                 target = matrices[group, first * filters :]
-                turn_cells(flat[group], first, channels, filters, stop - first, target, filters, square)
+                transpose(flat[group], first, channels, filters, stop - first, target, filters, square)
 
             return job
 

@@ -23,7 +23,7 @@ from fastconv.engine.partition import (
 )
 from fastconv.engine.tensor import Images, Three, add_parts
 from fastconv.kernels import gemm as kernels
-from fastconv.kernels.pack import turn_cells
+from fastconv.kernels.pack import transpose
 from fastconv.kernels.tile import PANEL, ROWS
 from fastconv.threads import Job, get_num_threads, run_jobs
 
@@ -249,7 +249,7 @@ class WeightSums:
         taps, elements = s.taps.count, s.taps.elements
         flat, place = sums.reshape(-1), (group * s.filters + first) * elements
         target = dw[place + channel * taps :]
-        turn_cells(flat, 0, self.row, len(sums), stop - first, target, elements, square)
+        transpose(flat, 0, self.row, len(sums), stop - first, target, elements, square)
 
     def _write(self, sums: Array, dw: Array, group: int, first: int) -> None:
         """Sums of some filters to where they belong: there taps are last, or channels."""
@@ -257,7 +257,7 @@ class WeightSums:
         square = aligned(s.lanes * s.lanes, s.dtype)
         if self.swapped:
             target = dw[group * s.filters * s.channels + first :]
-            turn_cells(sums.reshape(-1), 0, self.row, len(sums), s.channels, target, s.filters, square)
+            transpose(sums.reshape(-1), 0, self.row, len(sums), s.channels, target, s.filters, square)
             return
         elements = s.taps.elements // self.depths
         begin = (group * s.filters + first) * s.taps.elements

@@ -12,7 +12,7 @@ from fastconv.arguments import Array, Size
 from fastconv.buffers import aligned, contiguous, new_result
 from fastconv.engine.partition import ceil_div
 from fastconv.geometry import read_only
-from fastconv.kernels.pack import turn_planes
+from fastconv.kernels.pack import reorder
 from fastconv.kernels.vectors import VECTOR_BYTES
 from fastconv.threads import get_num_threads, run_ranges
 
@@ -132,7 +132,7 @@ def _turn(target: Array, source: Array, axes: list[Three], along: Three) -> None
     result = (target if target.flags.c_contiguous else target.transpose(0, 2, 3, 4, 1)).reshape(-1)
 
     def turn(begin: int, end: int) -> None:
-        turn_planes(flat, first, result, steps, begin, end, aligned(lanes * lanes, source.dtype))
+        reorder(flat, first, result, steps, begin, end, aligned(lanes * lanes, source.dtype))
 
     run_ranges(prod(ceil_div(int(n), int(step)) for n, _, _, step in steps), source.size, turn)
 

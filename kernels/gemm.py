@@ -1,10 +1,14 @@
-"""Convolution without columns, with vectors along filters: every row of a product is a cell of the output.
+"""Convolution without columns, with vectors along filters: every row of a product is a pixel of the output.
 
-A cell reads its taps where they lie in a band (`fastconv.kernels.pack`), channels last: the taps of one line
+A pixel reads its taps where they lie in a band (`fastconv.kernels.pack`), channels last: the taps of one row
 of the kernel are one run of elements, so that the tile of `fastconv.kernels.tile` walks run by run through
 the image. Strides and dilations only change where rows and runs begin. For backward-weight rows are filters,
-vectors run along channels, and the runs go along lines of the output.
+vectors run along channels, and the runs go along rows of the output.
 """
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,491 +29,559 @@ from fastconv.kernels.tile import (
 )
 from fastconv.kernels.vectors import SUM, VECTOR_BYTES
 
-# Rows of weights that are asked for before they are copied: each lies in other pages, where the processor
+# Rows of weights that are prefetched before they are copied: each lies in other pages, where the processor
 # does not read ahead by itself (512 x 2048 weights in 290 us instead of 930, float32, AVX-512 Xeon).
 ROWS_AHEAD = 4
 
 
+class Weights(NamedTuple):
+    """The weights of a group, and where each of their elements belongs in a panel.
+
+    The elements of a lane's filter (or channel, for backward-input) are listed in blocks of some that lie one
+    behind the other, at most as many as a vector has lanes.
+    """
+
+    array: Any  # 1-D float array
+    first: int  # the first lane's first element
+    lane_stride: int
+    sources: Any  # int64 array (blocks, 2): where a block lies in the first lane, and its elements
+    rows: Any  # int64 array (elements,): the row of a panel of each element
+    elements: int  # of a lane, which are the rows of a panel
+
+
+class Vectors(NamedTuple):
+    """Which vectors of lanes are packed."""
+
+    first: int
+    stop: int
+    lanes: int  # how many lanes there are in all
+    panel: int  # vectors of a panel; the last one may have fewer
+
+
+class Filters(NamedTuple):
+    """Which panels of filters are computed."""
+
+    first: int
+    stop: int
+    number: int  # filters in all
+    width: int  # filters of a panel
+    fresh: int  # panels that are packed at a time for one chunk; 0 where all of them are packed already
+
+
+class PerAxis(NamedTuple):
+    """A number for each axis."""
+
+    depth: int
+    height: int
+    width: int
+
+
+class Extents(NamedTuple):
+    """Of a whole chunk; those at the ends may be smaller."""
+
+    images: int
+    planes: int
+    rows: int
+    columns: int
+
+
+class Windows(NamedTuple):
+    """Which windows of the images pixels of the output read, and how chunks of them are read."""
+
+    batch: int
+    channels: int
+    start: PerAxis  # where the first window begins; may lie in the padding
+    stride: PerAxis
+    span: PerAxis  # planes, rows and columns from a window's first tap to its last
+    chunk: Extents  # all planes where there are several images, all rows where several planes, and so on
+    pitch: int  # elements of a pixel of the band, or of a channel of a band that has its channels first
+    in_place: bool  # whether images are their own band: channels last, and no tap reads padding
+
+
+class Taps(NamedTuple):
+    """What the taps of a window are in a band and in a panel; all are int64 arrays."""
+
+    a_runs: Any  # where each run of taps begins, from the window's first tap on
+    b_runs: Any  # and in a panel
+    sums: Any  # (sums, 3): what one sum covers, as first run, runs, and steps of each
+    reach: Any  # (depth, 2): from and up to which sum the taps of a plane of the output lie in the image
+
+
+class Scratch(NamedTuple):
+    """What a chunk reads, a vector longer, and what it writes."""
+
+    band: Any
+    pixels: Any
+
+
+class SumScratch(NamedTuple):
+    """What a chunk reads, what is packed of it, and transposed gradients (filters, pixels)."""
+
+    band: Any
+    panel: Any
+    gradients: Any
+
+
+class Block(NamedTuple):
+    """The part of the images that a chunk reads: where it begins, and its extents."""
+
+    plane: int
+    row: int
+    column: int
+    planes: int
+    rows: int
+    room: int  # rows of each plane of the band, which are those of a whole chunk
+    columns: int
+
+
+class Strides(NamedTuple):
+    """From one pixel to the next along each axis."""
+
+    plane: int
+    image: int
+    row: int
+    column: int
+
+
 @inner
-def pack_vectors(w, lane_step, vectors, sources, rows, taps, packed, square):
+def pack_vectors(weights, vectors, packed, square):
     """As `pack_panels`, which see."""
+    w, first_lane, lane_stride, sources, rows, elements = weights
     lanes = VECTOR_BYTES // w.itemsize
-    all_vectors = (vectors[2] + lanes - 1) // lanes
-    if lane_step == 1:
+    all_vectors = (vectors.lanes + lanes - 1) // lanes
+    if lane_stride == 1:
         for row in range(sources.shape[0]):
-            ahead = sources[min(row + ROWS_AHEAD, sources.shape[0] - 1), 0]
-            for vector in range(vectors[0], vectors[1]):
-                target, width = find_vector(vector, all_vectors, vectors[3], taps, lanes)
-                first = vector * lanes
-                prefetch(w, ahead + first, 0)
-                store(
-                    packed,
-                    target + rows[row] * width,
-                    load_some(w, sources[row, 0] + first, vectors[2] - first),
-                )
+            ahead = first_lane + sources[min(row + ROWS_AHEAD, sources.shape[0] - 1), 0]
+            source = first_lane + sources[row, 0]
+            for vector in range(vectors.first, vectors.stop):
+                target, width = find_vector(vector, all_vectors, vectors.panel, elements, lanes)
+                lane = vector * lanes
+                prefetch(w, ahead + lane, 0)
+                store(packed, target + rows[row] * width, load_some(w, source + lane, vectors.lanes - lane))
         return
     # Lanes that lie close together are packed block by block, for all vectors: 1.0 ms instead of 1.4 for 512
     # filters of 512x3x3, for the way back. Others vector by vector: 0.36 ms instead of 0.74 (2048 x 512).
-    together = vectors[1] - vectors[0] if lane_step <= lanes else 1
-    for begin in range(vectors[0], vectors[1], together):
+    together = vectors.stop - vectors.first if lane_stride <= lanes else 1
+    for begin in range(vectors.first, vectors.stop, together):
         element = 0
         for block in range(sources.shape[0]):
-            count = sources[block, 1]
+            source, count = first_lane + sources[block, 0], sources[block, 1]
             for vector in range(begin, begin + together):
-                first = vector * lanes
-                there = min(lanes, vectors[2] - first)
-                target, width = find_vector(vector, all_vectors, vectors[3], taps, lanes)
-                transpose_square(w, first * lane_step + sources[block, 0], lane_step, there, count, square, 0)
+                lane = vector * lanes
+                there = min(lanes, vectors.lanes - lane)
+                target, width = find_vector(vector, all_vectors, vectors.panel, elements, lanes)
+                transpose_square(w, source + lane * lane_stride, lane_stride, there, count, square, 0)
                 for i in range(count):
                     store(packed, target + rows[element + i] * width, load(square, i * lanes))
             element += count
 
 
 @jit
-def pack_panels(w, lane_step, vectors, sources, rows, taps, packed, square):
+def pack_panels(weights, vectors, packed, square):
     """Weights as panels that a product can stream: vectors along filters (or channels, for backward-input).
 
     Parameters
     ----------
-    w : 1-D float array
-    lane_step : int
-        In ``w`` from one lane to the next.
-    vectors : tuple of four int
-        From and up to which vector of lanes, how many lanes there are in all, and how many vectors a panel
-        has; the last may have fewer.
-    sources : int64 array (blocks, 2)
-        Elements of the first lane that lie one behind the other, at most as many as a vector has lanes: the
-        first one, and how many.
-    rows : int64 array (elements of all blocks,)
-        In which row of its panel each belongs.
-    taps : int
-        Rows of a panel.
-    packed : 1-D float array (panels, taps, vectors of the panel)
+    weights : Weights
+    vectors : Vectors
+    packed : 1-D float array (panels, elements, vectors of the panel)
         Written; what it holds behind the last lane is of no meaning.
     square : 1-D float array
         Scratch of lanes by lanes.
     """
-    pack_vectors(w, lane_step, vectors, sources, rows, taps, packed, square)
+    pack_vectors(Weights(*weights), Vectors(*vectors), packed, square)
 
 
 @part
-def sweep(
-    band, cell_rows, a_runs, b_runs, groups, packed, panels, taps, filters, cells, bias, out, out_rows,
-    no_rows,
-):  # fmt: skip
-    """Some cells of the output, for some panels of filters.
+def named_windows(windows):
+    """Windows from nested plain tuples."""
+    batch, channels, start, stride, span, chunk, pitch, in_place = windows
+    return Windows(
+        batch, channels, PerAxis(*start), PerAxis(*stride), PerAxis(*span), Extents(*chunk), pitch, in_place
+    )
 
-    Parameters
-    ----------
-    band : 1-D float array
-    cell_rows : int64 array
-        Where in the band each cell's first tap lies.
-    a_runs, b_runs : int64 array
-        Where each run of taps begins, counted from there, and in a panel.
-    groups : int64 array (groups, 3)
-        What one sum covers: the first run, how many, and their steps.
-    packed : 1-D float array
-        From `pack_panels`.
-    panels : tuple of five int
-        From and up to which one, the elements of a row of all but the last, and which panel ``packed`` and
-        ``out`` begin with.
-    taps : int
-        Rows of a panel.
-    filters : int
-        How many in all.
-    cells : int
-        How many.
-    bias : 1-D float array
-        One element a filter.
-    out, out_rows : 1-D float array, int64 array
-        Where each cell's first filter is written.
-    no_rows : int64 array
-        Zeros.
-    """
-    lanes = VECTOR_BYTES // band.itemsize
-    width = panels[2]
-    for panel in range(panels[0], panels[1]):
-        b, column = (panel - panels[3]) * taps * width, (panel - panels[4]) * width
-        vectors = (min(width, filters - panel * width) + lanes - 1) // lanes
-        for g in range(groups.shape[0]):
-            first, runs, steps = groups[g, 0], groups[g, 1], groups[g, 2]
-            # The first sum begins with the bias, the others with what is there.
-            begun, begun_rows = bias[panel * width :], no_rows
-            if g > 0:
-                begun, begun_rows = out[column:], out_rows
-            for t in range(0, cells, ROWS):
-                # The rows of the next sum's panel, while the first tiles run.
-                ahead = b + ((b_runs[first] + runs * steps) * vectors + runs * steps * (t // ROWS)) * lanes
-                multiply_rows(
-                    Rows(band, cell_rows, 0), t, cells - t, Runs(a_runs, b_runs, first, runs, steps),
-                    Panel(packed, b, vectors), Rows(begun, begun_rows, 0), Rows(out, out_rows, column),
-                    Prefetch(packed, ahead, lanes),
-                )  # fmt: skip
+
+@part
+def from_lane(weights, lane):
+    """The same weights from a lane on."""
+    return Weights(
+        weights.array, weights.first + lane * weights.lane_stride, weights.lane_stride, weights.sources,
+        weights.rows, weights.elements,
+    )  # fmt: skip
+
+
+@part
+def pixels_of(chunk):
+    """How many pixels a chunk has at the most."""
+    return chunk.images * chunk.planes * chunk.rows * chunk.columns
+
+
+@part
+def block_of(windows, piece):
+    """What a chunk reads."""
+    start, stride, span = windows.start, windows.stride, windows.span
+    return Block(
+        start.depth + piece.plane * stride.depth,
+        start.height + piece.row * stride.height,
+        start.width + piece.column * stride.width,
+        (piece.planes - 1) * stride.depth + span.depth,
+        (piece.rows - 1) * stride.height + span.height,
+        (windows.chunk.rows - 1) * stride.height + span.height,
+        (windows.chunk.columns - 1) * stride.width + span.width,
+    )
+
+
+@part
+def strides_of(image):
+    """Those of the pixels of an image."""
+    return Strides(image.plane_stride, image.image_stride, image.row_stride, image.pixel_stride)
 
 
 @inner
-def place_cells(rows, first, counts, steps):
-    """Where each cell of some planes of some images begins.
-
-    ``counts`` are planes along the depth, images, lines and cells of a line, ``steps`` from each to the next.
-    """
-    planes, images, lines, across = counts
+def place_pixels(starts, first, piece, columns, strides):
+    """Where each pixel of a chunk begins, plane by plane, of each row the first ``columns``."""
     i = 0
-    for d in range(planes):
-        for n in range(images):
-            for h in range(lines):
-                begin = first + d * steps[0] + n * steps[1] + h * steps[2]
-                for w in range(across):
-                    rows[i] = begin + w * steps[3]
+    for d in range(piece.planes):
+        for n in range(piece.images):
+            for h in range(piece.rows):
+                begin = first + d * strides.plane + n * strides.image + h * strides.row
+                for w in range(columns):
+                    starts[i] = begin + w * strides.column
                     i += 1
 
 
 @part
-def fill_chunk(x, image, images, channels, start, span, band, rows, columns, pitch, square):
-    """Fill a band (images, planes, rows, columns, pitch): the lines of the image that a chunk reads.
+def read_chunk(x, image, piece, windows, band, starts, square):
+    """Bring what a chunk reads to the band, unless images are their own; place the first tap of each pixel.
 
-    Parameters
-    ----------
-    x, image, channels, band, columns, pitch, square
-        As in `fastconv.kernels.pack.pack_band`.
-    images : tuple of two int
-        The first one, and how many.
-    start : tuple of three int
-        Plane, line and column of the image where the band begins. Planes that lie outside are left as they
-        are: their taps are passed over.
-    span : tuple of two int
-        Planes and lines that are read; there is room for ``rows``.
-    rows : int
+    The band is (images, planes, rows, columns, pitch). Planes that lie outside the image are left as they
+    are: their taps are passed over.
     """
-    for n in range(images[1]):
-        for d in range(max(0, -start[0]), min(span[0], image.depth - start[0])):
-            pack_band(
-                x, image, images[0] + n, start[0] + d, channels, Window(start[1], start[2], span[1], columns),
-                band[(n * span[0] + d) * rows * columns * pitch :], pitch, square,
-            )  # fmt: skip
-
-
-@part
-def read_chunk(x, image, piece, channels, start, stride, span, chunk, pitch, own, band, cell_rows, square):
-    """Bring what a chunk reads to the band, unless images are their own; place the first tap of each cell.
-
-    ``piece`` is the chunk, as `fastconv.kernels.pack.chunk_of` says it; the others as in `convolve_bands`.
-    """
-    first_image, images, first_plane, planes, first_line, lines, first_cell, across = piece
-    begin = (
-        start[0] + first_plane * stride[0], start[1] + first_line * stride[1],
-        start[2] + first_cell * stride[2],
-    )  # fmt: skip
-    if own:
-        first = address(image, first_image, 0, begin[0], begin[1], begin[2])
-        steps = (
-            stride[0] * image.plane_stride, image.image_stride, stride[1] * image.row_stride,
-            stride[2] * image.pixel_stride,
+    block, stride, pitch = block_of(windows, piece), windows.stride, windows.pitch
+    if windows.in_place:
+        first = address(image, piece.image, 0, block.plane, block.row, block.column)
+        strides = Strides(
+            stride.depth * image.plane_stride, image.image_stride, stride.height * image.row_stride,
+            stride.width * image.pixel_stride,
         )  # fmt: skip
     else:
         first = 0
-        rows, columns = (chunk[2] - 1) * stride[1] + span[1], (chunk[3] - 1) * stride[2] + span[2]
-        read = (planes - 1) * stride[0] + span[0], (lines - 1) * stride[1] + span[1]
-        fill_chunk(x, image, (first_image, images), channels, begin, read, band, rows, columns, pitch, square)
-        line = columns * pitch
-        steps = stride[0] * rows * line, read[0] * rows * line, stride[1] * line, stride[2] * pitch
-    place_cells(cell_rows, first, (planes, images, lines, across), steps)
+        row = block.columns * pitch
+        plane = block.room * row
+        window = Window(block.row, block.column, block.rows, block.columns)
+        for n in range(piece.images):
+            for d in range(max(0, -block.plane), min(block.planes, image.depth - block.plane)):
+                pack_band(
+                    x, image, piece.image + n, block.plane + d, windows.channels, window,
+                    band[(n * block.planes + d) * plane :], pitch, square,
+                )  # fmt: skip
+        strides = Strides(
+            stride.depth * plane, block.planes * plane, stride.height * row, stride.width * pitch
+        )
+    place_pixels(starts, first, piece, piece.columns, strides)
+
+
+@part
+def multiply_taps(
+    pixels, first, stop, taps, first_sum, stop_sum, filters, packed, elements, bias, out, out_panel
+):
+    """Some pixels of the output, for some panels of filters.
+
+    Parameters
+    ----------
+    pixels : Rows
+        Where the first tap of each pixel lies.
+    first, stop : int
+        From and up to which of them.
+    taps : Taps
+    first_sum, stop_sum : int
+        From and up to which of the sums of ``taps``.
+    filters : Filters
+    packed : 1-D float array
+        From `pack_panels`: where panels are fresh, from the first of these filters on.
+    elements : int
+        Rows of a panel.
+    bias, out : Rows
+        The bias of all filters; and each pixel's filters from panel ``out_panel`` on.
+    """
+    lanes = VECTOR_BYTES // packed.itemsize
+    width = filters.width
+    packed_panel = filters.first if filters.fresh > 0 else 0
+    for panel in range(filters.first, filters.stop):
+        b, column = (panel - packed_panel) * elements * width, (panel - out_panel) * width
+        vectors = (min(width, filters.number - panel * width) + lanes - 1) // lanes
+        c = Rows(out.array, out.starts, out.first + column)
+        for g in range(first_sum, stop_sum):
+            first_run, runs, steps = taps.sums[g, 0], taps.sums[g, 1], taps.sums[g, 2]
+            # The first sum begins with the bias, the others with what is there.
+            start = c if g > first_sum else Rows(bias.array, bias.starts, panel * width)
+            # The rows of the next sum's panel, while the first tiles run.
+            ahead = b + (taps.b_runs[first_run] + runs * steps) * vectors * lanes
+            for t in range(first, stop, ROWS):
+                multiply_rows(
+                    pixels, t, stop - t, Runs(taps.a_runs, taps.b_runs, first_run, runs, steps),
+                    Panel(packed, b, vectors), start, c, Prefetch(packed, ahead, lanes),
+                )  # fmt: skip
+                ahead += runs * steps * lanes
 
 
 @jit
 def convolve_bands(
-    x, image, packed, weights, bias, y, output, batch, channels, filters, taps, start, stride, span, chunks,
-    chunk, pitch, a_runs, b_runs, groups, reach, own, band, cells,
+    x, image, windows, weights, packed, taps, filters, bias, y, output, chunks, scratch
 ):  # fmt: skip
-    """Convolve some chunks of lines of one group.
+    """Convolve some chunks of the pixels of one group.
 
     Parameters
     ----------
     x, y : 1-D float array
         Images and outputs.
-    image, output : tuple of nine int
-        Where the first image's first channel of this group begins, then from one image, channel and cell to
-        the next, then height and width, from one line to the next, the depth, and from one plane of it to the
-        next. The step of channels is 1 where they are last.
+    image, output : Image
+        Of this group's channels and filters.
+    windows : Windows
+    weights : Weights
     packed : 1-D float array
-        From `pack_panels`, or room for some panels.
-    weights : tuple of 1-D float array, int, two int64 arrays and bool
-        The first four arguments of `pack_panels` but for the vectors, and whether panels are packed here,
-        as many at a time as have room: for the cells of one chunk that sum the same taps.
+        From `pack_panels`; or room for as many panels as are fresh, which meet one chunk only.
+    taps : Taps
+    filters : Filters
     bias : 1-D float array
         Zero or more for each filter, in whole panels.
-    batch, channels : int
-    filters : tuple of four int
-        From and up to which panel, how many filters in all, and how many of a panel.
-    taps : int
-        Rows of a panel.
-    start : tuple of three int
-        Plane, line and column of the image that the first cell's first tap reads.
-    stride : tuple of three int
-    span : tuple of three int
-        Planes, lines and columns of the image from a cell's first tap to its last.
     chunks : tuple of two int
         From and up to which chunk.
-    chunk : tuple of four int
-        So many images, planes, lines and cells of a line are a chunk: all planes where there are several
-        images, all lines where there are several planes, and whole lines where there are several.
-    pitch : int
-        Elements of a cell of the band.
-    a_runs, b_runs, groups
-        As in `sweep`.
-    reach : int64 array (depth, 2)
-        From and up to which of the groups each plane of the output sums: those whose taps lie in the image.
-    own : bool
-        Whether images are their own band: channels last, and no tap reads padding.
-    band, cells : 1-D float array
-        Scratch: what a chunk reads and writes; one vector more than the band.
+    scratch : Scratch
 
     Filters that fill whole vectors of an output with the channels last are written in place.
     """
-    image, output = Image(*image), Image(*output)
+    image, output, windows, weights = Image(*image), Image(*output), named_windows(windows), Weights(*weights)
+    taps, filters, scratch = Taps(*taps), Filters(*filters), Scratch(*scratch)
+    first_chunk, stop_chunk = chunks
     lanes = VECTOR_BYTES // x.itemsize
-    width = filters[3]
-    height, depth = output.height, output.depth
-    first_filter = filters[0] * width
-    some = min(filters[2], filters[1] * width) - first_filter
+    width, reach = filters.width, taps.reach
+    first_filter = filters.first * width
+    some = min(filters.number, filters.stop * width) - first_filter
     out_pitch = (some + lanes - 1) // lanes * lanes
     in_place = output.channel_stride == 1 and some == out_pitch
-    most = chunk[0] * chunk[1] * chunk[2] * chunk[3]
-    cell_rows, out_rows, no_rows = (
-        np.empty(most, np.int64),
-        np.empty(most, np.int64),
-        np.zeros(most, np.int64),
-    )
+    most = pixels_of(windows.chunk)
+    starts, out_starts, bias_starts = (
+        np.empty(most, np.int64), np.empty(most, np.int64), np.zeros(most, np.int64)
+    )  # fmt: skip
     if not in_place:
-        place_rows(out_rows, most, out_pitch)
+        place_rows(out_starts, most, out_pitch)
     square = np.empty(lanes * lanes, x.dtype)
-    source = x if own else band
-    w, lane_step, sources, rows, fresh = weights
-    room = max(1, packed.size // (taps * width)) if fresh else filters[1] - filters[0]
-    for k in range(chunks[0], chunks[1]):
-        piece = chunk_of(k, batch, depth, height, output.width, chunk)
-        first_image, images, first_plane, planes, first_line, lines, first_cell, across = piece
-        read_chunk(x, image, piece, channels, start, stride, span, chunk, pitch, own, band, cell_rows, square)
-        first_out = address(output, first_image, first_filter, first_plane, first_line, first_cell)
-        target = cells
+    pixels = Rows(x if windows.in_place else scratch.band, starts, 0)
+    out = Rows(y if in_place else scratch.pixels, out_starts, 0)
+    for k in range(first_chunk, stop_chunk):
+        piece = chunk_of(k, windows.batch, output.depth, output.height, output.width, windows.chunk)
+        read_chunk(x, image, piece, windows, scratch.band, starts, square)
+        first_out = address(output, piece.image, first_filter, piece.plane, piece.row, piece.column)
         if in_place:
-            steps = output.plane_stride, output.image_stride, output.row_stride, output.pixel_stride
-            place_cells(out_rows, first_out, (planes, images, lines, across), steps)
-            target = y
-        in_plane, plane = images * lines * across, 0
-        while plane < planes:
+            place_pixels(out_starts, first_out, piece, piece.columns, strides_of(output))
+        in_plane, plane = piece.images * piece.rows * piece.columns, 0
+        while plane < piece.planes:
             # Planes that sum the same taps together.
-            first, stop = reach[first_plane + plane, 0], reach[first_plane + plane, 1]
-            cell, alike = plane * in_plane, 1
+            here = piece.plane + plane
+            first_sum, stop_sum = reach[here, 0], reach[here, 1]
+            alike = 1
             while (
-                plane + alike < planes
-                and reach[first_plane + plane + alike, 0] == first
-                and reach[first_plane + plane + alike, 1] == stop
+                plane + alike < piece.planes
+                and reach[here + alike, 0] == first_sum
+                and reach[here + alike, 1] == stop_sum
             ):
                 alike += 1
-            for panel in range(filters[0], filters[1], room):
-                last, packed_from = min(filters[1], panel + room), 0
-                if fresh:
+            at_once = filters.fresh if filters.fresh > 0 else filters.stop - filters.first
+            for panel in range(filters.first, filters.stop, at_once):
+                stop_panel = min(filters.stop, panel + at_once)
+                if filters.fresh > 0:
                     # Not in the loop of the tiles: 3 to 6 % of 1024x14 -> 256 with the channels last.
-                    packed_from, left = panel, filters[2] - panel * width
-                    count = (min(left, (last - panel) * width) + lanes - 1) // lanes
-                    pack_vectors(
-                        w[panel * width * lane_step :], lane_step, (0, count, left, width // lanes), sources,
-                        rows, taps, packed, square,
-                    )  # fmt: skip
-                sweep(
-                    source, cell_rows[cell:], a_runs, b_runs, groups[first:stop], packed,
-                    (panel, last, width, packed_from, filters[0]), taps, filters[2], alike * in_plane, bias,
-                    target, out_rows[cell:], no_rows,
+                    left = filters.number - panel * width
+                    count = (min(left, (stop_panel - panel) * width) + lanes - 1) // lanes
+                    vectors = Vectors(0, count, left, width // lanes)
+                    pack_vectors(from_lane(weights, panel * width), vectors, packed, square)
+                multiply_taps(
+                    pixels, plane * in_plane, (plane + alike) * in_plane, taps, first_sum, stop_sum,
+                    Filters(panel, stop_panel, filters.number, width, filters.fresh), packed,
+                    weights.elements, Rows(bias, bias_starts, 0), out, filters.first,
                 )  # fmt: skip
             plane += alike
         if in_place:
             continue
-        # Lines that lie one behind the other leave together.
-        lines_at_once = lines if output.row_stride == across * output.pixel_stride else 1
-        for d in range(planes):
-            for n in range(images):
-                for h in range(0, lines, lines_at_once):
+        # Rows that lie one behind the other leave together.
+        joined = piece.rows if output.row_stride == piece.columns * output.pixel_stride else 1
+        for d in range(piece.planes):
+            for n in range(piece.images):
+                for h in range(0, piece.rows, joined):
                     unpack_band(
-                        cells, ((d * images + n) * lines + h) * across, lines_at_once * across, out_pitch, y,
+                        scratch.pixels, ((d * piece.images + n) * piece.rows + h) * piece.columns,
+                        joined * piece.columns, out_pitch, y,
                         first_out + n * output.image_stride + d * output.plane_stride + h * output.row_stride,
                         output, some, square,
                     )  # fmt: skip
 
 
 @inner
-def pack_cells(band, cell_rows, cells, pieces, first, stop, panel, width):
-    """Some pieces of what the taps of every cell read, as a panel that a product can stream.
+def pack_elements(band, starts, pixels, pieces, first, stop, panel, width):
+    """Some pieces of what the taps of every pixel read, as a panel that a product can stream.
 
-    A piece is where its elements begin, counted from a cell's first tap, where in a row of the panel they
-    belong, and how many they are. Lanes behind the last one are zero: a denormal would be slow.
+    ``pieces``, int64 (pieces, 3), has where the elements of each begin, counted from a pixel's first tap,
+    where in a row of the panel they belong, and how many they are. Lanes behind the last one are zero: a
+    denormal would be slow.
     """
     lanes = VECTOR_BYTES // band.itemsize
     last = pieces[stop - 1, 1] + pieces[stop - 1, 2]
     if last % lanes > 0:
         zero = spread(band.dtype.type(0))
-        for k in range(cells):
+        for k in range(pixels):
             store(panel, k * width + last // lanes * lanes, zero)
     for piece in range(first, stop):
         begin, place, elements = pieces[piece, 0], pieces[piece, 1], pieces[piece, 2]
         whole = elements // lanes * lanes
         for v in range(0, whole, lanes):
-            for k in range(cells):
-                store(panel, k * width + place + v, load(band, cell_rows[k] + begin + v))
+            for k in range(pixels):
+                store(panel, k * width + place + v, load(band, starts[k] + begin + v))
         left = elements - whole
         if left > 0:
-            for k in range(cells):
-                tail = load_some(band, cell_rows[k] + begin + whole, left)
+            for k in range(pixels):
+                tail = load_some(band, starts[k] + begin + whole, left)
                 store_some(panel, k * width + place + whole, tail, left)
 
 
 @jit
-def sum_bands(
-    dy, gradient, x, image, sums, batch, channels, filters, start, stride, span, chunks, chunk, pitch,
-    pieces, panels, own, band, panel, turned,
-):  # fmt: skip
-    """Add to the sums of one group what some chunks of lines give: gradients times what the taps read.
+def sum_bands(dy, gradient, x, image, windows, sums, filters, chunks, pieces, panels, scratch):
+    """Add to the sums of one group what some chunks give: gradients times what the taps read.
 
     Parameters
     ----------
-    dy, gradient, x, image, batch, channels, start, stride, span, chunks, chunk, pitch, own, band
-        As in `convolve_bands`; ``gradient`` is that of the output ``dy``.
+    dy, x : 1-D float array
+        Gradients of outputs, and images.
+    gradient, image : Image
+    windows : Windows
     sums : float array (filters, elements)
         Added to, rows in whole vectors.
     filters : tuple of two int
         The first one, and how many.
+    chunks : tuple of two int
+        From and up to which chunk.
     pieces : int64 array (pieces, 3)
-        As in `pack_cells`.
+        As in `pack_elements`.
     panels : int64 array (panels, 6)
         From and up to which piece each has; where its sums begin, and how many vectors they are; from and up
         to which plane of the output its taps read the image. What ``sums`` holds behind the last element of
         a panel is of no meaning.
-    panel : 1-D float array
-        Scratch (cells of a chunk, `PANEL` vectors).
-    turned : 1-D float array
-        Scratch (filters, cells of a chunk), where the channels of ``dy`` are last.
+    scratch : SumScratch
+        The panel is (pixels of a chunk, `PANEL` vectors).
     """
-    gradient, image = Image(*gradient), Image(*image)
+    gradient, image, windows = Image(*gradient), Image(*image), named_windows(windows)
+    scratch = SumScratch(*scratch)
+    first_filter, some_filters = filters
+    first_chunk, stop_chunk = chunks
     lanes = VECTOR_BYTES // x.itemsize
-    height, depth = gradient.height, gradient.depth
-    flat, row = sums.reshape(sums.size), sums.shape[1]
-    runs = chunk[0] * chunk[1]
-    most = runs * chunk[2] * chunk[3]
-    a_rows, c_rows, cell_rows = (
-        np.empty(filters[1], np.int64), np.empty(filters[1], np.int64), np.empty(most, np.int64),
+    start, stride, span, panel = windows.start, windows.stride, windows.span, scratch.panel
+    flat = sums.reshape(sums.size)
+    most_runs, most = windows.chunk.images * windows.chunk.planes, pixels_of(windows.chunk)
+    a_rows, c_rows, starts = (
+        np.empty(some_filters, np.int64), np.empty(some_filters, np.int64), np.empty(most, np.int64),
     )  # fmt: skip
     last = gradient.channel_stride == 1
-    place_rows(a_rows, filters[1], most if last else gradient.channel_stride)
-    place_rows(c_rows, filters[1], row)
-    a_runs, b_runs = np.zeros(runs, np.int64), np.zeros(runs, np.int64)
+    place_rows(a_rows, some_filters, most if last else gradient.channel_stride)
+    place_rows(c_rows, some_filters, sums.shape[1])
+    a_runs, b_runs = np.zeros(most_runs, np.int64), np.zeros(most_runs, np.int64)
     square = np.empty(lanes * lanes, x.dtype)
-    source = x if own else band
-    # One tap reads each cell once: panels are filled straight from the image (98 GF/s with a band between,
+    source = x if windows.in_place else scratch.band
+    gradients = Rows(scratch.gradients if last else dy, a_rows, 0)
+    # One tap reads each pixel once: panels are filled straight from the image (98 GF/s with a band between,
     # 120 without: 64x56 -> 64, float32, AVX-512 Xeon).
-    straight = not own and span == (1, 1, 1) and stride == (1, 1, 1)
-    for k in range(chunks[0], chunks[1]):
-        piece = chunk_of(k, batch, depth, height, gradient.width, chunk)
-        first_image, images, first_plane, planes, first_line, lines, first_cell, across = piece
+    straight = not windows.in_place and span == PerAxis(1, 1, 1) and stride == PerAxis(1, 1, 1)
+    for k in range(first_chunk, stop_chunk):
+        piece = chunk_of(k, windows.batch, gradient.depth, gradient.height, gradient.width, windows.chunk)
         if not straight:
-            read_chunk(
-                x, image, piece, channels, start, stride, span, chunk, pitch, own, band, cell_rows, square
-            )
-        cells = lines * across
-        # Rows of gradients, one cell behind the other within a plane.
-        gradients = dy
-        for d in range(planes):
+            read_chunk(x, image, piece, windows, scratch.band, starts, square)
+        images, pixels = piece.images, piece.rows * piece.columns
+        # Rows of gradients, one pixel behind the other within a plane.
+        for d in range(piece.planes):
             for n in range(images):
                 first = address(
-                    gradient, first_image + n, filters[0], first_plane + d, first_line, first_cell
-                )  # fmt: skip
+                    gradient, piece.image + n, first_filter, piece.plane + d, piece.row, piece.column
+                )
                 run = d * images + n
-                a_runs[run], b_runs[run] = first, run * cells
+                a_runs[run], b_runs[run] = first, run * pixels
                 if last:
                     transpose(
-                        dy,
-                        first,
-                        gradient.pixel_stride,
-                        cells,
-                        filters[1],
-                        turned[run * cells :],
-                        most,
-                        square,
-                    )
-                    a_runs[run] = run * cells
-        if last:
-            gradients = turned
+                        dy, first, gradient.pixel_stride, pixels, some_filters,
+                        scratch.gradients[run * pixels :], most, square,
+                    )  # fmt: skip
+                    a_runs[run] = run * pixels
         for p in range(panels.shape[0]):
-            c, vectors = panels[p, 2], panels[p, 3]
+            first_piece, stop_piece, column, vectors = (
+                panels[p, 0], panels[p, 1], panels[p, 2], panels[p, 3]
+            )  # fmt: skip
             width = vectors * lanes
-            lowest = max(0, panels[p, 4] - first_plane)
-            some = max(0, min(planes, panels[p, 5] - first_plane) - lowest) * images
-            if some == 0:
+            lowest = max(0, panels[p, 4] - piece.plane)
+            runs = max(0, min(piece.planes, panels[p, 5] - piece.plane) - lowest) * images
+            if runs == 0:
                 continue
-            begun = lowest * images
+            first_run = lowest * images
             if straight:
-                some_channels = from_channel(image, c)
-                first = start[0] + first_plane + lowest
-                for i in range(some):
+                some_channels = from_channel(image, column)
+                plane = start.depth + piece.plane + lowest
+                window = Window(
+                    start.height + piece.row, start.width + piece.column, piece.rows, piece.columns
+                )
+                for i in range(runs):
                     pack_band(
-                        x, some_channels, first_image + i % images, first + i // images,
-                        min(width, channels - c),
-                        Window(start[1] + first_line, start[2] + first_cell, lines, across),
-                        panel[i * cells * width :], width, square,
+                        x, some_channels, piece.image + i % images, plane + i // images,
+                        min(width, windows.channels - column), window, panel[i * pixels * width :], width,
+                        square,
                     )  # fmt: skip
             else:
-                here = cell_rows[lowest * images * cells :]
-                pack_cells(source, here, some * cells, pieces, panels[p, 0], panels[p, 1], panel, width)
-            for f in range(0, filters[1], ROWS):
-                # (filters, elements) += (filters, cells) @ (cells, elements)
+                here = starts[first_run * pixels :]
+                pack_elements(
+                    source, here, runs * pixels, pieces, first_piece, stop_piece, panel, width
+                )  # fmt: skip
+            c = Rows(flat, c_rows, column)
+            for f in range(0, some_filters, ROWS):
+                # (filters, elements) += (filters, pixels) @ (pixels, elements)
                 multiply_rows(
-                    Rows(gradients, a_rows, 0), f, filters[1] - f,
-                    Runs(a_runs[begun:], b_runs, 0, some, cells), Panel(panel, 0, vectors),
-                    Rows(flat, c_rows, c), Rows(flat, c_rows, c), Prefetch(panel, 0, 0),
+                    gradients, f, some_filters - f, Runs(a_runs[first_run:], b_runs, 0, runs, pixels),
+                    Panel(panel, 0, vectors), c, c, Prefetch(panel, 0, 0),
                 )  # fmt: skip
 
 
 @inner
-def pack_filters(dy, cell_rows, cells, filters, panel, width):
-    """The first ``filters`` of every cell, at most ``width``, as a panel that a product can stream."""
+def pack_filters(dy, starts, pixels, filters, panel, width):
+    """The first ``filters`` of every pixel, at most ``width``, as a panel that a product can stream."""
     lanes = VECTOR_BYTES // dy.itemsize
-    for k in range(cells):
+    for k in range(pixels):
         for v in range(0, filters, lanes):
-            place = cell_rows[k] + v
+            place = starts[k] + v
             some = load(dy, place) if v + lanes <= filters else load_some(dy, place, filters - v)
             store(panel, k * width + v, some)
 
 
 @inner
-def fill_channels(x, image, images, channels, start, span, band, rows, columns, pitch):
-    """As `fill_chunk`, of images and a band that have their channels first.
+def pack_channels(x, image, piece, windows, block, band):
+    """What a chunk reads of images that have their channels first, as a band that has them first, too.
 
-    In each of its channels, ``pitch`` elements, are the lines (images, planes, rows, columns).
+    In each of its channels, ``pitch`` elements, are the rows (images, planes, rows, columns).
     """
-    top, bottom = max(0, -start[1]), min(span[1], image.height - start[1])
-    left, right = max(0, -start[2]), min(columns, image.width - start[2])
-    clear(band, 0, channels * pitch)
-    for n in range(images[1]):
-        for d in range(max(0, -start[0]), min(span[0], image.depth - start[0])):
-            begin = image.start + (images[0] + n) * image.image_stride + (start[0] + d) * image.plane_stride
-            begin += start[1] * image.row_stride + (start[2] + left) * image.pixel_stride
-            plane = (n * span[0] + d) * rows * columns + left
+    top, bottom = max(0, -block.row), min(block.rows, image.height - block.row)
+    left, right = max(0, -block.column), min(block.columns, image.width - block.column)
+    clear(band, 0, windows.channels * windows.pitch)
+    for n in range(piece.images):
+        for d in range(max(0, -block.plane), min(block.planes, image.depth - block.plane)):
+            begin = address(image, piece.image + n, 0, block.plane + d, block.row, block.column + left)
+            plane = (n * block.planes + d) * block.room * block.columns + left
             for r in range(top, bottom if left < right else top):
-                source, target = begin + r * image.row_stride, plane + r * columns
-                for c in range(channels):
-                    copy(x, source + c * image.channel_stride, band, target + c * pitch, right - left)
+                source, target = begin + r * image.row_stride, plane + r * block.columns
+                for c in range(windows.channels):
+                    copy(x, source + c * image.channel_stride, band, target + c * windows.pitch, right - left)
 
 
 @jit
-def sum_few(
-    dy, gradient, x, image, sums, batch, channels, filters, start, stride, span, chunks, chunk, pitch,
-    elements, at_once, own, band, panel,
-):  # fmt: skip
+def sum_few(dy, gradient, x, image, windows, sums, filters, chunks, elements, at_once, scratch):
     """As `sum_bands`, with vectors along filters; no tap is passed over.
 
-    Rows of the product are the elements of a filter, which go along the cells of the band: what the taps read
-    is not transposed, and the band has its channels first where the images have (136 and 151 GF/s, 3x227 ->
-    96, 11x11, stride 4; 136 and 147, 3x224 -> 64, 7x7, stride 2). Turning images that have them last to
-    such a band gave less: 167 and 159 (3x224), 170 and 167 (64x28, 5x5).
+    Rows of the product are the elements of a filter, which go along the pixels of the band: what the taps
+    read is not transposed, and the band has its channels first where the images have. Transposing images that
+    have them last to such a band is slower.
 
     Parameters
     ----------
@@ -518,118 +590,112 @@ def sum_few(
     filters : tuple of three int
         The first one, how many, and how many of a panel.
     elements : int64 array
-        Where each element of a filter lies in the band, from a cell's first tap on.
-    pitch : int
-        Elements of a cell of the band, or of a channel where ``x`` has its channels first.
+        Where each element of a filter lies in the band, from a pixel's first tap on.
     at_once : int
-        Lines of a chunk that are summed at a time.
-    panel : 1-D float array
-        Scratch (cells of so many lines, filters of a panel).
+        Rows of a chunk that are summed at a time.
+    scratch : SumScratch
+        The panel is (pixels of so many rows, filters of a panel).
 
     The other parameters are those of `sum_bands`.
     """
-    gradient, image = Image(*gradient), Image(*image)
+    gradient, image, windows = Image(*gradient), Image(*image), named_windows(windows)
+    scratch = SumScratch(*scratch)
+    first_filter, some_filters, panel_width = filters
+    first_chunk, stop_chunk = chunks
     lanes = VECTOR_BYTES // x.itemsize
-    height, depth = gradient.height, gradient.depth
+    stride, pitch, panel = windows.stride, windows.pitch, scratch.panel
     flat = sums.reshape(sums.size)
-    most = chunk[0] * chunk[1] * chunk[2]
-    c_rows, cell_rows = np.empty(elements.size, np.int64), np.empty(most * chunk[3], np.int64)
+    most = windows.chunk.images * windows.chunk.planes * windows.chunk.rows
+    c_rows, starts = np.empty(elements.size, np.int64), np.empty(most * windows.chunk.columns, np.int64)
     place_rows(c_rows, elements.size, sums.shape[1])
     a_runs, b_runs = np.empty(most, np.int64), np.empty(most, np.int64)
     square = np.empty(lanes * lanes, x.dtype)
-    # Images of one cell have their channels first and last.
-    source, last = x if own else band, image.channel_stride == 1
-    a_step = stride[2] * pitch if last else stride[2]
-    rows, columns = (chunk[2] - 1) * stride[1] + span[1], (chunk[3] - 1) * stride[2] + span[2]
-    for k in range(chunks[0], chunks[1]):
-        some_lines = chunk_of(k, batch, depth, height, gradient.width, chunk)
-        first_image, images, first_plane, planes, first_line, lines, first_cell, across = some_lines
-        # Cells of a line that one sum runs over.
-        piece = (across - 1) // ((across + SUM - 1) // SUM) + 1
-        place_rows(b_runs, most, across)
-        runs = planes * images * lines
+    # Images of one pixel have their channels first and last.
+    source, last = x if windows.in_place else scratch.band, image.channel_stride == 1
+    a_stride = stride.width * pitch if last else stride.width
+    for k in range(first_chunk, stop_chunk):
+        piece = chunk_of(k, windows.batch, gradient.depth, gradient.height, gradient.width, windows.chunk)
+        images, rows, columns = piece.images, piece.rows, piece.columns
+        # Pixels of a row that one sum runs over.
+        longest = (columns - 1) // ((columns + SUM - 1) // SUM) + 1
+        place_rows(b_runs, most, columns)
+        runs = piece.planes * images * rows
         if not last:
-            begin = (
-                start[0] + first_plane * stride[0], start[1] + first_line * stride[1],
-                start[2] + first_cell * stride[2],
-            )  # fmt: skip
-            read = (planes - 1) * stride[0] + span[0], (lines - 1) * stride[1] + span[1]
-            fill_channels(x, image, (first_image, images), channels, begin, read, band, rows, columns, pitch)
-            steps = stride[0] * rows * columns, read[0] * rows * columns, stride[1] * columns, 0
-            place_cells(a_runs, 0, (planes, images, lines, 1), steps)
+            block = block_of(windows, piece)
+            pack_channels(x, image, piece, windows, block, scratch.band)
+            plane = block.room * block.columns
+            strides = Strides(stride.depth * plane, block.planes * plane, stride.height * block.columns, 0)
+            place_pixels(a_runs, 0, piece, 1, strides)
         else:
-            read_chunk(
-                x, image, some_lines, channels, start, stride, span, chunk, pitch, own, band, cell_rows,
-                square,
-            )  # fmt: skip
+            read_chunk(x, image, piece, windows, scratch.band, starts, square)
             for i in range(runs):
-                a_runs[i] = cell_rows[i * across]
-        first = address(gradient, first_image, filters[0], first_plane, first_line, first_cell)
-        steps = gradient.plane_stride, gradient.image_stride, gradient.row_stride, gradient.pixel_stride
-        place_cells(cell_rows, 0, (planes, images, lines, across), steps)
+                a_runs[i] = starts[i * columns]
+        first = address(gradient, piece.image, first_filter, piece.plane, piece.row, piece.column)
+        place_pixels(starts, 0, piece, columns, strides_of(gradient))
         for run in range(0, runs, at_once):
             some_runs = min(at_once, runs - run)
+            pixels = some_runs * columns
+            # Meanwhile what the next rows read is prefetched: their gradients, and x in place (1x1 taps,
+            # channels last: 256x56 -> 64 112 and 133 GF/s, 64x56 -> 256 108 and 143).
             next_dy = first + min(runs, run + at_once) * gradient.row_stride
-            next_x = a_runs[run] + some_runs * across * pitch
-            dy_lines = some_runs * across * filters[1] // lanes
-            all_lines = dy_lines + (some_runs * across * pitch // lanes if own else 0)
-            asked = 0
-            for column in range(0, filters[1], filters[2]):
-                some = min(filters[2], filters[1] - column)
+            next_x = a_runs[run] + pixels * pitch
+            lines_of_dy = pixels * some_filters // lanes
+            lines = lines_of_dy + (pixels * pitch // lanes if windows.in_place else 0)
+            line = 0
+            for column in range(0, some_filters, panel_width):
+                some = min(panel_width, some_filters - column)
                 vectors = (some + lanes - 1) // lanes
                 width = vectors * lanes
                 if gradient.channel_stride == 1:
-                    here = cell_rows[run * across :]
-                    pack_filters(dy[first + column :], here, some_runs * across, some, panel, width)
+                    pack_filters(dy[first + column :], starts[run * columns :], pixels, some, panel, width)
                 else:
-                    seen = from_channel(gradient, filters[0] + column)
+                    seen = from_channel(gradient, first_filter + column)
                     for i in range(some_runs):
-                        plane, line = divmod(run + i, lines)
+                        plane, row = divmod(run + i, rows)
                         pack_band(
-                            dy, seen, first_image + plane % images, first_plane + plane // images, some,
-                            Window(first_line + line, first_cell, 1, across), panel[i * across * width :],
+                            dy, seen, piece.image + plane % images, piece.plane + plane // images, some,
+                            Window(piece.row + row, piece.column, 1, columns), panel[i * columns * width :],
                             width, square,
                         )  # fmt: skip
-                for cell in range(0, across, piece):
-                    part_of_line = min(piece, across - cell)
+                c = Rows(flat, c_rows, column)
+                for pixel in range(0, columns, longest):
+                    steps = min(longest, columns - pixel)
+                    a = Rows(source, elements, pixel * a_stride)
                     for t in range(0, elements.size, ROWS):
-                        # Meanwhile what the next lines read is asked for: their gradients, and x in place
-                        # (1x1 taps, channels last: 256x56 -> 64 112 and 133 GF/s, 64x56 -> 256 108 and 143).
                         wanted, ahead, step = dy, 0, 0
-                        if asked < dy_lines:
-                            ahead, step = next_dy + asked * lanes, lanes
-                        elif asked < all_lines:
-                            wanted, ahead, step = x, next_x + (asked - dy_lines) * lanes, lanes
-                        asked += some_runs * part_of_line
-                        # (elements, filters) += (elements, cells) @ (cells, filters)
+                        if line < lines_of_dy:
+                            ahead, step = next_dy + line * lanes, lanes
+                        elif line < lines:
+                            wanted, ahead, step = x, next_x + (line - lines_of_dy) * lanes, lanes
+                        line += some_runs * steps
+                        # (elements, filters) += (elements, pixels) @ (pixels, filters)
                         multiply_strided_rows(
-                            Rows(source, elements, cell * a_step), a_step, t, elements.size - t,
-                            Runs(a_runs[run:], b_runs, 0, some_runs, part_of_line),
-                            Panel(panel, cell * width, vectors), Rows(flat, c_rows, column),
-                            Rows(flat, c_rows, column), Prefetch(wanted, ahead, step),
+                            a, a_stride, t, elements.size - t,
+                            Runs(a_runs[run:], b_runs, 0, some_runs, steps),
+                            Panel(panel, pixel * width, vectors), c, c, Prefetch(wanted, ahead, step),
                         )  # fmt: skip
 
 
 @jit
-def turn_filters(sums, filters, row, depths, depth, taps, channels, dw, square):
+def transpose_filters(x, filters, row, depths, depth, taps, channels, y, square):
     """Taps with their channels last, of every filter, to channels with their taps last.
 
     Parameters
     ----------
-    sums : 1-D float array (filters, row)
+    x : 1-D float array (filters, row)
     filters, row : int
     depths, depth : int
         In how many parts taps lie, and from one to the next in a row.
     taps : int
         Of a part.
     channels : int
-    dw : 1-D float array (filters, channels, depths, taps)
+    y : 1-D float array (filters, channels, depths, taps)
     square : 1-D float array
         Scratch of lanes by lanes.
     """
     for f in range(filters):
         for i in range(depths):
             transpose(
-                sums, f * row + i * depth, channels, taps, channels,
-                dw[(f * channels * depths + i) * taps :], depths * taps, square,
+                x, f * row + i * depth, channels, taps, channels,
+                y[(f * channels * depths + i) * taps :], depths * taps, square,
             )  # fmt: skip

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from functools import cached_property
 from math import prod
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -88,7 +88,7 @@ class Correlation:
             # -> 512, batch 64), 96 and 121 (1024x14 -> 512 in strides of 2).
             fewest = max(ceil_div(s.batch, s.wanted), ceil_div(FEWEST_CELLS, s.cells))
             self.chunk = min(self.chunk[0], fewest), *self.chunk[1:]
-        self.chunk_count = s.chunks(self.chunk)
+        self.chunk_count, self.windows = s.chunks(self.chunk), s.windows(self.chunk)
         # Panels that meet one chunk only are packed just before, so many at a time.
         self.fresh = self.chunk_count == 1 and s.depth == 1 and self.lane_step != 1
         panel_bytes = s.taps.elements * s.panel * s.dtype.itemsize
@@ -142,29 +142,29 @@ class Correlation:
         """
         s, t = self.sweep, self.sweep.taps
         cut = self._cuts.of(self.cut, jobs_now(s.work))
-        tables = self.tables
-        runs, packing = tables[:4], tables[4:]
-        packed = [] if self.fresh else self._pack(w, group_step, cut.packers, packing)
+        a_runs, b_runs, sums, reach, *packing = self.tables
+        taps = a_runs, b_runs, sums, reach
+        weights = [(w, g * group_step, self.lane_step, *packing, t.elements) for g in range(s.groups)]
+        packed = [] if self.fresh else self._pack(weights, cut.packers)
+        fresh = self.room if self.fresh else 0
 
         def start_worker() -> Job:
             band, cells = aligned(cut.band, s.dtype), aligned(cut.cells, s.dtype)
-            panel = aligned(self.room * t.elements * s.panel if self.fresh else 0, s.dtype)
+            panels = aligned(fresh * t.elements * s.panel, s.dtype)
 
             def job(i: int) -> None:
-                (group, _), panels, chunks = cut.jobs[i]
-                weights = w[group * group_step :], self.lane_step, *packing, self.fresh
+                (group, _), (begin, end), chunks = cut.jobs[i]
                 kernels.convolve_bands(
-                    x.flat, x.steps(group * s.channels), panel if self.fresh else packed[group], weights,
-                    bias[group], y.flat, y.phase(group * s.filters, first, stride), s.batch, s.channels,
-                    (*panels, s.filters, s.panel), t.elements, t.start, t.stride, t.span, chunks,
-                    self.chunk, s.pitch, *runs, s.own, band, cells,
+                    x.flat, x.steps(group * s.channels), self.windows, weights[group],
+                    panels if self.fresh else packed[group], taps, (begin, end, s.filters, s.panel, fresh),
+                    bias[group], y.flat, y.phase(group * s.filters, first, stride), chunks, (band, cells),
                 )  # fmt: skip
 
             return job
 
         run_jobs(len(cut.jobs), start_worker)
 
-    def _pack(self, w: Array, group_step: int, jobs: Grid, packing: tuple[Array, ...]) -> list[Array]:
+    def _pack(self, weights: list[Any], jobs: Grid) -> list[Array]:
         """The weights of every group as panels."""
         s = self.sweep
         size = s.panels * s.taps.elements * s.panel
@@ -174,11 +174,9 @@ class Correlation:
             square = aligned(s.lanes * s.lanes, s.dtype)
 
             def job(i: int) -> None:
-                (group, _), some = jobs[i]
-                kernels.pack_panels(
-                    w[group * group_step :], self.lane_step, (*some, s.filters, s.panel // s.lanes),
-                    *packing, s.taps.elements, packed[group], square,
-                )  # fmt: skip
+                (group, _), (begin, end) = jobs[i]
+                vectors = begin, end, s.filters, s.panel // s.lanes
+                kernels.pack_panels(weights[group], vectors, packed[group], square)
 
             return job
 
@@ -463,7 +461,7 @@ class Gemm:
         channels, lanes = self.group_channels, VECTOR_BYTES // flat.itemsize
         taps, turned = flat.size // (len(w) * channels), aligned(flat.size, flat.dtype)
         square = aligned(lanes * lanes, self.dtype)
-        kernels.turn_filters(flat, len(w), channels * taps, 1, 0, channels, taps, turned, square)
+        kernels.transpose_filters(flat, len(w), channels * taps, 1, 0, channels, taps, turned, square)
         return turned
 
     def _flat(self, w: Array) -> Array:

@@ -227,6 +227,11 @@ class Sweep:
             self.width,
         )
 
+    def windows(self, chunk: Four) -> tuple[Any, ...]:
+        """What the kernels call ``Windows``."""
+        t = self.taps
+        return self.batch, self.channels, t.start, t.stride, t.span, chunk, self.pitch, self.own
+
     def steps(self, chunk: Four) -> Three:
         """Elements of the band of a chunk, or of the image that is its own: to the next plane, line, cell."""
         if self.own:

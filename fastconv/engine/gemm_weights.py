@@ -201,6 +201,7 @@ class WeightSums:
 
         def start_worker() -> Job:
             band, panel, turned, sums = (aligned(size, s.dtype) for size in self._sizes())
+            scratch = band, panel, turned
             panel[...] = 0  # lanes that no element fills are multiplied too, and denormals are slow
 
             def job(i: int) -> None:
@@ -210,13 +211,15 @@ class WeightSums:
                     own = elements[channels[1] - channels[0] < self.channels]
                     some = sums[: len(own) * self.row].reshape(-1, self.row)
                     some[...] = 0
+                    windows = (
+                        s.batch, channels[1] - channels[0], t.start, t.stride, t.span, self.chunk, self.pitch,
+                        s.own,
+                    )  # fmt: skip
                     for chunks in pieces(every, job_work):
                         kernels.sum_few(
                             dy.flat, dy.steps(group * s.filters), x.flat,
-                            x.steps(group * s.channels + channels[0]), some, s.batch,
-                            channels[1] - channels[0], (first, stop - first, s.panel), t.start, t.stride,
-                            t.span, chunks, self.chunk, self.pitch, own, self.at_once, s.own, band,
-                            panel,
+                            x.steps(group * s.channels + channels[0]), windows, some,
+                            (first, stop - first, s.panel), chunks, own, self.at_once, scratch,
                         )  # fmt: skip
                     self._write_few(some, partial[part], group, channels[0], (first, stop))
                     return
@@ -226,9 +229,8 @@ class WeightSums:
                 some[...] = 0
                 for chunks in pieces(every, job_work):
                     kernels.sum_bands(
-                        dy.flat, dy.steps(group * s.filters), x.flat, x.steps(group * s.channels), some,
-                        s.batch, s.channels, (first, stop - first), t.start, t.stride, t.span, chunks,
-                        self.chunk, s.pitch, *panels, s.own, band, panel, turned,
+                        dy.flat, dy.steps(group * s.filters), x.flat, x.steps(group * s.channels),
+                        s.windows(self.chunk), some, (first, stop - first), chunks, *panels, scratch,
                     )  # fmt: skip
                 if not self.in_place:
                     self._write(some, partial[part], group, first)
@@ -266,7 +268,7 @@ class WeightSums:
             by_depth = sums.reshape(len(sums), self.depths, self.depth)
             place.reshape(len(sums), self.depths, elements)[...] = by_depth[..., :elements]
         else:
-            kernels.turn_filters(
+            kernels.transpose_filters(
                 sums.reshape(-1), len(sums), self.row, self.depths, self.depth, elements // s.channels,
                 s.channels, place, square,
             )  # fmt: skip

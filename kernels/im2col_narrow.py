@@ -1,69 +1,97 @@
-"""Columns of few channels, channels last, added up to images: what cells read, not what columns write."""
+"""Columns of few channels, channels last, added up to images: what pixels read, not what columns write."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 
-from fastconv.kernels.jit import inner, jit
+from fastconv.kernels.jit import inner, jit, part
 from fastconv.kernels.simd import load, spread, store_some
 from fastconv.kernels.vectors import VECTOR_BYTES
 
 
+class Pair(NamedTuple):
+    """A number for each axis of a plane."""
+
+    height: int
+    width: int
+
+
+class Layer(NamedTuple):
+    """The sizes of a layer in the plane."""
+
+    output: Pair
+    kernel: Pair
+    stride: Pair
+    padding: Pair
+    dilation: Pair
+
+
+@part
+def named_layer(layer):
+    """A Layer from nested plain tuples."""
+    output, kernel, stride, padding, dilation = layer
+    return Layer(Pair(*output), Pair(*kernel), Pair(*stride), Pair(*padding), Pair(*dilation))
+
+
 @inner
-def list_taps(h, w, output, first_line, kernel, stride, padding, dilation, pitch, channels, offsets):
-    """Where the columns hold what one cell of the input gets; returns how many there are.
+def list_taps(row, column, layer, first_row, pitch, channels, offsets):
+    """Where the columns hold what one pixel of the input gets; returns how many there are.
 
     ``offsets``, int64 (taps,), is written.
     """
+    output, kernel, stride, padding, dilation = layer
     found = 0
-    for r in range(kernel[0]):
-        line = h + padding[0] - r * dilation[0]
-        if line < 0 or line % stride[0] != 0 or line // stride[0] >= output[0]:
+    for r in range(kernel.height):
+        h = row + padding.height - r * dilation.height
+        if h < 0 or h % stride.height != 0 or h // stride.height >= output.height:
             continue
-        for s in range(kernel[1]):
-            column = w + padding[1] - s * dilation[1]
-            if column < 0 or column % stride[1] != 0 or column // stride[1] >= output[1]:
+        for s in range(kernel.width):
+            w = column + padding.width - s * dilation.width
+            if w < 0 or w % stride.width != 0 or w // stride.width >= output.width:
                 continue
-            cell = (line // stride[0] - first_line) * output[1] + column // stride[1]
-            offsets[found] = cell * pitch + (r * kernel[1] + s) * channels
+            pixel = (h // stride.height - first_row) * output.width + w // stride.width
+            offsets[found] = pixel * pitch + (r * kernel.width + s) * channels
             found += 1
     return found
 
 
 @jit
-def gather_lines(
-    columns, first_line, pitch, x, first_x, channels, lines, width, output, kernel, stride, padding, dilation
-):  # fmt: skip
-    """``x[cell] = sum of columns[output cell, tap]`` over the output cells whose taps reach it.
+def gather_rows(columns, first_row, pitch, x, first_x, channels, rows, width, layer):
+    """``x[pixel] = sum of columns[output pixel, tap]`` over the output pixels whose taps reach it.
 
     Parameters
     ----------
-    columns : 1-D float array (cells of the output, pitch)
-        From the output's line ``first_line`` on, in each row (taps, channels); a vector more than that.
+    columns : 1-D float array (pixels of the output, pitch)
+        From the output's row ``first_row`` on, (taps, channels) of each pixel; a vector more than that.
     pitch : int
-    x : 1-D float array (lines, width, channels)
+    x : 1-D float array (rows, width, channels)
         Of one image, from ``first_x`` on. Written.
-    lines : tuple of two int
-        From and up to which line of the input.
+    rows : tuple of two int
+        From and up to which row of the input.
     width : int
         Of the input.
-    output, kernel, stride, padding, dilation : tuple of two int
+    layer : Layer
     """
+    layer = named_layer(layer)
+    output, kernel, stride, padding, dilation = layer
+    begin, end = rows
     lanes = VECTOR_BYTES // x.itemsize
-    offsets = np.empty(kernel[0] * kernel[1], np.int64)
-    # The cells that all taps of their phase reach.
-    left = dilation[1] * (kernel[1] - 1) - padding[1]
-    right = (output[1] - 1) * stride[1] - padding[1] + 1
-    for h in range(lines[0], lines[1]):
-        for phase in range(min(stride[1], width)):
+    offsets = np.empty(kernel.height * kernel.width, np.int64)
+    # The pixels that all taps of their phase reach.
+    left = dilation.width * (kernel.width - 1) - padding.width
+    right = (output.width - 1) * stride.width - padding.width + 1
+    for h in range(begin, end):
+        for phase in range(min(stride.width, width)):
             count, origin, inside = 0, 0, False
-            for w in range(phase, width, stride[1]):
+            for w in range(phase, width, stride.width):
                 if not (inside and w < right):
                     inside = left <= w < right
-                    count = list_taps(
-                        h, w, output, first_line, kernel, stride, padding, dilation, pitch, channels, offsets
-                    )
+                    count = list_taps(h, w, layer, first_row, pitch, channels, offsets)
                     origin = w
-                shift = (w - origin) // stride[1] * pitch
-                place = first_x + ((h - lines[0]) * width + w) * channels
+                shift = (w - origin) // stride.width * pitch
+                place = first_x + ((h - begin) * width + w) * channels
                 for c in range(0, channels, lanes):
                     total = spread(x.dtype.type(0))
                     for n in range(count):

@@ -19,6 +19,7 @@ from fastconv.arguments import Array
 from fastconv.buffers import aligned, contiguous, new_result
 from fastconv.engine.partition import Grid, Latest, ceil_div, jobs_now, share, wanted_jobs
 from fastconv.engine.problem import Counts, Problem
+from fastconv.engine.tensor import Three
 from fastconv.geometry import Geometry
 from fastconv.kernels import gemm_pixels as kernels
 from fastconv.kernels.pack import transpose
@@ -48,7 +49,9 @@ PART_FILTERS = 96
 # 256: 5.8 ms and 5.9), pixels read where they lie instead of packed (64x56 -> 64: 1.6 ms and 1.7, but 64x56
 # -> 256: 6.9 and 6.1), sums of 128 channels (256x56 -> 64: 10.9 ms and 6.9).
 
-Source = tuple[int, int, int, int, int]
+# From image to image, channel to channel, row to row and pixel to pixel; whether pixels lie apart; how many
+# an image and a row have.
+Pixels = tuple[int, int, int, int, bool, int, int]
 
 
 class Cut(NamedTuple):
@@ -134,28 +137,22 @@ class GemmPixels:
     def forward(self, x: Array, w: Array, bias: Array | None, y: Array) -> bool:
         """All filters of a group at every pixel."""
         matrices = contiguous(w).reshape(self.geometry.groups, self.group_filters, self.group_channels)
-        stride = self.geometry.stride
-        self._run(
-            x, self._cells(x, stride), self.strided, matrices, bias, y, self._cells(y, (1, 1, 1)), False
-        )
+        self._run(x, self._pixels(x, self.geometry.stride), matrices, bias, y, self._pixels(y))
         return True
 
     def backward_input(self, dy: Array, w: Array, dx: Array) -> bool:
         """All channels of a group at every pixel of the gradient."""
         if self.strided:
             dx[...] = 0
-        stride = self.geometry.stride
-        self._run(
-            dy, self._cells(dy, (1, 1, 1)), False, self._turned(w), None, dx, self._cells(dx, stride),
-            self.strided,
-        )  # fmt: skip
+        target = self._pixels(dx, self.geometry.stride)
+        self._run(dy, self._pixels(dy), self._transposed(w), None, dx, target)
         return True
 
     def backward_weight(self, dy: Array, x: Array, dw: Array) -> bool:
         """Not served: see `why_not`."""
         raise NotImplementedError(self.why_not(self.geometry, "backward_weight"))
 
-    def _turned(self, w: Array) -> Array:
+    def _transposed(self, w: Array) -> Array:
         """Weights (K, C/G, 1, 1, 1) as (groups, channels, filters): some channels a job."""
         groups, filters, channels = self.geometry.groups, self.group_filters, self.group_channels
         flat = contiguous(w).reshape(groups, filters * channels)
@@ -178,12 +175,13 @@ class GemmPixels:
         run_jobs(len(jobs), start_worker)
         return matrices.reshape(groups, channels, filters)
 
-    @staticmethod
-    def _cells(array: Array, stride: tuple[int, int, int]) -> Source:
-        """From image to image, channel to channel, line to line and pixel to pixel."""
+    def _pixels(self, array: Array, stride: Three = (1, 1, 1)) -> Pixels:
+        """What the kernels call ``Pixels``, of all but the first one: those that lie a stride apart."""
+        g = self.geometry
         _, channels, depth, height, width = array.shape
         plane = depth * height * width
-        return 0, channels * plane, plane, stride[1] * width, stride[2]
+        strides = channels * plane, plane, stride[1] * width, stride[2]
+        return *strides, stride != (1, 1, 1), g.pixels, g.output[2]
 
     def _cut(self, filters: int, far: bool, wanted: int) -> Cut:
         """The pixels of a group in chunks, and the work in so many jobs."""
@@ -197,13 +195,14 @@ class GemmPixels:
         return Cut(chunk, part, Grid((g.groups, 1), (filters, part), (shares, 1)))
 
     def _run(
-        self, x: Array, source: Source, sparse: bool, matrices: Array, bias: Array | None, y: Array,
-        target: Source, spread_out: bool,
-    ) -> None:  # fmt: skip
+        self, x: Array, source: Pixels, matrices: Array, bias: Array | None, y: Array, target: Pixels
+    ) -> None:
+        """Write the pixels ``target`` of ``y``, of which ``source`` are those of ``x`` (see `_pixels`)."""
         g, dtype = self.geometry, y.dtype
         _, filters, channels = matrices.shape
-        plane, across = g.pixels, g.output[2]
-        far = x.nbytes > FAR_BYTES and filters >= FAR_FILTERS and not sparse
+        _, plane, _, _, spread, _, _ = source
+        _, out_plane, *_ = target
+        far = x.nbytes > FAR_BYTES and filters >= FAR_FILTERS and not spread
         steps, ahead = min(STEPS, channels), FAR_CHANNELS if far else 0
         chunk, part, jobs = self._cuts.of(self._cut, filters, far, jobs_now(g.multiplications))
         pixels = g.batch * g.pixels
@@ -214,18 +213,17 @@ class GemmPixels:
         flat_x, flat_w, flat_y = x.reshape(-1), matrices.reshape(-1), y.reshape(-1)
 
         def start_worker() -> Job:
-            packed, cells = aligned(chunk * steps, dtype), aligned(chunk * part, dtype)
+            scratch = aligned(chunk * steps, dtype), aligned(chunk * part, dtype)
 
             def job(i: int) -> None:
-                (group, _), some, (which, _) = jobs[i]
+                (group, _), (first, stop), (which, _) = jobs[i]
                 begin, end = share(panels, shares, which)
                 span = begin * self.panel, min(pixels, end * self.panel)
                 rows = added if bias is None else added[group * filters * self.panel :]
                 kernels.convolve_pixels(
-                    flat_x, (group * channels * source[2], *source[1:]), sparse,
-                    flat_w[group * filters * channels :], rows, flat_y,
-                    (group * filters * target[2], *target[1:]), spread_out, plane, across, channels, some,
-                    span, chunk, steps, ahead, packed, cells,
+                    flat_x, (group * channels * plane, *source), flat_w[group * filters * channels :], rows,
+                    flat_y, (group * filters * out_plane, *target),
+                    (channels, first, stop, *span, chunk, steps, ahead), scratch,
                 )  # fmt: skip
 
             return job

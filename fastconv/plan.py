@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
@@ -24,6 +24,7 @@ from fastconv.arguments import (
     shaped,
 )
 from fastconv.buffers import new_result
+from fastconv.dimensions import CHANNELS_FIRST, Dimensions, Layout
 from fastconv.engine.algorithm import Algorithm, Pass
 from fastconv.engine.dispatch import Dispatch
 from fastconv.engine.tensor import dense
@@ -39,6 +40,9 @@ from fastconv.geometry import (
     steps_key,
 )
 from fastconv.orders import Sizes, refuse
+
+if TYPE_CHECKING:
+    from fastconv.dimensions import __class__  # noqa: F401
 
 # Plans are a few kilobytes, 64 at the most; a program that keeps changing shapes has no more than this many.
 CACHED_PLANS = 512
@@ -498,107 +502,71 @@ def conv_transpose_plan(
         raise
 
 
-def _plan_conv(
-    ndim: int,
-    input_size: object,
-    weight_size: object,
-    stride: object,
-    padding: object,
-    dilation: object,
-    groups: object,
-    dtype: object,
-    layout: object,
-    algorithm: str,
-) -> ConvPlan:
-    input_shape, weight_shape, float_type = plan_sizes(ndim, input_size, weight_size, dtype)
-    return conv_plan(
-        ndim,
-        input_shape,
-        weight_shape,
-        (stride, padding, dilation, groups),
-        float_type,
-        layout_is_channels_last(layout, ndim),
-        algorithm,
-        names=("input_size", "weight_size"),
-    )
+class Plans(Dimensions[Layout]):
+    """The function for images; those for each number of dimensions are made of it below."""
+
+    @staticmethod
+    def plan_conv_nd(
+        input_size: Shape,
+        weight_size: Shape,
+        stride: Extents = 1,
+        padding: Padding = 0,
+        dilation: Extents = 1,
+        groups: int = 1,
+        *,
+        dtype: DTypeLike = "float32",
+        layout: Layout = CHANNELS_FIRST,
+        algorithm: AlgorithmName = "auto",
+    ) -> ConvPlan:
+        """Plan a convolution: check its sizes once, choose its algorithms, and call it any number of times.
+
+        Parameters
+        ----------
+        input_size : tuple of int
+            (N, C, H, W), or (N, H, W, C) with ``layout="NHWC"``; the batch is always there.
+        weight_size : tuple of int
+            (K, C/G, R, S), or (K, R, S, C/G).
+        stride, padding, dilation, groups, layout, algorithm
+            As in `conv2d`.
+        dtype : str or numpy.dtype
+            float16, float32 or float64.
+
+        Returns
+        -------
+        ConvPlan
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument is wrong; the message names it.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import fastconv
+        >>> plan = fastconv.plan_conv2d((10, 3, 12, 12), (6, 3, 5, 5))
+        >>> plan.output_size
+        (10, 6, 8, 8)
+        >>> x, w = np.ones((10, 3, 12, 12), "float32"), np.ones((6, 3, 5, 5), "float32")
+        >>> y = plan(x, w)
+        >>> plan.backward_input(y, w).shape, plan.backward_weight(y, x).shape
+        ((10, 3, 12, 12), (6, 3, 5, 5))
+        """
+        ndim, steps = __class__.ndim, (stride, padding, dilation, groups)
+        input_shape, weight_shape, float_type = plan_sizes(ndim, input_size, weight_size, dtype)
+        last, names = layout_is_channels_last(layout, ndim), ("input_size", "weight_size")
+        return conv_plan(ndim, input_shape, weight_shape, steps, float_type, last, algorithm, names)
 
 
-def plan_conv1d(
-    input_size: Shape,
-    weight_size: Shape,
-    stride: Extents = 1,
-    padding: Padding = 0,
-    dilation: Extents = 1,
-    groups: int = 1,
-    *,
-    dtype: DTypeLike = "float32",
-    layout: Layout1d = "NCW",
-    algorithm: AlgorithmName = "auto",
-) -> ConvPlan:
-    """Plan a one-dimensional convolution of arrays (N, C, W) and (K, C/G, S); see `plan_conv2d`."""
-    return _plan_conv(1, input_size, weight_size, stride, padding, dilation, groups, dtype, layout, algorithm)
+class _1d(Plans[Layout1d], ndim=1): ...
 
 
-def plan_conv2d(
-    input_size: Shape,
-    weight_size: Shape,
-    stride: Extents = 1,
-    padding: Padding = 0,
-    dilation: Extents = 1,
-    groups: int = 1,
-    *,
-    dtype: DTypeLike = "float32",
-    layout: Layout2d = "NCHW",
-    algorithm: AlgorithmName = "auto",
-) -> ConvPlan:
-    """Plan a convolution: check its sizes once, choose its algorithms, and call it any number of times.
-
-    Parameters
-    ----------
-    input_size : tuple of int
-        (N, C, H, W), or (N, H, W, C) with ``layout="NHWC"``; the batch is always there.
-    weight_size : tuple of int
-        (K, C/G, R, S), or (K, R, S, C/G).
-    stride, padding, dilation, groups, layout, algorithm
-        As in `conv2d`.
-    dtype : str or numpy.dtype
-        float16, float32 or float64.
-
-    Returns
-    -------
-    ConvPlan
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an argument is wrong; the message names it.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> import fastconv
-    >>> plan = fastconv.plan_conv2d((10, 3, 12, 12), (6, 3, 5, 5))
-    >>> plan.output_size
-    (10, 6, 8, 8)
-    >>> x, w = np.ones((10, 3, 12, 12), "float32"), np.ones((6, 3, 5, 5), "float32")
-    >>> y = plan(x, w)
-    >>> plan.backward_input(y, w).shape, plan.backward_weight(y, x).shape
-    ((10, 3, 12, 12), (6, 3, 5, 5))
-    """
-    return _plan_conv(2, input_size, weight_size, stride, padding, dilation, groups, dtype, layout, algorithm)
+class _2d(Plans[Layout2d], ndim=2): ...
 
 
-def plan_conv3d(
-    input_size: Shape,
-    weight_size: Shape,
-    stride: Extents = 1,
-    padding: Padding = 0,
-    dilation: Extents = 1,
-    groups: int = 1,
-    *,
-    dtype: DTypeLike = "float32",
-    layout: Layout3d = "NCDHW",
-    algorithm: AlgorithmName = "auto",
-) -> ConvPlan:
-    """Plan a convolution of arrays (N, C, D, H, W) and (K, C/G, T, R, S); see `plan_conv2d`."""
-    return _plan_conv(3, input_size, weight_size, stride, padding, dilation, groups, dtype, layout, algorithm)
+class _3d(Plans[Layout3d], ndim=3): ...
+
+
+plan_conv1d = _1d.plan_conv_nd
+plan_conv2d = _2d.plan_conv_nd
+plan_conv3d = _3d.plan_conv_nd

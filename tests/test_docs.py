@@ -14,6 +14,7 @@ import pages
 import pytest
 
 import fastconv
+from fastconv.geometry import LAYOUTS
 
 TESTS = Path(__file__).resolve().parent
 ROOT = TESTS.parent
@@ -21,9 +22,13 @@ ROOT = TESTS.parent
 REFERENCE = ROOT / "docs" / "reference"
 PAGES_WITH_EXAMPLES = pages.with_examples(ROOT)
 
-WITH_EXAMPLES = {"im2col", "col2im", "conv_matrix", "set_num_threads"} | {
-    name for name in fastconv.__all__ if name.endswith("2d") and inspect.isfunction(getattr(fastconv, name))
-}
+# The functions of one, two and three dimensions.
+OF_DIMENSIONS = sorted(
+    name
+    for name in fastconv.__all__
+    if re.search("[123]d", name) and inspect.isfunction(getattr(fastconv, name))
+)
+WITH_EXAMPLES = {"im2col", "col2im", "conv_matrix", "set_num_threads", *OF_DIMENSIONS}
 
 
 def modules():
@@ -85,6 +90,17 @@ def test_the_examples_of_a_page_run(page, tmp_path):
     if run.returncode == pages.NOT_INSTALLED:
         pytest.skip(run.stderr.strip())
     assert run.returncode == 0, run.stderr
+
+
+@pytest.mark.parametrize("name", OF_DIMENSIONS)
+def test_a_docstring_is_of_its_own_dimensions(name):
+    doc, ndim = inspect.getdoc(getattr(fastconv, name)), int(re.search("([123])d", name)[1])
+    assert set(re.findall("([123])d", doc)) <= {str(ndim)}
+    axes = ("W", "H, W", "D, H, W")[ndim - 1]
+    assert set(re.findall(r"\bC, ((?:[DH], )*W)\b", doc)) <= {axes}
+    assert set(re.findall(r"\b[CK], ((?:O[DH], )*OW)\b", doc)) <= {re.sub(r"(\w)", r"O\1", axes)}
+    assert set(re.findall('"(N[A-Z]{2,})"', doc)) <= set(LAYOUTS[ndim])
+    assert all(len(line) <= 110 for line in doc.splitlines())
 
 
 def test_the_readme_has_examples():

@@ -3,6 +3,8 @@
 import ast
 import inspect
 import os
+import pickle
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,16 +14,16 @@ import pytest
 import typing_examples
 
 import fastconv
-from fastconv import annotations
+from fastconv import annotations, conv, pool
 from fastconv.engine import select
 from fastconv.geometry import LAYOUTS
 
 HERE = Path(__file__).parent
-DECLARED = {
-    "conv{}_backward": annotations.ConvBackward,
-    "conv_transpose{}_backward": annotations.ConvTransposeBackward,
-    "max_pool{}": annotations.MaxPool,
-    "adaptive_max_pool{}": annotations.AdaptiveMaxPool,
+OVERLOADED = {
+    "conv_nd_backward": conv,
+    "conv_transpose_nd_backward": conv,
+    "max_pool_nd": pool,
+    "adaptive_max_pool_nd": pool,
 }
 
 
@@ -58,23 +60,17 @@ def test_layouts_are_those_there_are(ndim):
     assert get_args(getattr(annotations, f"Layout{ndim}d")) == LAYOUTS[ndim]
 
 
-def overloads(kind):
-    """The arguments of each overload that a class of `annotations` has: (by position, by name alone)."""
-    tree = ast.parse(inspect.getsource(kind))
-    for call in [node.args for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]:
-        yield [arg.arg for arg in call.args[1:]], [arg.arg for arg in call.kwonlyargs]
-
-
-@pytest.mark.parametrize("ndim", [1, 2, 3])
-@pytest.mark.parametrize("name", DECLARED)
-def test_declared_arguments_are_the_function_s(name, ndim):
+@pytest.mark.parametrize("name", OVERLOADED)
+def test_overloads_have_the_function_s_arguments(name):
     """Names and order, in every overload; where ``return_indices`` is True, it may be by name alone."""
-    parameters = inspect.signature(getattr(fastconv, name.format(f"{ndim}d"))).parameters.values()
-    plain = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
-    named = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
-    found = list(overloads(DECLARED[name]))
-    assert len(found) >= 3
-    for by_position, by_name in found:
+    tree = ast.parse(inspect.getsource(OVERLOADED[name]))
+    found = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name == name]
+    *overloads, function = [
+        ([arg.arg for arg in node.args.args], [arg.arg for arg in node.args.kwonlyargs]) for node in found
+    ]
+    assert len(overloads) >= 3
+    plain, named = function
+    for by_position, by_name in overloads:
         moved = [n for n in by_name if n not in named]
         assert moved in ([], ["return_indices"])
         assert by_position + moved == plain
@@ -84,3 +80,15 @@ def test_declared_arguments_are_the_function_s(name, ndim):
 @pytest.mark.parametrize("name", [n for n in fastconv.__all__ if inspect.isfunction(getattr(fastconv, n))])
 def test_annotations_can_be_read_at_run_time(name):
     assert "return" in get_type_hints(getattr(fastconv, name))
+
+
+@pytest.mark.parametrize("name", [n for n in fastconv.__all__ if re.search("[123]d", n)])
+def test_functions_are_those_of_their_dimension(name):
+    function, ndim = getattr(fastconv, name), int(re.search("([123])d", name)[1])
+    assert {function.__name__, function.__qualname__, function.__code__.co_name} == {name}
+    assert pickle.loads(pickle.dumps(function)) is function
+    layout = inspect.signature(function).parameters.get("layout")
+    if layout is not None:
+        assert layout.default == LAYOUTS[ndim][0]
+        assert get_type_hints(function)["layout"] == getattr(annotations, layout.annotation)
+        assert get_args(get_type_hints(function)["layout"]) == LAYOUTS[ndim]

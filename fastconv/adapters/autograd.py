@@ -21,13 +21,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache, partial
 from math import prod
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
 import fastconv
 from fastconv.adapters.installation import Installation, Replacement, host_module, require_parameters
+from fastconv.annotations import AlgorithmName, Layout1d, Layout2d, Layout3d
 from fastconv.arguments import Array, Size, flag
+from fastconv.dimensions import CHANNELS_FIRST, Dimensions, Layout
+
+if TYPE_CHECKING:
+    from fastconv.dimensions import __class__  # noqa: F401
 
 __all__ = [
     "avg_pool1d",
@@ -168,8 +173,8 @@ def _unread(size: Size, like: Array) -> Array:
 
 
 def _convolution(name: str, ndim: int, input: Any, weight: Any, bias: Any, **arguments: Any) -> Any:
-    """``fastconv.<name>``, differentiable."""
-    forward, backward = getattr(fastconv, name), getattr(fastconv, f"{name}_backward")
+    """The function of `fastconv` of this name for so many dimensions, differentiable."""
+    forward, backward = getattr(fastconv, f"{name}{ndim}d"), getattr(fastconv, f"{name}{ndim}d_backward")
     input_size, weight_size = np.shape(input), np.shape(weight)
 
     def backward_input(dy: Array, w: Array) -> Array:
@@ -187,231 +192,6 @@ def _convolution(name: str, ndim: int, input: Any, weight: Any, bias: Any, **arg
         partial(forward, **arguments), backward_input, backward_weight, backward_bias, bias_size
     )
     return _forward(input, weight, bias, passes)
-
-
-def conv2d(
-    input: Any,
-    weight: Any,
-    bias: Any = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
-    *,
-    layout: str = "NCHW",
-    algorithm: str = "auto",
-) -> Any:
-    """`fastconv.conv2d` for autograd: cross-correlation, differentiable in input, weight and bias.
-
-    Parameters
-    ----------
-    input, weight, bias, stride, padding, dilation, groups, layout, algorithm
-        As in `fastconv.conv2d`; the first three may be what autograd differentiates by.
-
-    Returns
-    -------
-    array
-        As `fastconv.conv2d`.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an argument is wrong; the message names it.
-
-    Examples
-    --------
-    >>> import autograd.numpy as np
-    >>> from autograd import grad
-    >>> from fastconv.adapters.autograd import conv2d
-    >>> image, edge = np.arange(16.0).reshape(1, 1, 4, 4), np.array([[[[-1.0, 1.0]]]])
-    >>> grad(lambda weight: np.sum(conv2d(image, weight) ** 2) / 2)(edge)
-    array([[[[84., 96.]]]])
-    """
-    return _convolution(
-        "conv2d",
-        2,
-        input,
-        weight,
-        bias,
-        stride=stride,
-        padding=padding,
-        dilation=dilation,
-        groups=groups,
-        layout=layout,
-        algorithm=algorithm,
-    )
-
-
-def conv1d(
-    input: Any,
-    weight: Any,
-    bias: Any = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
-    *,
-    layout: str = "NCW",
-    algorithm: str = "auto",
-) -> Any:
-    """`conv2d` in one spatial dimension: input (N, C, W), weight (K, C/G, S)."""
-    return _convolution(
-        "conv1d",
-        1,
-        input,
-        weight,
-        bias,
-        stride=stride,
-        padding=padding,
-        dilation=dilation,
-        groups=groups,
-        layout=layout,
-        algorithm=algorithm,
-    )
-
-
-def conv3d(
-    input: Any,
-    weight: Any,
-    bias: Any = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
-    *,
-    layout: str = "NCDHW",
-    algorithm: str = "auto",
-) -> Any:
-    """`conv2d` in three spatial dimensions: input (N, C, D, H, W), weight (K, C/G, T, R, S)."""
-    return _convolution(
-        "conv3d",
-        3,
-        input,
-        weight,
-        bias,
-        stride=stride,
-        padding=padding,
-        dilation=dilation,
-        groups=groups,
-        layout=layout,
-        algorithm=algorithm,
-    )
-
-
-def conv_transpose2d(
-    input: Any,
-    weight: Any,
-    bias: Any = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    output_padding: Any = 0,
-    groups: int = 1,
-    dilation: Any = 1,
-    *,
-    layout: str = "NCHW",
-    algorithm: str = "auto",
-) -> Any:
-    """`fastconv.conv_transpose2d` for autograd, differentiable in input, weight and bias.
-
-    Parameters
-    ----------
-    input, weight, bias, stride, padding, output_padding, groups, dilation, layout, algorithm
-        As in `fastconv.conv_transpose2d`; the first three may be what autograd differentiates by.
-
-    Returns
-    -------
-    array
-        As `fastconv.conv_transpose2d`.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an argument is wrong; the message names it.
-
-    Examples
-    --------
-    >>> import autograd.numpy as np
-    >>> from autograd import grad
-    >>> from fastconv.adapters.autograd import conv_transpose2d
-    >>> image, weight = np.ones((1, 1, 2, 2)), np.ones((1, 1, 2, 2))
-    >>> grad(lambda image: np.sum(conv_transpose2d(image, weight, stride=2)))(image)[0, 0]
-    array([[4., 4.],
-           [4., 4.]])
-    """
-    return _convolution(
-        "conv_transpose2d",
-        2,
-        input,
-        weight,
-        bias,
-        stride=stride,
-        padding=padding,
-        output_padding=output_padding,
-        groups=groups,
-        dilation=dilation,
-        layout=layout,
-        algorithm=algorithm,
-    )
-
-
-def conv_transpose1d(
-    input: Any,
-    weight: Any,
-    bias: Any = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    output_padding: Any = 0,
-    groups: int = 1,
-    dilation: Any = 1,
-    *,
-    layout: str = "NCW",
-    algorithm: str = "auto",
-) -> Any:
-    """`conv_transpose2d` in one spatial dimension: input (N, C, W), weight (C, K/G, S)."""
-    return _convolution(
-        "conv_transpose1d",
-        1,
-        input,
-        weight,
-        bias,
-        stride=stride,
-        padding=padding,
-        output_padding=output_padding,
-        groups=groups,
-        dilation=dilation,
-        layout=layout,
-        algorithm=algorithm,
-    )
-
-
-def conv_transpose3d(
-    input: Any,
-    weight: Any,
-    bias: Any = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    output_padding: Any = 0,
-    groups: int = 1,
-    dilation: Any = 1,
-    *,
-    layout: str = "NCDHW",
-    algorithm: str = "auto",
-) -> Any:
-    """`conv_transpose2d` in three spatial dimensions: input (N, C, D, H, W), weight (C, K/G, T, R, S)."""
-    return _convolution(
-        "conv_transpose3d",
-        3,
-        input,
-        weight,
-        bias,
-        stride=stride,
-        padding=padding,
-        output_padding=output_padding,
-        groups=groups,
-        dilation=dilation,
-        layout=layout,
-        algorithm=algorithm,
-    )
 
 
 # --- pooling ---------------------------------------------------------------------------------------------
@@ -458,215 +238,262 @@ def _at_indices(ndim: int, indices: Array, input_size: Size, layout: str) -> _Li
     return _Linear(forward, partial(scatter, indices=indices, input_size=input_size, layout=layout))
 
 
-def max_pool2d(
-    input: Any,
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
-    dilation: Any = 1,
-    ceil_mode: bool = False,
-    return_indices: bool = False,
-    *,
-    layout: str = "NCHW",
-) -> Any:
-    """`fastconv.max_pool2d` for autograd.
-
-    A gradient goes to the first maximum of each window, as in `fastconv.max_pool2d_backward` (autograd's own
-    ``max`` shares it out among equals).
-
-    Parameters
-    ----------
-    input, kernel_size, stride, padding, dilation, ceil_mode, return_indices, layout
-        As in `fastconv.max_pool2d`; the input may be what autograd differentiates by.
-
-    Returns
-    -------
-    output : array
-        As `fastconv.max_pool2d`.
-    indices : int64 array, only with ``return_indices``
-        Constants to autograd.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an argument is wrong; the message names it.
-
-    Examples
-    --------
-    >>> import autograd.numpy as np
-    >>> from autograd import grad
-    >>> from fastconv.adapters.autograd import max_pool2d
-    >>> grad(lambda image: np.sum(max_pool2d(image, 2)))(np.array([[[4.0, 1.0, 2.0], [3.0, 0.0, 5.0]]]))
-    array([[[1., 0., 0.],
-            [0., 0., 0.]]])
-    """
-    return _max_pooling(
-        2,
-        input,
-        return_indices,
-        kernel_size=kernel_size,
-        stride=stride,
-        padding=padding,
-        dilation=dilation,
-        ceil_mode=ceil_mode,
-        layout=layout,
-    )
-
-
-def max_pool1d(
-    input: Any,
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
-    dilation: Any = 1,
-    ceil_mode: bool = False,
-    return_indices: bool = False,
-    *,
-    layout: str = "NCW",
-) -> Any:
-    """`max_pool2d` in one spatial dimension: arrays (N, C, W)."""
-    return _max_pooling(
-        1,
-        input,
-        return_indices,
-        kernel_size=kernel_size,
-        stride=stride,
-        padding=padding,
-        dilation=dilation,
-        ceil_mode=ceil_mode,
-        layout=layout,
-    )
-
-
-def max_pool3d(
-    input: Any,
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
-    dilation: Any = 1,
-    ceil_mode: bool = False,
-    return_indices: bool = False,
-    *,
-    layout: str = "NCDHW",
-) -> Any:
-    """`max_pool2d` in three spatial dimensions: arrays (N, C, D, H, W)."""
-    return _max_pooling(
-        3,
-        input,
-        return_indices,
-        kernel_size=kernel_size,
-        stride=stride,
-        padding=padding,
-        dilation=dilation,
-        ceil_mode=ceil_mode,
-        layout=layout,
-    )
-
-
 def _avg_pooling(ndim: int, input: Any, **windows: Any) -> Any:
     forward = partial(getattr(fastconv, f"avg_pool{ndim}d"), **windows)
     adjoint = partial(getattr(fastconv, f"avg_pool{ndim}d_backward"), input_size=np.shape(input), **windows)
     return _mapped(input, _Linear(forward, adjoint))
 
 
-def avg_pool2d(
-    input: Any,
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
-    ceil_mode: bool = False,
-    count_include_pad: bool = True,
-    divisor_override: int | None = None,
-    *,
-    layout: str = "NCHW",
-) -> Any:
-    """`fastconv.avg_pool2d` for autograd.
-
-    Parameters
-    ----------
-    input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override, layout
-        As in `fastconv.avg_pool2d`; the input may be what autograd differentiates by.
-
-    Returns
-    -------
-    array
-        As `fastconv.avg_pool2d`.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an argument is wrong; the message names it.
-
-    Examples
-    --------
-    >>> import autograd.numpy as np
-    >>> from autograd import grad
-    >>> from fastconv.adapters.autograd import avg_pool2d
-    >>> grad(lambda image: np.sum(avg_pool2d(image, 2)))(np.ones((1, 2, 3)))
-    array([[[0.25, 0.25, 0.  ],
-            [0.25, 0.25, 0.  ]]])
-    """
-    return _avg_pooling(
-        2,
-        input,
-        kernel_size=kernel_size,
-        stride=stride,
-        padding=padding,
-        ceil_mode=ceil_mode,
-        count_include_pad=count_include_pad,
-        divisor_override=divisor_override,
-        layout=layout,
-    )
+# --- the functions -------------------------------------------------------------------------------------
 
 
-def avg_pool1d(
-    input: Any,
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
-    ceil_mode: bool = False,
-    count_include_pad: bool = True,
-    divisor_override: int | None = None,
-    *,
-    layout: str = "NCW",
-) -> Any:
-    """`avg_pool2d` in one spatial dimension: arrays (N, C, W)."""
-    return _avg_pooling(
-        1,
-        input,
-        kernel_size=kernel_size,
-        stride=stride,
-        padding=padding,
-        ceil_mode=ceil_mode,
-        count_include_pad=count_include_pad,
-        divisor_override=divisor_override,
-        layout=layout,
-    )
+class Differentiable(Dimensions[Layout]):
+    """The functions for images; those for each number of dimensions are made of them below."""
+
+    @staticmethod
+    def conv_nd(
+        input: Any,
+        weight: Any,
+        bias: Any = None,
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
+        groups: int = 1,
+        *,
+        layout: Layout = CHANNELS_FIRST,
+        algorithm: AlgorithmName = "auto",
+    ) -> Any:
+        """`fastconv.conv2d` for autograd: cross-correlation, differentiable in input, weight and bias.
+
+        Parameters
+        ----------
+        input, weight, bias, stride, padding, dilation, groups, layout, algorithm
+            As in `fastconv.conv2d`; the first three may be what autograd differentiates by.
+
+        Returns
+        -------
+        array
+            As `fastconv.conv2d`.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument is wrong; the message names it.
+
+        Examples
+        --------
+        >>> import autograd.numpy as np
+        >>> from autograd import grad
+        >>> from fastconv.adapters import autograd as fast
+
+        >>> image, edge = np.arange(16.0).reshape(1, 1, 4, 4), np.array([[[[-1.0, 1.0]]]])
+        >>> grad(lambda weight: np.sum(fast.conv2d(image, weight) ** 2) / 2)(edge)
+        array([[[[84., 96.]]]])
+
+        >>> signal, edge = np.array([[[1.0, 2.0, 4.0]]]), np.array([[[-1.0, 1.0]]])
+        >>> grad(lambda weight: np.sum(fast.conv1d(signal, weight) ** 2) / 2)(edge)
+        array([[[ 5., 10.]]])
+
+        >>> volume, weight = np.ones((1, 1, 3, 3, 3)), np.ones((1, 1, 2, 2, 2))
+        >>> grad(lambda weight: np.sum(fast.conv3d(volume, weight)))(weight).ravel()
+        array([8., 8., 8., 8., 8., 8., 8., 8.])
+        """
+        steps = dict(stride=stride, padding=padding, dilation=dilation, groups=groups)
+        return _convolution(
+            "conv", __class__.ndim, input, weight, bias, **steps, layout=layout, algorithm=algorithm
+        )
+
+    @staticmethod
+    def conv_transpose_nd(
+        input: Any,
+        weight: Any,
+        bias: Any = None,
+        stride: Any = 1,
+        padding: Any = 0,
+        output_padding: Any = 0,
+        groups: int = 1,
+        dilation: Any = 1,
+        *,
+        layout: Layout = CHANNELS_FIRST,
+        algorithm: AlgorithmName = "auto",
+    ) -> Any:
+        """`fastconv.conv_transpose2d` for autograd, differentiable in input, weight and bias.
+
+        Parameters
+        ----------
+        input, weight, bias, stride, padding, output_padding, groups, dilation, layout, algorithm
+            As in `fastconv.conv_transpose2d`; the first three may be what autograd differentiates by.
+
+        Returns
+        -------
+        array
+            As `fastconv.conv_transpose2d`.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument is wrong; the message names it.
+
+        Examples
+        --------
+        >>> import autograd.numpy as np
+        >>> from autograd import grad
+        >>> from fastconv.adapters import autograd as fast
+
+        >>> image, weight = np.ones((1, 1, 2, 2)), np.ones((1, 1, 2, 2))
+        >>> grad(lambda image: np.sum(fast.conv_transpose2d(image, weight, stride=2)))(image)[0, 0]
+        array([[4., 4.],
+               [4., 4.]])
+
+        >>> signal, weight = np.ones((1, 1, 2)), np.ones((1, 1, 2))
+        >>> grad(lambda signal: np.sum(fast.conv_transpose1d(signal, weight, stride=2)))(signal)
+        array([[[2., 2.]]])
+
+        >>> volume, weight = np.ones((1, 1, 1, 1, 2)), np.ones((1, 1, 2, 2, 2))
+        >>> grad(lambda volume: np.sum(fast.conv_transpose3d(volume, weight, stride=2)))(volume)
+        array([[[[[8., 8.]]]]])
+        """
+        steps = dict(
+            stride=stride, padding=padding, output_padding=output_padding, groups=groups, dilation=dilation
+        )
+        return _convolution(
+            "conv_transpose", __class__.ndim, input, weight, bias, **steps, layout=layout, algorithm=algorithm
+        )
+
+    @staticmethod
+    def max_pool_nd(
+        input: Any,
+        kernel_size: Any,
+        stride: Any = None,
+        padding: Any = 0,
+        dilation: Any = 1,
+        ceil_mode: bool = False,
+        return_indices: bool = False,
+        *,
+        layout: Layout = CHANNELS_FIRST,
+    ) -> Any:
+        """`fastconv.max_pool2d` for autograd.
+
+        A gradient goes to the first maximum of each window, as in `fastconv.max_pool2d_backward` (autograd's
+        own ``max`` shares it out among equals).
+
+        Parameters
+        ----------
+        input, kernel_size, stride, padding, dilation, ceil_mode, return_indices, layout
+            As in `fastconv.max_pool2d`; the input may be what autograd differentiates by.
+
+        Returns
+        -------
+        output : array
+            As `fastconv.max_pool2d`.
+        indices : int64 array, only with ``return_indices``
+            Constants to autograd.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument is wrong; the message names it.
+
+        Examples
+        --------
+        >>> import autograd.numpy as np
+        >>> from autograd import grad
+        >>> from fastconv.adapters import autograd as fast
+
+        >>> image = np.array([[[4.0, 1.0, 2.0], [3.0, 0.0, 5.0]]])
+        >>> grad(lambda image: np.sum(fast.max_pool2d(image, 2)))(image)
+        array([[[1., 0., 0.],
+                [0., 0., 0.]]])
+
+        >>> grad(lambda signal: np.sum(fast.max_pool1d(signal, 2)))(np.array([[4.0, 1.0, 2.0]]))
+        array([[1., 0., 0.]])
+
+        >>> volume = np.arange(8.0).reshape(1, 2, 2, 2)
+        >>> grad(lambda volume: np.sum(fast.max_pool3d(volume, 2)))(volume).ravel()
+        array([0., 0., 0., 0., 0., 0., 0., 1.])
+        """
+        windows = dict(
+            kernel_size=kernel_size, stride=stride, padding=padding, dilation=dilation, ceil_mode=ceil_mode
+        )
+        return _max_pooling(__class__.ndim, input, return_indices, **windows, layout=layout)
+
+    @staticmethod
+    def avg_pool_nd(
+        input: Any,
+        kernel_size: Any,
+        stride: Any = None,
+        padding: Any = 0,
+        ceil_mode: bool = False,
+        count_include_pad: bool = True,
+        divisor_override: int | None = None,
+        *,
+        layout: Layout = CHANNELS_FIRST,
+    ) -> Any:
+        """`fastconv.avg_pool2d` for autograd.
+
+        Parameters
+        ----------
+        input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override, layout
+            As in `fastconv.avg_pool2d`; the input may be what autograd differentiates by.
+
+        Returns
+        -------
+        array
+            As `fastconv.avg_pool2d`.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument is wrong; the message names it.
+
+        Examples
+        --------
+        >>> import autograd.numpy as np
+        >>> from autograd import grad
+        >>> from fastconv.adapters import autograd as fast
+
+        >>> grad(lambda image: np.sum(fast.avg_pool2d(image, 2)))(np.ones((1, 2, 3)))
+        array([[[0.25, 0.25, 0.  ],
+                [0.25, 0.25, 0.  ]]])
+
+        >>> grad(lambda signal: np.sum(fast.avg_pool1d(signal, 2)))(np.ones((1, 3)))
+        array([[0.5, 0.5, 0. ]])
+
+        >>> grad(lambda volume: np.sum(fast.avg_pool3d(volume, (1, 1, 2))))(np.ones((1, 1, 1, 3)))
+        array([[[[0.5, 0.5, 0. ]]]])
+        """
+        windows = dict(
+            kernel_size=kernel_size,
+            stride=stride,
+            padding=padding,
+            ceil_mode=ceil_mode,
+            count_include_pad=count_include_pad,
+            divisor_override=divisor_override,
+        )
+        return _avg_pooling(__class__.ndim, input, **windows, layout=layout)
 
 
-def avg_pool3d(
-    input: Any,
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
-    ceil_mode: bool = False,
-    count_include_pad: bool = True,
-    divisor_override: int | None = None,
-    *,
-    layout: str = "NCDHW",
-) -> Any:
-    """`avg_pool2d` in three spatial dimensions: arrays (N, C, D, H, W)."""
-    return _avg_pooling(
-        3,
-        input,
-        kernel_size=kernel_size,
-        stride=stride,
-        padding=padding,
-        ceil_mode=ceil_mode,
-        count_include_pad=count_include_pad,
-        divisor_override=divisor_override,
-        layout=layout,
-    )
+class _1d(Differentiable[Layout1d], ndim=1): ...
+
+
+class _2d(Differentiable[Layout2d], ndim=2): ...
+
+
+class _3d(Differentiable[Layout3d], ndim=3): ...
+
+
+conv1d = _1d.conv_nd
+conv2d = _2d.conv_nd
+conv3d = _3d.conv_nd
+conv_transpose1d = _1d.conv_transpose_nd
+conv_transpose2d = _2d.conv_transpose_nd
+conv_transpose3d = _3d.conv_transpose_nd
+max_pool1d = _1d.max_pool_nd
+max_pool2d = _2d.max_pool_nd
+max_pool3d = _3d.max_pool_nd
+avg_pool1d = _1d.avg_pool_nd
+avg_pool2d = _2d.avg_pool_nd
+avg_pool3d = _3d.avg_pool_nd
 
 
 # --- autograd.scipy.signal.convolve ----------------------------------------------------------------------

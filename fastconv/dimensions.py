@@ -46,6 +46,7 @@ _WORDS = {
     "R, S": ("S", "T, R, S"),
     "r, s": ("s", "t, r, s"),
     "top, bottom, left, right": ("left, right", "front, back, top, bottom, left, right"),
+    "of images": ("of signals", "of volumes"),
     "2d": ("1d", "3d"),
 }
 _OF_IMAGES = re.compile("|".join(rf"{re.escape(word)}(?![a-z])" for word in _WORDS))

@@ -21,6 +21,7 @@ from fastconv.conv import (
     conv_transpose2d,
     conv_transpose2d_backward,
 )
+from fastconv.dimensions import described
 from fastconv.nn.checks import no_forward
 from fastconv.nn.layer import Weighted
 
@@ -125,46 +126,6 @@ class _Conv(_ConvBase, Generic[_Layout]):
         return self.stride, self.padding, self.dilation, self.groups
 
 
-class Conv1d(_Conv[Layout1d]):
-    """Convolution of signals, `fastconv.conv1d` with a weight and a bias of its own.
-
-    Parameters
-    ----------
-    in_channels, out_channels : int
-        C and K; both divisible by ``groups``.
-    kernel_size, stride, padding, dilation, groups
-        As `fastconv.conv1d` takes them.
-    bias : bool
-        Whether to add one number a filter.
-    dtype : dtype
-        Of the weight and the bias.
-    rng : numpy.random.Generator, int or None
-        Where the initial weights come from: a generator, a seed, or the system's entropy.
-    layout : {"NCW", "NWC"}
-        "NCW" where it is not given.
-
-    Raises
-    ------
-    ValueError, TypeError
-        For a wrong argument; strides and the like are checked by the first forward pass.
-
-    Notes
-    -----
-    Input (N, C, W), weight (K, C/G, S), output (N, K, OW). Initial weights as in PyTorch.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from fastconv import nn
-    >>> nn.Conv1d(2, 4, 3, rng=0)(np.zeros((1, 2, 10), np.float32)).shape
-    (1, 4, 8)
-    """
-
-    _layouts = ("NCW", "NWC")
-    _convolve = staticmethod(conv1d)
-    _differentiate = staticmethod(conv1d_backward)
-
-
 class Conv2d(_Conv[Layout2d]):
     """Convolution of images, `fastconv.conv2d` with a weight and a bias of its own.
 
@@ -208,45 +169,24 @@ class Conv2d(_Conv[Layout2d]):
     _differentiate = staticmethod(conv2d_backward)
 
 
+class Conv1d(_Conv[Layout1d]):
+    """Convolution of signals: `Conv2d` with input (N, C, W) and weight (K, C/G, S)."""
+
+    _layouts = ("NCW", "NWC")
+    _convolve = staticmethod(conv1d)
+    _differentiate = staticmethod(conv1d_backward)
+
+
 class Conv3d(_Conv[Layout3d]):
-    """Convolution of volumes, `fastconv.conv3d` with a weight and a bias of its own.
-
-    Parameters
-    ----------
-    in_channels, out_channels : int
-        C and K; both divisible by ``groups``.
-    kernel_size, stride, padding, dilation, groups
-        As `fastconv.conv3d` takes them.
-    bias : bool
-        Whether to add one number a filter.
-    dtype : dtype
-        Of the weight and the bias.
-    rng : numpy.random.Generator, int or None
-        Where the initial weights come from: a generator, a seed, or the system's entropy.
-    layout : {"NCDHW", "NDHWC"}
-        "NCDHW" where it is not given.
-
-    Raises
-    ------
-    ValueError, TypeError
-        For a wrong argument; strides and the like are checked by the first forward pass.
-
-    Notes
-    -----
-    Input (N, C, D, H, W), weight (K, C/G, T, R, S), output (N, K, OD, OH, OW). Initial weights as in
-    PyTorch.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from fastconv import nn
-    >>> nn.Conv3d(1, 2, 3, padding=1, rng=0)(np.zeros((1, 1, 4, 5, 6), np.float32)).shape
-    (1, 2, 4, 5, 6)
-    """
+    """Convolution of volumes: `Conv2d` with input (N, C, D, H, W) and weight (K, C/G, T, R, S)."""
 
     _layouts = ("NCDHW", "NDHWC")
     _convolve = staticmethod(conv3d)
     _differentiate = staticmethod(conv3d_backward)
+
+
+# In full: that of images in the words of signals and of volumes.
+Conv1d.__doc__, Conv3d.__doc__ = (described(Conv2d.__doc__, ndim) for ndim in (1, 3))
 
 
 class ConvTranspose2d(_ConvBase):

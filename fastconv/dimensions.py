@@ -79,11 +79,11 @@ def _copy(function: Any, owner: type[Dimensions[Any]]) -> FunctionType:
     copy = FunctionType(code, function.__globals__, name, function.__defaults__, (CellType(owner),))
     copy.__qualname__ = name
     copy.__doc__ = described(function.__doc__, ndim)
-    kinds = function.__annotations__
-    copy.__annotations__ = kinds
-    if "layout" in kinds:
-        copy.__annotations__ = {**kinds, "layout": f"Layout{ndim}d"}
-        copy.__kwdefaults__ = {**function.__kwdefaults__, "layout": LAYOUTS[ndim][0]}
+    copy.__annotations__ = dict(function.__annotations__)
+    copy.__kwdefaults__ = dict(function.__kwdefaults__ or {})
+    if "layout" in copy.__kwdefaults__:
+        copy.__annotations__["layout"] = f"Layout{ndim}d"
+        copy.__kwdefaults__["layout"] = LAYOUTS[ndim][0]
     return copy
 
 

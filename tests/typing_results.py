@@ -21,12 +21,17 @@ def arrays(x: NDArray[np.float32], w: NDArray[np.float32], asked: bool, names: t
     fastconv.conv2d(x, w, layout="HWC")  # type: ignore[arg-type]
     fastconv.conv2d(x, w, algorithm="fastest")  # type: ignore[arg-type]
     fastconv.conv1d(x, w, layout="NHWC")  # type: ignore[arg-type]
+    volumes: NDArray[Any] = fastconv.conv3d(x, weight=w, layout="NDHWC")
+    fastconv.conv3d(x, w, layout="NCHW")  # type: ignore[arg-type]
+    fastconv.conv3d(x, weights=w)  # type: ignore[call-arg]
+    fastconv.avg_pool1d(x, 2, layout="NCDHW")  # type: ignore[arg-type]
+    fastconv.plan_conv1d(x.shape, w.shape, layout="NCHW")  # type: ignore[arg-type]
     fastconv.conv2d(x, w, stride="1")  # type: ignore[arg-type]
     z: NDArray[Any] = fastconv.plan_conv2d(x.shape, w.shape, dtype=np.float32)(x, w)
     tuned: fastconv.ConvPlan = fastconv.plan_conv2d(x.shape, w.shape).tune(0)
     fastconv.save_tuning(Path("tuning.json"))
     fastconv.load_tuning("tuning.json")
-    print(y.shape, z.shape, tuned.algorithms["forward"].upper())
+    print(y.shape, z.shape, volumes.shape, tuned.algorithms["forward"].upper())
 
 
 def gradients(dy: NDArray[np.float32], x: NDArray[np.float32], w: NDArray[np.float32]) -> None:

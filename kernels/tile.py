@@ -244,6 +244,13 @@ class _Operands:
                 vector_store(builder, total, written[m][v], vector, size, None)
 
 
+def panel_width(filters: int, lanes: int) -> int:
+    """Filters of a panel: as few panels as can be, of as equal width as can be."""
+    vectors = -(-filters // lanes)
+    panels = -(-vectors // PANEL)
+    return -(-vectors // panels) * lanes
+
+
 @part
 def find_vector(vector, vectors, panel, steps, lanes):
     """Where a vector of ``vectors`` begins in panels of ``steps``, and from one step to the next.

@@ -251,8 +251,9 @@ def test_few_channels_last(name, split, monkeypatch):
     """The first layers of networks, in one piece and in many."""
     if split:
         for module, constant, value in (
-            (gemm, "FEW_CELLS", 20), (gemm_weights, "FEW_CELLS", 60), (gemm_weights, "FEW_SUM_CELLS", 20),
-            (gemm_weights, "SUM_CELLS", 20), (gemm_weights, "PART_CELLS", 30),
+            (gemm, "NARROW_PIXELS", 20), (gemm_weights, "NARROW_PIXELS", 60),
+            (gemm_weights, "FEW_SUM_PIXELS", 20), (gemm_weights, "SUM_PIXELS", 20),
+            (gemm_weights, "PART_PIXELS", 30),
             (partition, "JOB_MULTIPLICATIONS", 1), (im2col_narrow, "COLUMN_BYTES", 1),
         ):  # fmt: skip
             monkeypatch.setattr(module, constant, value)

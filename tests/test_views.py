@@ -86,7 +86,7 @@ VIEWS = {
 }
 
 # What makes squares of all that can be copied so.
-EAGER = {"SMALL": 0, "LEAST_TURNED": 0, "LEAST_FILLED": 0, "LEAST_STEP": 0, "WAYS": -1}
+EAGER = {"SMALL": 0, "LEAST_TRANSPOSED": 0, "LEAST_FILLED": 0, "LEAST_STRIDE": 0, "WAYS": -1}
 
 # Sizes of each number of dimensions: input, weight, groups, and steps.
 LAYERS = {
@@ -381,7 +381,7 @@ def test_copies_of_any_strides(order, extents, steps, last, dtype):
 @pytest.mark.parametrize("last", [False, True])
 def test_large_copies_in_pieces(last, monkeypatch):
     """Pieces of the longer side, the last one shorter, and lanes that nothing is in."""
-    monkeypatch.setattr(tensor, "TURNED", 2**8)
+    monkeypatch.setattr(tensor, "TRANSPOSED", 2**8)
     lanes = VECTOR_BYTES // 4
     x = np.arange(3 * (2 * lanes + 3) * 71 * 53, dtype=np.float32).reshape(3, 2 * lanes + 3, 1, 71, 53)
     other = np.ascontiguousarray(x if last else x.transpose(0, 2, 3, 4, 1))

@@ -1,7 +1,6 @@
-"""What the cells of a correlation read of a band, and how its output is cut into chunks.
+"""What the pixels of a correlation read of a band, and how its output is cut into chunks.
 
-Of `fastconv.engine.gemm`: a *sweep* goes over the lines of some images, whose cells all read the same
-*taps*.
+Of `fastconv.engine.gemm`: all pixels of a correlation read the same taps, from where they lie on.
 """
 
 from __future__ import annotations
@@ -15,38 +14,26 @@ from fastconv.arguments import Array
 from fastconv.engine.decompose import Axis
 from fastconv.engine.partition import ceil_div, wanted_jobs
 from fastconv.engine.tensor import Four, Three
-from fastconv.kernels.tile import PANEL
+from fastconv.kernels.tile import panel_width
 from fastconv.kernels.vectors import VECTOR_BYTES
 
 # What a chunk reads.
 BAND_BYTES = 2**20
 # Elements that one sum runs over before it is added to the others.
 SUM = 256
-# Cells of a chunk of `FEW` channels, whose band is small: fewer lines are copied twice (132 GF/s, and 120
-# with 384, 3x224 -> 64, 3x3 taps, channels last, float32, AVX-512 Xeon).
-FEW_CELLS = 896
+# Fewer channels than these have a small band, and a chunk so many pixels: fewer rows are copied twice (132
+# GF/s, and 120 with 384, 3x224 -> 64, 3x3 taps, channels last, float32, AVX-512 Xeon).
+NARROW, NARROW_PIXELS = 8, 896
 # Panels of filters of one job at the least, where filters are parted: each part fills the band again.
 PART_PANELS = 2
 
 Axes = tuple[Axis, Axis, Axis]
 
 
-def panel_width(filters: int, lanes: int) -> int:
-    """Filters of a panel: as few panels as can be, of as equal width as can be.
-
-    96 filters as 64 and 32, and as 48 and 48, channels last, forward, float32, AVX-512 Xeon: 186 and 195 GF/s
-    (96x27, 7x7 taps), 235 and 244 (96x28, 5x5, Winograd). Tried there and dropped, within what repeats differ
-    by: tiles of 9 and 8 rows by 3 vectors instead of 6 (all 194 to 206 GF/s from L1), `SUM` from 100 to 400,
-    other chunks, no prefetch of weights, or one of the output to L1.
-    """
-    vectors = ceil_div(filters, lanes)
-    return ceil_div(vectors, ceil_div(vectors, PANEL)) * lanes
-
-
 class Taps:
-    """What the cells of one correlation read: ``out[k, o] = sum of w[k, c, tap] * x[c, o*stride + shift]``.
+    """What the pixels of one correlation read: ``out[k, o] = sum of w[k, c, tap] * x[c, o*stride + shift]``.
 
-    Taps are counted in the order in which they lie in a band, by plane, line and column.
+    Taps are counted in the order in which they lie in a band, by plane, row and column.
 
     Parameters
     ----------
@@ -69,31 +56,31 @@ class Taps:
         self.joined = w.span == w.count and w.count * channels <= SUM
         self.elements = self.count * channels
 
-    def places(self, plane: int, line: int, cell: int) -> Array:
-        """Where each tap (plane, line, column) begins in a band, whose steps the arguments are."""
+    def places(self, plane: int, row: int, pixel: int) -> Array:
+        """Where each tap (plane, row, column) begins in a band, whose strides the arguments are."""
         d, h, w = self.axes
         return (
             (np.arange(d.count) * (d.apart * plane))[:, np.newaxis, np.newaxis]
-            + (np.arange(h.count) * (h.apart * line))[:, np.newaxis]
-            + np.arange(w.count) * (w.apart * cell)
+            + (np.arange(h.count) * (h.apart * row))[:, np.newaxis]
+            + np.arange(w.count) * (w.apart * pixel)
         )
 
-    def segments(self, plane: int, line: int, cell: int) -> tuple[Array, int]:
-        """Where elements that lie one behind the other begin, in a row for each depth, and how many they are.
+    def segments(self, plane: int, row: int, pixel: int) -> tuple[Array, int]:
+        """Where elements that lie one behind the other begin, for each depth, and how many they are.
 
-        The arguments are the steps of a band.
+        The arguments are the strides of a band.
         """
-        places = self.places(plane, line, cell)
+        places = self.places(plane, row, pixel)
         if self.joined:
             return places[..., 0], places.shape[2] * self.channels
         return places.reshape(len(places), -1), self.channels
 
-    def runs(self, plane: int, line: int, cell: int) -> tuple[Array, Array, Array]:
-        """Runs in a band, and in steps of a panel; how many of them, of how many steps, make up one sum.
+    def runs(self, plane: int, row: int, pixel: int) -> tuple[Array, Array, Array]:
+        """Runs in a band, and in steps of a panel; which of them, of how many steps, make up one sum.
 
         No sum has taps of two depths, which have as many sums each. Behind them all is one of nothing.
         """
-        segments, length = self.segments(plane, line, cell)
+        segments, length = self.segments(plane, row, pixel)
         depths, each = segments.shape
         steps = np.arange(0, length, SUM)
         a_runs = (segments[..., np.newaxis] + steps).reshape(-1)
@@ -120,7 +107,7 @@ class Taps:
     def packing(self, tap_step: int, channel_step: int, joined: bool) -> tuple[Array, Array]:
         """Which elements of a filter lie one behind the other, and the rows of a panel that they belong to.
 
-        The first two arguments are the steps of a filter; ``joined`` says whether such elements are taken
+        The first two arguments are the strides of a filter; ``joined`` says whether such elements are taken
         together.
         """
         by_channel = tap_step < channel_step
@@ -153,8 +140,8 @@ class Taps:
         return sources.reshape(-1, 2), rows.reshape(-1)
 
 
-class Sweep:
-    """One correlation: how it is cut into chunks and jobs.
+class Blocking:
+    """How one correlation is cut into chunks, each of some pixels of the output, and what these read.
 
     Parameters
     ----------
@@ -168,58 +155,47 @@ class Sweep:
     """
 
     def __init__(
-        self,
-        axes: Axes,
-        batch: int,
-        groups: int,
-        channels: int,
-        filters: int,
-        kernel: Three,
-        dtype: np.dtype[Any],
-        last: bool,
-    ) -> None:
-        self.axes, self.batch, self.groups, self.channels, self.filters = (
-            axes,
-            batch,
-            groups,
-            channels,
-            filters,
-        )
+        self, axes: Axes, batch: int, groups: int, channels: int, filters: int, kernel: Three,
+        dtype: np.dtype[Any], last: bool,
+    ) -> None:  # fmt: skip
+        self.axes, self.batch, self.groups = axes, batch, groups
+        self.channels, self.filters = channels, filters
         self.dtype, self.last = dtype, last
         self.lanes = VECTOR_BYTES // dtype.itemsize
         self.panel = panel_width(filters, self.lanes)
         self.panels = ceil_div(filters, self.panel)
         self.depth, self.height, self.width = (axis.output for axis in axes)
         self.taps = Taps(axes, channels, kernel, self.lanes)
-        # Every cell reads the one it is.
+        # Every pixel reads the one it is.
         self.unmoved = axes[0].unmoved and axes[1].unmoved and axes[2].unmoved
-        # Images that are their own band: no line or column of padding, and cells of one group only.
-        self.own = last and groups == 1 and axes[1].unpadded and axes[2].unpadded
+        # Images that are their own band: no row or column of padding, and pixels of one group only.
+        self.in_place = last and groups == 1 and axes[1].unpadded and axes[2].unpadded
         self.pitch = channels
-        self.cells = self.depth * self.height * self.width
-        self.work = batch * groups * filters * self.taps.elements * self.cells
+        self.pixels = self.depth * self.height * self.width
+        self.work = batch * groups * filters * self.taps.elements * self.pixels
         self.wanted = wanted_jobs(self.work)
         # Whether taps are passed over, since they lie in the padding of the depth.
         self.cut = not axes[0].unpadded
 
-    def chunk(self, cells: int) -> Four:
-        """Images, planes, lines and cells of a line of a chunk of about so many, in chunks of equal size."""
+    def chunk(self, pixels: int) -> Four:
+        """Images, planes, rows and columns of a chunk of about so many pixels, in chunks of equal size."""
         plane = self.height * self.width
-        if plane > cells:
-            lines, across = max(1, cells // self.width), self.width
-            while lines > 1 and self.band_bytes((1, 1, lines, across)) > BAND_BYTES:
-                lines = ceil_div(lines, 2)
-            if lines == 1:
-                # What two pieces of a line both read is copied twice.
-                across = ceil_div(across, ceil_div(across, max(cells, self.taps.span[2] - 1)))
-            return 1, 1, ceil_div(self.height, ceil_div(self.height, lines)), across
+        if plane > pixels:
+            rows, columns = max(1, pixels // self.width), self.width
+            while rows > 1 and self.band_bytes((1, 1, rows, columns)) > BAND_BYTES:
+                rows = ceil_div(rows, 2)
+            if rows == 1:
+                # What two pieces of a row both read is copied twice.
+                _, _, width = self.taps.span
+                columns = ceil_div(columns, ceil_div(columns, max(pixels, width - 1)))
+            return 1, 1, ceil_div(self.height, ceil_div(self.height, rows)), columns
         # As many as have room: each further plane of the output is as much as the second.
         first, second = (self.band_bytes((1, n, self.height, self.width)) for n in (1, 2))
         room = 1 + max(0, BAND_BYTES - first) // (second - first)
-        planes, images = min(self.depth, cells // plane, room), 1
+        planes, images = min(self.depth, pixels // plane, room), 1
         if planes == self.depth:
             room = BAND_BYTES // self.band_bytes((1, planes, self.height, self.width))
-            images = max(1, min(self.batch, cells // (planes * plane), room))
+            images = max(1, min(self.batch, pixels // (planes * plane), room))
         return (
             ceil_div(self.batch, ceil_div(self.batch, images)),
             ceil_div(self.depth, ceil_div(self.depth, planes)),
@@ -227,31 +203,32 @@ class Sweep:
             self.width,
         )
 
-    def windows(self, chunk: Four) -> tuple[Any, ...]:
-        """What the kernels call ``Windows``."""
+    def windows(self, chunk: Four, channels: int, pitch: int) -> tuple[Any, ...]:
+        """What the kernels call ``Windows``, of so many channels of a group."""
         t = self.taps
-        return self.batch, self.channels, t.start, t.stride, t.span, chunk, self.pitch, self.own
+        return self.batch, channels, t.start, t.stride, t.span, chunk, pitch, self.in_place
 
-    def steps(self, chunk: Four) -> Three:
-        """Elements of the band of a chunk, or of the image that is its own: to the next plane, line, cell."""
-        if self.own:
-            line = self.axes[2].source * self.pitch
-            return self.axes[1].source * line, line, self.pitch
-        line = self._columns(chunk) * self.pitch
-        return ((chunk[2] - 1) * self.taps.stride[1] + self.taps.span[1]) * line, line, self.pitch
+    def read(self, chunk: Four) -> Three:
+        """Planes, rows and columns that a chunk reads of one image."""
+        _, *extents = chunk
+        sizes = zip(extents, self.taps.stride, self.taps.span, strict=True)
+        planes, rows, columns = [(extent - 1) * stride + span for extent, stride, span in sizes]
+        return planes, rows, columns
 
-    def _columns(self, chunk: Four) -> int:
-        """Of the band of a chunk."""
-        return (chunk[3] - 1) * self.taps.stride[2] + self.taps.span[2]
+    def strides(self, chunk: Four) -> Three:
+        """Of the band of a chunk, or of an image that is its own band: to the next plane, row and pixel."""
+        if self.in_place:
+            _, rows, columns = (axis.source for axis in self.axes)
+        else:
+            _, rows, columns = self.read(chunk)
+        return rows * columns * self.pitch, columns * self.pitch, self.pitch
 
     def band_bytes(self, chunk: Four) -> int:
         """What a chunk reads, and a vector more."""
-        images, planes, lines, _ = chunk
-        rows = (lines - 1) * self.taps.stride[1] + self.taps.span[1]
-        rows *= images * ((planes - 1) * self.taps.stride[0] + self.taps.span[0])
-        return (rows * self._columns(chunk) * self.pitch + self.lanes) * self.dtype.itemsize
+        images, *_ = chunk
+        return (images * prod(self.read(chunk)) * self.pitch + self.lanes) * self.dtype.itemsize
 
     def chunks(self, chunk: Four) -> int:
         """How many chunks there are."""
-        extent = self.batch, self.depth, self.height, self.width
-        return prod(ceil_div(n, step) for n, step in zip(extent, chunk, strict=True))
+        extents = self.batch, self.depth, self.height, self.width
+        return prod(ceil_div(n, step) for n, step in zip(extents, chunk, strict=True))

@@ -1,10 +1,10 @@
 """1x1 convolution with the channels first: products of weights and packed pixels, vectors along pixels.
 
     forward          weights (filters, channels) and pixels (channels, pixels)
-    backward-input   transposed weights and the pixels of the output's gradient; a stride leaves cells zero
+    backward-input   transposed weights and the pixels of the output's gradient; a stride leaves pixels zero
 
 Both are `fastconv.kernels.gemm_pixels`. Pixels are counted through the batch, so planes may be small; those
-of a depth make one, unless a stride parts their lines. A job owns pixels and some of the filters; jobs
+of a depth make one, unless a stride parts their rows. A job owns pixels and some of the filters; jobs
 follow from the shape alone.
 """
 
@@ -30,25 +30,19 @@ from fastconv.threads import Job, get_num_threads, run_jobs
 if TYPE_CHECKING:
     from fastconv.engine.algorithm import Pass
 
-# Panels of pixels that are packed at a time, while the next are asked for: without asking 134, 140 and 118
-# GF/s on 1024x14 -> 256, 512x28 -> 128 and 64x56 -> 64, with it 153, 162 and 132; 2 to 8 panels are within
-# 5 %, 16 are 10 % slower.
+# Panels of pixels that are packed at a time, while the next are prefetched (134 GF/s without on 1024x14 ->
+# 256, 153 with): 2 to 8 panels are within 5 %, 16 are 10 % slower.
 CHUNK_PANELS = 2
 # An input that comes from memory is packed so many panels at a time, in longer runs, and each channel is
-# asked for when the one so much before it is packed: 256x56 -> 64 at 125 and 134 GF/s, -> 96 at 124 and 144,
-# 128x56 -> 128 at 131 and 145 (8 images). Not so 256x40 -> 128, 152 and 146, and 256x56 -> 32.
+# prefetched when the one so much before it is packed: 256x56 -> 64 at 125 and 134 GF/s, 128x56 -> 128 at 131
+# and 145 (8 images). Not so 256x40 -> 128, 152 and 146, nor 256x56 -> 32.
 FAR_BYTES, FAR_PANELS, FAR_CHANNELS, FAR_FILTERS = 16 * 2**20, 4, 2, 64
 # Channels that one sum runs over: the panels of a chunk stay in L2.
 STEPS = 256
-# Weights that one job turns at the least, in 20 us.
-TURNED_ELEMENTS = 2**16
+# Weights that one job transposes at the least, in 20 us.
+TRANSPOSED_ELEMENTS = 2**16
 # Filters of one job at the least, where filters are parted: each part packs the pixels again.
 PART_FILTERS = 96
-
-# Tried on 1x1 layers and left out, in results that begin with a vector: stores past the caches (64x56 ->
-# 256: 5.8 ms and 5.9), pixels read where they lie instead of packed (64x56 -> 64: 1.6 ms and 1.7, but 64x56
-# -> 256: 6.9 and 6.1), sums of 128 channels (256x56 -> 64: 10.9 ms and 6.9).
-
 # From image to image, channel to channel, row to row and pixel to pixel; whether pixels lie apart; how many
 # an image and a row have.
 Pixels = tuple[int, int, int, int, bool, int, int]
@@ -86,7 +80,7 @@ class GemmPixels:
             return "vectors run along pixels, which are not contiguous with the channels last"
         if prod(g.kernel) != 1:
             return "the kernel has more than one tap"
-        # A stride along a height of 1 leaves out no line, but planes would lie that far apart.
+        # A stride along a height of 1 leaves out no row, but planes would lie that far apart.
         one = g.input[:2] == g.output[:2] and g.stride[1] == 1
         if not (g.input[0] == g.output[0] == 1 or one):
             return "the lines of more than one plane are apart"
@@ -157,7 +151,7 @@ class GemmPixels:
         groups, filters, channels = self.geometry.groups, self.group_filters, self.group_channels
         flat = contiguous(w).reshape(groups, filters * channels)
         matrices = new_result((groups, channels * filters), w.dtype)
-        wanted = ceil_div(max(1, min(get_num_threads(), w.size // TURNED_ELEMENTS)), groups)
+        wanted = ceil_div(max(1, min(get_num_threads(), w.size // TRANSPOSED_ELEMENTS)), groups)
         lanes = self.panel // PANEL
         step = ceil_div(ceil_div(channels, wanted), lanes) * lanes
         jobs = Grid((groups, 1), (channels, step))

@@ -205,7 +205,7 @@ class Sweep:
         """Write the cells of ``y`` from ``first`` on in strides."""
         work = packed.size * self.axes[0].output * self.axes[1].output * self.batch
         jobs = Grid((self.units, ceil_div(self.units, jobs_now(work))))
-        image, output = x.steps(0), y.phase(0, first, stride)
+        image, output = x.strides(0), y.phase(0, first, stride)
         phases, triples_, segments = self.tables
 
         def start_worker() -> Job:
@@ -243,7 +243,7 @@ class Sweep:
         jobs = Grid((batch, image_step), (self.bundles, bundle_step))
         parts = jobs.counts[0]
         partial = zeros((parts, *shape), self.dtype)
-        gradient, image = dy.steps(0), x.steps(0)
+        gradient, image = dy.strides(0), x.strides(0)
         phases, taps, offsets, threes = self.summed
 
         def start_worker() -> Job:

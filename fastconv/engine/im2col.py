@@ -1,6 +1,6 @@
 """The explicit column matrix and BLAS: three passes, three matrix products.
 
-With Q = C/G * T*R*S taps, P = OD*OH*OW output cells and the column matrix col(X) of shape (Q, P) for
+With Q = C/G * T*R*S taps, P = OD*OH*OW output pixels and the column matrix col(X) of shape (Q, P) for
 every image and group:
 
     forward           Y  = W @ col(X)            (K/G, P) = (K/G, Q) @ (Q, P)
@@ -13,7 +13,7 @@ A block has axes (groups * taps, images, pixels), so that the same block is one 
 and pixels for backward-weight, and for the other two passes one matrix an image, or one for all images
 where these have few pixels.
 
-A pass is cut into jobs that own what they write: no two of them touch the same cell. Block sizes and
+A pass is cut into jobs that own what they write: no two of them touch the same pixel. Block sizes and
 jobs follow from the shape alone, so results do not depend on the number of threads.
 """
 
@@ -50,11 +50,11 @@ from fastconv.threads import Job, checkpoint, run_jobs
 if TYPE_CHECKING:
     from fastconv.engine.algorithm import Pass
 
-# Size of one block of columns: 1, 2 and 4 MiB give 108, 111 and 111 GF/s forward over the layers of ResNet-50
-# (geometric mean, float32, one core with 2 MiB of L2), and a smaller block is less scratch.
+# Size of one block of columns: 4 MiB are no faster on a core with 2 MiB of L2, and a smaller block is less
+# scratch.
 TARGET_BYTES = 2 * 2**20
-# The longest sum left to one product: BLAS adds up a small result one cell after the other, and a
-# float32 running sum of a million cells loses three of seven digits.
+# The longest sum left to one product: BLAS adds up a small result one term after the other, and a
+# float32 running sum of a million terms loses three of seven digits.
 SUM_LENGTH = 2**12
 
 
@@ -70,23 +70,23 @@ class Block:
 
     @property
     def columns(self) -> int:
-        """Cells of the columns."""
+        """Elements of the columns."""
         return self.images * self.groups * self.taps * self.pixels
 
     @property
     def outputs(self) -> int:
-        """Cells of the output that belong to the columns."""
+        """Elements of the output that belong to the columns."""
         return self.images * self.groups * self.filters * self.pixels
 
     @property
     def weights(self) -> int:
-        """Cells of the weight that meet the columns."""
+        """Elements of the weights that meet the columns."""
         return self.groups * self.filters * self.taps
 
 
 @dataclass(frozen=True)
 class InputJobs:
-    """What one backward-input job owns: channels of a group, and a band of input lines along an axis."""
+    """What one backward-input job owns: channels of a group, and a band of the input along an axis."""
 
     channels: int
     axis: int  # of (depth, height, width)
@@ -106,7 +106,7 @@ class Im2col:
         self.group_channels = g.channels // g.groups
         self.kernel_taps = prod(g.kernel)
         self.steps = (g.kernel, g.output, g.stride, g.padding, g.dilation)
-        # The column matrix of a 1x1 kernel that visits every cell is the image itself.
+        # The column matrix of a 1x1 kernel that visits every pixel is the image itself.
         self.pointwise = (
             self.kernel_taps == 1 and g.stride == (1, 1, 1) and g.padding == (0, 0, 0) and g.input == g.output
         )
@@ -125,7 +125,7 @@ class Im2col:
 
     @staticmethod
     def counts(p: Problem) -> Counts:
-        """Products of BLAS, their operands, and the columns that are written line by line.
+        """Products of BLAS, their operands, and the columns that are written row by row.
 
         A product (m, k) @ (k, n) takes ``gemm`` steps of 4 rows by a vector; ``thin`` are the elements of one
         that has a side of 1, which is no matrix product to BLAS, and ``outer`` those where the sum has one
@@ -245,19 +245,19 @@ class Im2col:
         filters = self.block_filters
         taps = max(1, min(taps, self.target // filters))
         width = max(taps, filters)
-        cells = self.batch * g.pixels
-        length = max(1, min(ceil_div(cells, parts), self.target // width, SUM_LENGTH))
+        every_pixel = self.batch * g.pixels
+        length = max(1, min(ceil_div(every_pixel, parts), self.target // width, SUM_LENGTH))
         pixels = min(g.pixels, length)
         images = min(self.batch, length // pixels)
         groups = 1
-        if taps == g.taps and images * pixels == cells:
-            fitting = max(1, self.target // max(width * cells, filters * taps))
+        if taps == g.taps and images * pixels == every_pixel:
+            fitting = max(1, self.target // max(width * every_pixel, filters * taps))
             groups = min(g.groups, fitting, ceil_div(g.groups, self.jobs))
         return Block(images, groups, filters, taps, pixels), parts
 
     @cached_property
     def input_block(self) -> tuple[Block, InputJobs]:
-        """Columns of one product, and the channels and lines that one job owns."""
+        """Columns of one product, and the channels and rows that one job owns."""
         g = self.geometry
         channels = ceil_div(self.group_channels, ceil_div(self.jobs, self.batch * g.groups))
         taps = min(channels * self.kernel_taps, self.target)
@@ -269,7 +269,7 @@ class Im2col:
             * ceil_div(g.groups, block.groups)
             * ceil_div(self.group_channels, channels)
         )
-        # Neighbouring bands both compute the columns of the output lines that reach into both: only
+        # Neighbouring bands both compute the columns of the output rows that reach into both: only
         # planes much taller than the kernel are cut, and only where there are too few other jobs.
         axis = 0 if max(g.input[0], g.output[0]) > 1 else 1
         tallest = g.input[axis] // (4 * effective(g.kernel[axis], g.dilation[axis]))
@@ -319,7 +319,7 @@ class Im2col:
         return self._gather(dy, scratch, images, groups, filters, pixels).transpose(2, 0, 1, 3)
 
     def _matrices(self, array: Array) -> Array:
-        """A contiguous array as (N, G, channels of a group, cells): a view."""
+        """A contiguous array as (N, G, channels of a group, pixels): a view."""
         groups = self.geometry.groups
         return array.reshape(array.shape[0], groups, array.shape[1] // groups, prod(array.shape[2:]))
 
@@ -432,17 +432,9 @@ class Im2col:
         return True
 
     def _summands(
-        self,
-        dy: Array,
-        x: Array,
-        gathered: Array,
-        scratch: Array,
-        groups: Range,
-        filters: Range,
-        taps: Range,
-        images: Range,
-        pixels: Range,
-    ) -> tuple[Array, Array]:
+        self, dy: Array, x: Array, gathered: Array, scratch: Array, groups: Range, filters: Range, taps: Range,
+        images: Range, pixels: Range,
+    ) -> tuple[Array, Array]:  # fmt: skip
         """``dY`` (groups, filters, images*pixels), ``col(X)^T`` (groups, images*pixels, taps) of a block."""
         if images[1] - images[0] == 1:  # no need to bring pixels of several images together
             gradients = self._gradients(dy, gathered, images, groups, filters, pixels)[0]
@@ -455,7 +447,7 @@ class Im2col:
         return gradients, columns.reshape(*columns.shape[:2], length).transpose(0, 2, 1)
 
     def backward_input(self, dy: Array, w: Array, dx: Array) -> bool:
-        """Jobs own images, channels and bands of lines of ``dx``."""
+        """Jobs own images, channels and bands of rows of ``dx``."""
         g, (block, own) = self.geometry, self.input_block
         if self.narrow is not None and contiguous_in(dy, True) and contiguous_in(dx, True):
             self.narrow.run(dy, w, dx)
@@ -497,26 +489,18 @@ class Im2col:
         dx[slice(*images), slice(first, stop), d, h] = 0
 
     def _pixels_that_reach(self, band: Range) -> Range:
-        """The output cells, a flat range, with a tap in the band of input lines."""
+        """The output pixels, a flat range, with a tap in the band of the input."""
         g, axis = self.geometry, self.input_block[1].axis
         reach = effective(g.kernel[axis], g.dilation[axis])
         first = max(0, ceil_div(band[0] + g.padding[axis] - reach + 1, g.stride[axis]))
         stop = min(g.output[axis], (band[1] - 1 + g.padding[axis]) // g.stride[axis] + 1)
-        cells = prod(g.output[axis + 1 :])
-        return first * cells, max(first, stop) * cells
+        pixels = prod(g.output[axis + 1 :])
+        return first * pixels, max(first, stop) * pixels
 
     def _add_back(
-        self,
-        scratch: Array,
-        w: Array,
-        gradients: Array,
-        dx: Array,
-        images: Range,
-        groups: Range,
-        taps: Range,
-        pixels: Range,
-        band: Range,
-    ) -> None:
+        self, scratch: Array, w: Array, gradients: Array, dx: Array, images: Range, groups: Range, taps: Range,
+        pixels: Range, band: Range,
+    ) -> None:  # fmt: skip
         """``dx += col2im(W^T @ dY)`` for a block."""
         g = self.geometry
         weights = w[:, slice(*taps)]
@@ -532,17 +516,11 @@ class Im2col:
         else:
             # (images, groups, taps, pixels) = (groups, taps, filters) @ (images, groups, filters, pixels)
             np.matmul(weights, gradients, out=columns.transpose(2, 0, 1, 3))
-        lines_in_step = g.input[1] if self.input_block[1].axis == 0 else 1
+        rows = g.input[1] if self.input_block[1].axis == 0 else 1
         col2im_add(
-            read_only(columns.reshape(-1, *shape[2:])),
-            dx,
-            images[0],
-            groups[0] * g.taps + taps[0],
-            pixels[0],
-            band[0] * lines_in_step,
-            band[1] * lines_in_step,
-            *self.steps,
-        )
+            read_only(columns.reshape(-1, *shape[2:])), dx, images[0], groups[0] * g.taps + taps[0], pixels[0],
+            band[0] * rows, band[1] * rows, *self.steps,
+        )  # fmt: skip
 
 
 def _joined(array: Array) -> Array:

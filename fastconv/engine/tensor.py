@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import gcd, prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,57 +16,61 @@ from fastconv.kernels.pack import reorder
 from fastconv.kernels.vectors import VECTOR_BYTES
 from fastconv.threads import get_num_threads, run_ranges
 
-# Elements that a job turns.
-TURNED = 2**18
+# Elements that a job transposes.
+TRANSPOSED = 2**18
 # Bytes up to which the C library keeps the memory of copies by itself.
 SMALL = 2**17
-# Bytes from which on squares are transposed, the share of their cells that has to be there, and how far
-# apart cells are up to which loops are as fast.
-LEAST_TURNED, LEAST_FILLED, LEAST_STEP = 2**18, 0.3, 32
+# Bytes from which on squares are transposed, the share of their elements that has to be there, and how many
+# bytes apart elements are up to which loops are as fast.
+LEAST_TRANSPOSED, LEAST_FILLED, LEAST_STRIDE = 2**18, 0.3, 32
 # Bytes of a cache line and of one way of L1, and the ways that what a loop reads may fill.
 LINE, WAY, WAYS = 64, 4096, 2
 
 Three = tuple[int, int, int]
 Four = tuple[int, int, int, int]
-# Where the first image's first channel begins; the next image, channel and cell; height and width; the next
-# line; the depth; the next plane along it.
+# The fields of `fastconv.kernels.images.Image`.
 Image = tuple[int, int, int, int, int, int, int, int, int]
 
 
 @dataclass(slots=True)
 class Images:
-    """An array (N, C, D, H, W) as the kernels see it: flat, and the steps through it.
+    """An array (N, C, D, H, W) as the kernels see it: flat, and the strides through it.
 
-    ``apart`` says that only every so many planes, lines and columns are seen.
+    ``apart`` says that only every so many planes, rows and columns are seen.
     """
 
     flat: Array
     array: Array
-    plane: int
-    cell: int
+    channel_stride: int
+    pixel_stride: int
     apart: Three
 
     @staticmethod
     def of(array: Array, channels_last: bool, apart: Three = (1, 1, 1)) -> Images:
         """An array that is contiguous in its layout."""
-        channels, cells = array.shape[1], array.shape[2] * array.shape[3] * array.shape[4]
+        _, channels, depth, height, width = array.shape
         ordered = array.transpose(0, 2, 3, 4, 1) if channels_last else array
-        plane, cell = (1, channels) if channels_last else (cells, 1)
-        return Images(ordered.reshape(-1), array, plane, cell, apart)
+        channel_stride, pixel_stride = (1, channels) if channels_last else (depth * height * width, 1)
+        return Images(ordered.reshape(-1), array, channel_stride, pixel_stride, apart)
 
-    def steps(self, first_channel: int) -> Image:
-        """The steps and extents of what is seen of an array, from a channel on."""
+    def strides(self, first_channel: int) -> Image:
+        """The strides and extents of what is seen of an array, from a channel on."""
         return self.phase(first_channel, (0, 0, 0), self.apart)
 
     def phase(self, first_channel: int, first: Three, stride: Three) -> Image:
-        """As `steps`, of the cells that begin at ``first`` and lie ``stride`` apart."""
+        """As `strides`, of the pixels that begin at ``first`` and lie ``stride`` apart."""
         _, channels, depth, height, width = self.array.shape
-        cell, line, sheet = self.cell, width * self.cell, height * width * self.cell
-        begin = first_channel * self.plane + first[0] * sheet + first[1] * line + first[2] * cell
+        plane, row, column = first
+        by_plane, by_row, by_column = stride
+        pixel_stride = self.pixel_stride
+        row_stride = width * pixel_stride
+        plane_stride = height * row_stride
+        begin = first_channel * self.channel_stride
+        begin += plane * plane_stride + row * row_stride + column * pixel_stride
         return (
-            begin, channels * depth * height * width, self.plane, cell * stride[2],
-            -(-(height - first[1]) // stride[1]), -(-(width - first[2]) // stride[2]), line * stride[1],
-            -(-(depth - first[0]) // stride[0]), sheet * stride[0],
+            begin, channels * depth * height * width, self.channel_stride, pixel_stride * by_column,
+            -(-(height - row) // by_row), -(-(width - column) // by_column), row_stride * by_row,
+            -(-(depth - plane) // by_plane), plane_stride * by_plane,
         )  # fmt: skip
 
 
@@ -102,11 +106,11 @@ def assign(target: Array, source: Array) -> None:
     L1 keeps the cache lines that it reads along the target, else at 1 to 5 ns: then squares of one vector's
     lanes are transposed, at 0.1 to 0.4 ns an element (float32, AVX-512 Zen 5).
     """
-    if source.nbytes >= LEAST_TURNED:
+    if source.nbytes >= LEAST_TRANSPOSED:
         axes = _common_axes(target, source)
-        along = next((axis for axis in axes[:-1] if axis[1] == 1), None)
-        if along is not None and _squares_pay(along[0], axes[-1][0], abs(axes[-1][1]), source.itemsize):
-            _turn(target, source, axes, along)
+        along = next((axis for axis in axes[:-1] if axis.stride == 1), None)
+        if along is not None and _squares_pay(along, axes[-1], source.itemsize):
+            _transpose(target, source, axes, along)
             return
         if get_num_threads() > 1:
             run_ranges(len(source), source.size, lambda first, stop: _copy(target, source, first, stop))
@@ -114,62 +118,73 @@ def assign(target: Array, source: Array) -> None:
     target[...] = source
 
 
-def _turn(target: Array, source: Array, axes: list[Three], along: Three) -> None:
+class _Axis(NamedTuple):
+    """An axis that two arrays have in common: strides are in elements."""
+
+    extent: int
+    stride: int  # of the source
+    written: int  # of the target
+
+
+def _transpose(target: Array, source: Array, axes: list[_Axis], along: _Axis) -> None:
     """Copy in squares between the axis that is contiguous in the source and the last one."""
     lanes = VECTOR_BYTES // source.itemsize
     axes.remove(along)
     # The first axis moves fastest: the one along which the source is nearest.
-    outer = sorted(axes[:-1], key=lambda axis: abs(axis[1]))
+    outer = sorted(axes[:-1], key=lambda axis: abs(axis.stride))
     across = axes[-1]
-    pieces = [along[0], across[0]]
-    longer = int(across[0] > along[0])
-    pieces[longer] = ceil_div(ceil_div(TURNED, pieces[1 - longer]), lanes) * lanes
-    none = [(1, 0, 0)] * (3 - len(outer))
-    steps = np.array(
-        [*((*axis, 1) for axis in (*outer, *none)), (*along, pieces[0]), (*across, pieces[1])], np.int64
-    )
+    # Of the longer side of a piece as much as fills it.
+    length, width = along.extent, across.extent
+    if width > length:
+        width = ceil_div(ceil_div(TRANSPOSED, length), lanes) * lanes
+    else:
+        length = ceil_div(ceil_div(TRANSPOSED, width), lanes) * lanes
+    outer += [_Axis(1, 0, 0)] * (3 - len(outer))
+    table = np.array([*((*axis, 1) for axis in outer), (*along, length), (*across, width)], np.int64)
     flat, first, _ = memory(read_only(source))
     result = (target if target.flags.c_contiguous else target.transpose(0, 2, 3, 4, 1)).reshape(-1)
 
-    def turn(begin: int, end: int) -> None:
-        reorder(flat, first, result, steps, begin, end, aligned(lanes * lanes, source.dtype))
+    def transpose(begin: int, end: int) -> None:
+        reorder(flat, first, result, table, begin, end, aligned(lanes * lanes, source.dtype))
 
-    run_ranges(prod(ceil_div(int(n), int(step)) for n, _, _, step in steps), source.size, turn)
+    run_ranges(prod(ceil_div(int(n), int(piece)) for n, _, _, piece in table), source.size, transpose)
 
 
-def _squares_pay(along: int, across: int, step: int, itemsize: int) -> bool:
-    """Whether squares are faster than loops over ``across`` elements of the source, ``step`` apart.
+def _squares_pay(along: _Axis, across: _Axis, itemsize: int) -> bool:
+    """Whether squares are faster than loops over the elements ``across`` of the source.
 
-    Loops over neighbouring cache lines are not slow, since the CPU asks for the next ones by itself.
+    Loops over neighbouring cache lines are not slow, since the CPU prefetches the next ones by itself.
     """
-    lanes, step = VECTOR_BYTES // itemsize, step * itemsize
-    kept = WAYS * LINE * min(WAY // LINE, WAY // gcd(step, WAY))
-    whole = ceil_div(along, lanes) * ceil_div(across, lanes) * lanes**2
-    return step > LEAST_STEP and across * min(step, LINE) > kept and along * across >= LEAST_FILLED * whole
+    lanes, stride = VECTOR_BYTES // itemsize, abs(across.stride) * itemsize
+    kept = WAYS * LINE * min(WAY // LINE, WAY // gcd(stride, WAY))
+    filled = along.extent * across.extent
+    whole = ceil_div(along.extent, lanes) * ceil_div(across.extent, lanes) * lanes**2
+    far = stride > LEAST_STRIDE and across.extent * min(stride, LINE) > kept
+    return far and filled >= LEAST_FILLED * whole
 
 
 def _copy(target: Array, source: Array, first: int, stop: int) -> None:
     target[first:stop] = source[first:stop]
 
 
-def _common_axes(target: Array, source: Array) -> list[Three]:
-    """Extents, and steps in elements in the source and in the target, the target's innermost axis last.
+def _common_axes(target: Array, source: Array) -> list[_Axis]:
+    """Axes of both arrays, the target's innermost last.
 
-    Neighbours that are one behind the other in both are one axis. Empty where steps are no whole elements.
+    Neighbours that are one behind the other in both are one axis. Empty where strides are no whole elements.
     """
     size = source.itemsize
-    merged: list[Three] = []
-    if any(step % size for step in source.strides):
+    merged: list[_Axis] = []
+    if any(stride % size for stride in source.strides):
         return []
-    steps = zip(source.shape, source.strides, target.strides, strict=True)
-    axes = [(extent, step // size, written // size) for extent, step, written in steps if extent > 1]
-    for extent, step, written in sorted(axes, key=lambda axis: -axis[2]):
+    strides = zip(source.shape, source.strides, target.strides, strict=True)
+    axes = [_Axis(extent, read // size, written // size) for extent, read, written in strides if extent > 1]
+    for axis in sorted(axes, key=lambda axis: -axis.written):
         if merged:
-            before, outer_step, outer_written = merged[-1]
-            if (outer_step, outer_written) == (step * extent, written * extent):
-                merged[-1] = (before * extent, step, written)
+            outer = merged[-1]
+            if (outer.stride, outer.written) == (axis.stride * axis.extent, axis.written * axis.extent):
+                merged[-1] = _Axis(outer.extent * axis.extent, axis.stride, axis.written)
                 continue
-        merged.append((extent, step, written))
+        merged.append(axis)
     return merged
 
 
@@ -180,7 +195,7 @@ def add_parts(parts: Array, out: Array | None = None) -> Array:
 
 
 def finite(array: Array) -> bool:
-    """Whether all cells are finite (or, seldom, False where only their sum is not)."""
+    """Whether all elements are finite (or, seldom, False where only their sum is not)."""
     with np.errstate(all="ignore"):
         return bool(np.isfinite(array.sum()))
 

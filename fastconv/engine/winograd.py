@@ -35,7 +35,6 @@ import numpy as np
 from fastconv.arguments import Array
 from fastconv.buffers import aligned, contiguous, new_result
 from fastconv.engine.decompose import Axis, BackwardPhases, forward_axis
-from fastconv.engine.gemm_filters import panel_width
 from fastconv.engine.partition import (
     JOBS,
     PARTS_BYTES,
@@ -54,7 +53,7 @@ from fastconv.engine.tensor import Four, Images, Three, add_parts, assign, dense
 from fastconv.geometry import Geometry
 from fastconv.kernels import winograd as kernels
 from fastconv.kernels import winograd_filters as transforms
-from fastconv.kernels.tile import PANEL, ROWS
+from fastconv.kernels.tile import PANEL, ROWS, panel_width
 from fastconv.kernels.vectors import VECTOR_BYTES
 from fastconv.threads import Job, get_num_threads, run_jobs
 

@@ -432,8 +432,8 @@ class Im2col:
         return True
 
     def _summands(
-        self, dy: Array, x: Array, gathered: Array, scratch: Array, groups: Range, filters: Range, taps: Range,
-        images: Range, pixels: Range,
+        self, dy: Array, x: Array, gathered: Array, scratch: Array, groups: Range, filters: Range,
+        taps: Range, images: Range, pixels: Range,
     ) -> tuple[Array, Array]:  # fmt: skip
         """``dY`` (groups, filters, images*pixels), ``col(X)^T`` (groups, images*pixels, taps) of a block."""
         if images[1] - images[0] == 1:  # no need to bring pixels of several images together
@@ -498,8 +498,8 @@ class Im2col:
         return first * pixels, max(first, stop) * pixels
 
     def _add_back(
-        self, scratch: Array, w: Array, gradients: Array, dx: Array, images: Range, groups: Range, taps: Range,
-        pixels: Range, band: Range,
+        self, scratch: Array, w: Array, gradients: Array, dx: Array, images: Range, groups: Range,
+        taps: Range, pixels: Range, band: Range,
     ) -> None:  # fmt: skip
         """``dx += col2im(W^T @ dY)`` for a block."""
         g = self.geometry
@@ -518,8 +518,8 @@ class Im2col:
             np.matmul(weights, gradients, out=columns.transpose(2, 0, 1, 3))
         rows = g.input[1] if self.input_block[1].axis == 0 else 1
         col2im_add(
-            read_only(columns.reshape(-1, *shape[2:])), dx, images[0], groups[0] * g.taps + taps[0], pixels[0],
-            band[0] * rows, band[1] * rows, *self.steps,
+            read_only(columns.reshape(-1, *shape[2:])), dx, images[0], groups[0] * g.taps + taps[0],
+            pixels[0], band[0] * rows, band[1] * rows, *self.steps,
         )  # fmt: skip
 
 

@@ -38,15 +38,16 @@ from fastconv.arguments import (
     size,
 )
 from fastconv.dimensions import CHANNELS_FIRST, Dimensions, Layout
-from fastconv.geometry import Steps, layout_is_channels_last
+from fastconv.geometry import layout_is_channels_last
 from fastconv.kernels import bias as kernels
-from fastconv.plan import ConvPlan, conv_plan, conv_transpose_plan
+from fastconv.plan import conv_plan, conv_transpose_plan
 
 GRADIENTS: tuple[Gradient, ...] = ("input", "weight", "bias")
 # What errors call the arrays that are promoted together.
 OPERANDS, ALL_OPERANDS = GRADIENTS, ("grad_output", "input", "weight")
 # So many names are looked at: an iterator may have no end.
 MOST_NEEDS = 100
+# The tuples of names by which type checkers know which gradients are arrays.
 _OfInput: TypeAlias = tuple[Literal["input"]]
 _OfWeight: TypeAlias = tuple[Literal["weight"]]
 _OfParameters: TypeAlias = tuple[Literal["weight"], Literal["bias"]]
@@ -131,31 +132,6 @@ def _bias_gradient(grad_output: Array, channels_last: bool) -> Array:
     axes = tuple(range(grad_output.ndim - 1)) if channels_last else (0, *range(2, grad_output.ndim))
     with np.errstate(all="ignore"):  # infinities and NaN travel without a warning
         return np.asarray(grad_output.sum(axis=axes, dtype=np.float64).astype(grad_output.dtype))
-
-
-def _transpose_plan(
-    ndim: int,
-    x: Array,
-    w: Array,
-    steps: Steps,
-    output_padding: object,
-    channels_last: bool,
-    algorithm: str,
-    bias: Array | None = None,
-    grad_output: Array | None = None,
-) -> ConvPlan:
-    return conv_transpose_plan(
-        ndim,
-        x.shape,
-        w.shape,
-        steps,
-        extents("output_padding", output_padding, ndim, 0),
-        x.dtype,
-        channels_last,
-        algorithm,
-        bias,
-        grad_output,
-    )
 
 
 class Convolution(Dimensions[Layout]):
@@ -555,7 +531,10 @@ class Convolution(Dimensions[Layout]):
             x, w = promoted(OPERANDS, x, w)
         else:
             x, w, b = promoted(OPERANDS, x, w, bias_array(bias))
-        plan = _transpose_plan(ndim, x, w, steps, output_padding, channels_last, algorithm, bias=b)
+        extra = extents("output_padding", output_padding, ndim, 0)
+        plan = conv_transpose_plan(
+            ndim, x.shape, w.shape, steps, extra, x.dtype, channels_last, algorithm, bias=b
+        )
         batched = x.ndim == ndim + 2
         target = _batched_out(out, batched, plan.input_size, plan.dtype)
         result = plan.run_backward_input(_batched(x, ndim), w, target, b)
@@ -651,7 +630,10 @@ class Convolution(Dimensions[Layout]):
         x, w = operand("input", input), operand("weight", weight)
         channels_last = layout_is_channels_last(layout, ndim)
         dy, x, w = promoted(ALL_OPERANDS, dy, x, w)
-        plan = _transpose_plan(ndim, x, w, steps, output_padding, channels_last, algorithm, grad_output=dy)
+        extra = extents("output_padding", output_padding, ndim, 0)
+        plan = conv_transpose_plan(
+            ndim, x.shape, w.shape, steps, extra, x.dtype, channels_last, algorithm, grad_output=dy
+        )
         batched = x.ndim == ndim + 2
         # The transposed convolution's output is the plan's input.
         dy = _batched(dy, ndim)

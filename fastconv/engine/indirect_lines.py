@@ -23,6 +23,7 @@ from fastconv.engine.problem import L1_BYTES, L2_BYTES, Counts, Problem
 from fastconv.engine.tensor import add_parts
 from fastconv.geometry import Geometry
 from fastconv.kernels import indirect_lines as kernels
+from fastconv.kernels.plane_tiles import BLOCK_TAPS, BLOCK_VECTORS, MOST_FILTERS
 from fastconv.kernels.vectors import VECTOR_BYTES
 from fastconv.threads import run_jobs
 
@@ -42,7 +43,7 @@ SUM_BYTES = 48 * 2**10
 
 def _block(filters: int) -> int:
     """Filters of a tile: blocks as equal as can be."""
-    return ceil_div(filters, ceil_div(filters, kernels.MOST_FILTERS))
+    return ceil_div(filters, ceil_div(filters, MOST_FILTERS))
 
 
 class Correlation:
@@ -83,18 +84,16 @@ class Correlation:
         self.cells = prod(self.grid) * channels * (groups if self.direct else self.phases)
         self.segments = d.output * h.output * ceil_div(w.output, self.lanes)
 
-    def table(self, strides: dict[int, int], several: int, block: int, step: int, jobs: Grid) -> Array:
-        """All numbers of a pass that takes several images at a time, in tiles of a block and a step."""
+    def table(self, strides: tuple[int, int], several: int, block: int, block_taps: int, jobs: Grid) -> Array:
+        """What a pass knows that takes several images at a time, in tiles of a block."""
         phases, offsets = self._offsets()
-        numbers = {
-            kernels.GROUPS: self.groups,
-            kernels.DIRECT: self._reach() if self.direct else 0,
-            kernels.SEVERAL: several,
-            kernels.BLOCK: block,
-            kernels.STEP: step,
-        }
-        box = (self.grid, self.start, self.stride)
-        return kernels.pass_table(numbers | strides, box, jobs.axes, offsets, phases)
+        reach = self._reach() if self.direct else 0
+        images, groups, filters = jobs.axes
+        layer = kernels.Layer(
+            self.groups, *strides, reach, several, block, block_taps, self.grid, self.start, self.stride,
+            images, groups, filters,
+        )  # fmt: skip
+        return kernels.layer_table(layer, offsets, phases)
 
     def _reach(self) -> int:
         """Cells of an image up to the end of the last vector that is read, where it is its own source."""
@@ -121,14 +120,10 @@ class _Pass:
     """One correlation of all images: the arguments of `convolve_lines` that do not depend on the data."""
 
     def __init__(self, c: Correlation, filter_stride: int, channel_stride: int) -> None:
-        self.correlation, self.strides = (
-            c,
-            {kernels.FILTER_STRIDE: filter_stride, kernels.CHANNEL_STRIDE: channel_stride},
-        )
+        self.correlation, self.strides = c, (filter_stride, channel_stride)
         self.block = _block(c.filters)
-        self.step = kernels.SEGMENTS_OF[self.block]
         # At least eight tiles at a time: the last one is seldom full.
-        self.several = max(1, min(c.batch, ceil_div(8 * self.step, c.segments)))
+        self.several = max(1, min(c.batch, ceil_div(8 * BLOCK_VECTORS[self.block], c.segments)))
         rows = c.channels * c.taps
         self.scratch = self.several * c.cells + c.groups * (c.filters + self.block) * rows
         self.ranges = _jobs(c, self.block, self.several, _wanted(c))
@@ -138,7 +133,7 @@ class _Pass:
     @Tables
     def tables(self) -> tuple[Array]:
         """All that the kernel knows before it sees data."""
-        table = self.correlation.table(self.strides, self.several, self.block, self.step, self.ranges)
+        table = self.correlation.table(self.strides, self.several, self.block, 1, self.ranges)
         return (table,)
 
     def run(self, x: Array, w: Array, bias: Array | None, out: Array) -> bool:
@@ -178,7 +173,7 @@ class _WeightPass:
         self.correlation = c
         self.shape = (c.groups, c.filters, c.channels * c.taps)
         self.block = _block(c.filters)
-        self.step = kernels.TAPS_OF[self.block]
+        self.taps = BLOCK_TAPS[self.block]
         near = c.cells // c.groups + c.segments * self.block * c.lanes
         self.several = max(1, min(c.batch, SUM_BYTES // (near * c.itemsize)))
         room = PARTS_BYTES // (prod(self.shape) * c.itemsize)
@@ -195,7 +190,7 @@ class _WeightPass:
     @Tables
     def tables(self) -> tuple[Array]:
         """All that the kernel knows before it sees data."""
-        return (self.correlation.table({}, self.several, self.block, self.step, self.ranges),)
+        return (self.correlation.table((0, 0), self.several, self.block, self.taps, self.ranges),)
 
     def run(self, dy: Array, x: Array, dw: Array) -> bool:
         """Write all of ``dw``; returns False where that is not possible, since something is not finite."""
@@ -303,11 +298,11 @@ class IndirectLines:
                 "loads_l2": loads if cells * p.itemsize > L1_BYTES else 0,
                 "loads_far": loads if cells * p.itemsize > 0.7 * L2_BYTES else 0,
                 "tiles": (
-                    images * blocks_ * ceil_div(elements, kernels.TAPS_OF[block])
+                    images * blocks_ * ceil_div(elements, BLOCK_TAPS[block])
                     if sums
-                    else segments * blocks_ / kernels.SEGMENTS_OF[block]
+                    else segments * blocks_ / BLOCK_VECTORS[block]
                 ),
-                "broadcasts": 0 if sums else loads / kernels.SEGMENTS_OF[block],
+                "broadcasts": 0 if sums else loads / BLOCK_VECTORS[block],
                 "stores": segments * p.filters,
                 "read": 0 if copied else images * cells * p.itemsize * blocks_,
                 "read_l2": 0 if copied or cells * p.itemsize < L1_BYTES else images * cells * p.itemsize,

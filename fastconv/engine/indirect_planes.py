@@ -94,29 +94,30 @@ class PlaneCorrelation:
         self.start: Three = (phases[0].lowest, phases[1].lowest, phases[2].lowest)
         # Cells of the first phase along each axis, which has the most.
         d, h, w = (ceil_div(extent[a], stride[a]) for a in range(3))
-        self.lines: Three = (d, h, w)
+        self.extent: Three = (d, h, w)
         self.itemsize, self.lanes = itemsize, VECTOR_BYTES // itemsize
         # Narrow lines are put into half vectors, 7x7 planes, float32, AVX-512 Xeon: 25 against 21 GF/s
         # forward depthwise and 62 against 47 with groups of 4; backward-weight depthwise 22 against 17.
-        narrow = self.lanes >= 4 and self.lines[2] <= self.lanes // 2
+        narrow = self.lanes >= 4 and self.extent[2] <= self.lanes // 2
         self.part = self.lanes // 2 if narrow else self.lanes
-        self.axis = next((a for a in range(3) if self.lines[a] > 1), 2)
+        # Blocks are cut along the first axis of several pixels, into slices.
+        self.axis = next((a for a in range(3) if self.extent[a] > 1), 2)
         # How many phases the grid has.
         self.split = prod([some.split for some in phases])
         # Runs of lines, unless they would mostly lie beyond the last one.
-        lines = self.lines[1]
-        self.run_lines = RUN if filters == 1 and ceil_div(lines, RUN) * RUN * 3 <= lines * 4 else 1
+        lines = self.extent[1]
+        self.run_rows = RUN if filters == 1 and ceil_div(lines, RUN) * RUN * 3 <= lines * 4 else 1
         self.block = self._block()
-        self.cells = self.grid_cells(self.block[1])
+        self.pixels = self.grid_pixels(self.block[1])
         self.rows = channels * prod(kernel)
-        self.work = self.batch * self.groups * self.filters * self.rows * prod(self.lines)
+        self.work = self.batch * self.groups * self.filters * self.rows * prod(self.extent)
         self.wanted = wanted_jobs(self.work)
 
-    def grid_cells(self, lines: int) -> Three:
+    def grid_pixels(self, lines: int) -> Three:
         """Extents of one phase of the grid for a block of so many lines."""
         d, h, w = (
             ceil_div(
-                self.phases[a].furthest(lines if a == self.axis else self.lines[a]) - self.start[a] + 1,
+                self.phases[a].furthest(lines if a == self.axis else self.extent[a]) - self.start[a] + 1,
                 self.stride[a],
             )
             for a in range(3)
@@ -125,7 +126,7 @@ class PlaneCorrelation:
 
     def grid_bytes(self, lines: int) -> int:
         """Of one image, for a block of so many lines."""
-        return self.channels * self.split * prod(self.grid_cells(lines)) * self.itemsize
+        return self.channels * self.split * prod(self.grid_pixels(lines)) * self.itemsize
 
     def made_bytes(self, lines: int) -> int:
         """Of the phases that are made apart, if there are several: of one image, of so many lines."""
@@ -135,20 +136,20 @@ class PlaneCorrelation:
 
     def _vectors(self, lines: int) -> int:
         """How many vectors all phases of one plane fill, in a block of so many lines."""
-        depth, height, width = (lines if a == self.axis else self.lines[a] for a in range(3))
+        depth, height, width = (lines if a == self.axis else self.extent[a] for a in range(3))
         return prod(self.axis_phases) * depth * height * ceil_div(width, self.lanes)
 
     def _block(self) -> Range:
         """Images and lines of a grid: lines in blocks of equal size, several images where they are small."""
-        lines = block = self.lines[self.axis]
+        lines = block = self.extent[self.axis]
         while block > 1 and (self.grid_bytes(block) > GRID_BYTES or self.made_bytes(block) > MADE_BYTES):
             block = ceil_div(block, 2)
         block = ceil_div(lines, ceil_div(lines, block))
         if block < lines:
             return 1, block
         # As many images as leave the fewest vectors of their last tile empty.
-        lines_run = ceil_div(self.lines[1], self.run_lines) * self.run_lines
-        rows = self.lines[0] * lines_run * ceil_div(self.lines[2], self.part)
+        lines_run = ceil_div(self.extent[1], self.run_rows) * self.run_rows
+        rows = self.extent[0] * lines_run * ceil_div(self.extent[2], self.part)
         tile = TILE_VECTORS[min(4, self.filters) if self.filters != 3 else 2] * self.lanes // self.part
         fitting = min(
             SMALL_GRID_BYTES // self.grid_bytes(lines), MADE_BYTES // max(1, self.made_bytes(lines))
@@ -167,17 +168,17 @@ class PlaneCorrelation:
                 place, rest = divmod(place, some.step)
                 found, rest = np.unique(rest, return_inverse=True)
             grid.append(found)
-            offsets = np.add.outer(offsets * self.cells[a], place).reshape(-1)
+            offsets = np.add.outer(offsets * self.pixels[a], place).reshape(-1)
             rows = np.add.outer(rows * self.kernel[a], tap).reshape(-1)
             order = np.add.outer(order * len(found), rest).reshape(-1)
             which = np.add.outer(which * self.axis_phases[a], phase).reshape(-1)
-        offsets += order * prod(self.cells)
+        offsets += order * prod(self.pixels)
         channels, (d, h, w) = np.arange(self.channels), grid
         phases = np.empty((len(d), len(h), len(w), 3), np.int64)
         phases[..., 0], phases[..., 1], phases[..., 2] = d[:, np.newaxis, np.newaxis], h[:, np.newaxis], w
         return (
             phases.reshape(-1, 3),
-            np.add.outer(channels * (self.split * prod(self.cells)), offsets).reshape(-1),
+            np.add.outer(channels * (self.split * prod(self.pixels)), offsets).reshape(-1),
             np.add.outer(channels * prod(self.kernel), rows).reshape(-1),
             np.broadcast_to(which, (self.channels, len(which))).reshape(-1),
         )
@@ -187,7 +188,7 @@ class PlaneCorrelation:
         """Phases of the grid; where each row of each phase of the output begins, its weight; these phases."""
         grid, offsets, rows, which = self._places()
         count = prod(self.axis_phases)
-        order, threes = triples(offsets, self.cells[2], which if count > 1 else None)
+        order, threes = triples(offsets, self.pixels[2], which if count > 1 else None)
         taps, triple_taps = np.full(1, len(order)), np.full(1, len(threes))
         if count > 1:
             taps, triple_taps = (np.bincount(some, minlength=count) for some in (which, which[threes]))
@@ -211,9 +212,13 @@ class PlaneCorrelation:
         wanted = ceil_div(wanted, ceil_div(self.groups, group_step))
         image_step = max(1, ceil_div(ceil_div(self.batch, wanted), self.block[0]) * self.block[0])
         wanted = ceil_div(wanted, max(1, ceil_div(self.batch, image_step)))
-        lines = self.lines[self.axis]
+        lines = self.extent[self.axis]
         line_step = ceil_div(ceil_div(lines, wanted), self.block[1]) * self.block[1]
         return Grid((self.groups, group_step), (self.batch, image_step), (lines, line_step))
+
+    def _grid(self, phases: Array) -> tuple[Three, Three, Three, Array]:
+        """Where the grid of the first block lies in an image."""
+        return self.start, self.stride, self.pixels, phases
 
     @property
     def scratch_bytes(self) -> int:
@@ -237,18 +242,18 @@ class PlaneCorrelation:
         added = (
             np.zeros(self.groups * self.filters, out.dtype) if bias is None else np.ascontiguousarray(bias)
         )
-        x, first, strides = memory(read_only(source))
-        y, _, out_strides = memory(out)
         packed, added = read_only(packed), read_only(added)
+        # Plain tuples of the fields of the kernel's records.
+        planes, target = (*memory(read_only(source)), self.source), (*memory(out), self.out_extent)
+        grid, phases = self._grid(grid_phases), (self.out_stride, self.axis_phases, out_phases)
+        block = (*self.block, self.axis, self.part, self.run_rows)
         jobs = self._latest.of(self._jobs, owned_jobs(self.work))
 
         def start_worker() -> Job:
             def job(i: int) -> None:
                 kernels.correlate_planes(
-                    x, first, strides, self.source, self.channels, self.start, self.stride, grid_phases,
-                    self.cells, offsets, packed, added, y, out_strides, self.out_stride, out_phases,
-                    self.axis_phases, self.axis, *jobs[i], self.block, self.part, self.run_lines,
-                )  # fmt: skip
+                    planes, grid, self.channels, packed, offsets, added, target, phases, jobs[i], block
+                )
 
             return job
 
@@ -258,10 +263,10 @@ class PlaneCorrelation:
         """Write ``dw`` (K, C/G, kernel): the weight's gradient of a forward correlation."""
         result = dw.reshape(self.groups, self.filters, -1)
         grid_phases, natural = self.natural
-        x, first, strides = memory(read_only(source))
-        gradients, first_gradient, gradient_strides = memory(read_only(dy))
+        grid = self._grid(grid_phases)
+        planes, gradients = (*memory(read_only(source)), self.source), (*memory(read_only(dy)), self.extent)
         # Not half vectors where filters share what is loaded: 36 against 28 GF/s with groups of 4 (as above).
-        sum_part = self.part if self.filters == 1 else self.lanes
+        block = (*self.block, self.axis, self.part if self.filters == 1 else self.lanes, 1)
         multiple = _tap_multiple(self.filters)
         offsets = np.resize(natural, ceil_div(len(natural), multiple) * multiple)
         row_bytes = len(offsets) * VECTOR_BYTES
@@ -274,16 +279,14 @@ class PlaneCorrelation:
         image_step = min(SUMMED_IMAGES, ceil_div(self.batch, max(1, wanted // owners)))
         jobs = Grid((self.batch, image_step), (self.groups, group_step), (self.filters, filter_step))
         parts = jobs.counts[0]
-        partial = new_result((parts, *result.shape), x.dtype) if parts > 1 else result[np.newaxis]
+        partial = new_result((parts, *result.shape), dy.dtype) if parts > 1 else result[np.newaxis]
 
         def start_worker() -> Job:
             def job(i: int) -> None:
-                images, groups, filters = jobs[i]
+                part = i * parts // len(jobs)  # the images' ranges are the slowest
                 kernels.sum_planes(
-                    x, first, strides, self.source, self.channels, self.start, self.stride, grid_phases,
-                    self.cells, offsets, gradients, first_gradient, gradient_strides, self.lines, self.axis,
-                    partial[images[0] // image_step], groups, filters, images, self.block, sum_part,
-                )  # fmt: skip
+                    planes, grid, self.channels, offsets, gradients, partial[part], jobs[i], block
+                )
 
             return job
 

@@ -1,10 +1,15 @@
 """Convolution of small groups with the channels last: nothing is copied, vectors lie along filters.
 
-Pixels of the output that the same taps reach, at the same distances, form a *class*: the inside of an image
-is one, each kind of border another, and each phase of a stride in backward-input has its own. Classes are
-products of *runs* of cells along each axis. The pixels of a class go through a micro-kernel a tile at a time,
-with the list of taps of the class, so that padding is never read nor multiplied.
+Pixels of the output that the same taps reach form an *edge class*: the inside of an image is one, each edge
+and each corner another, and each phase of a stride in backward-input has its own. An edge class is a box,
+the product of one *interval* of positions along each axis. Its pixels go through a micro-kernel a tile at a
+time, with the list of its own taps, so that padding is never read nor multiplied.
+
+Work is cut along one axis, that of planes, rows or pixels, into *slices* of one position each. The edge
+classes of some slices share tables of pixels and of taps.
 """
+
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,90 +19,196 @@ from fastconv.kernels.depthwise_tiles import (
     SHIFT,
     TILE_PIXELS,
     WEIGHT,
-    correlate_pixels,
-    sum_pixels,
+    Filters,
+    Group,
+    Memory,
+    Pixels,
+    Taps,
+    pixel_sums,
+    pixel_tiles,
 )
-from fastconv.kernels.jit import inner, jit
+from fastconv.kernels.images import Image, address
+from fastconv.kernels.jit import inner, jit, part
 from fastconv.kernels.plane_tiles import COLUMNS, RUN, SOURCE, TARGET
 from fastconv.kernels.vectors import VECTOR_BYTES
 
 PIXEL_TAPS_1, PIXEL_TAPS_2, PIXEL_TAPS_4, PIXEL_TAPS_8 = (PIXEL_TAPS[n] for n in (1, 2, 4, 8))
-# Columns of a table of runs: from and up to which cell of its phase, first cell of the phase in the output,
-# and the run's taps in the axis' table of taps.
+# Columns of a table of intervals: from and up to which pixel of its phase, first pixel of the phase in the
+# output, and the interval's taps in the axis' table of taps.
 BEGIN, END, FIRST, FIRST_TAP, TAPS = 0, 1, 2, 3, 4
-RUN_COLUMNS = 5
-# Columns of an axis' table of taps: which tap of the kernel, and its shift from the first cell it reads.
+INTERVAL_COLUMNS = 5
+# Columns of an axis' table of taps: which tap of the kernel, and its shift from the first pixel it reads.
 TAP, TAP_SHIFT = 0, 1
-# Columns of a table of classes: rows of the table of pixels and of the table of taps,
-# and how many of the former are runs, and of the latter triples.
-CLASS_ROW, CLASS_RUNS, CLASS_ROWS, CLASS_TAP, CLASS_TRIPLES, CLASS_TAPS = 0, 1, 2, 3, 4, 5
+# Columns of a table of edge classes: the fields of `EdgeClass`.
+CLASS_COLUMNS = 6
+
+
+class PerAxis(NamedTuple):
+    """One thing for each axis: depth, height, width."""
+
+    d: Any
+    h: Any
+    w: Any
+
+
+class Range(NamedTuple):
+    """From and up to which position."""
+
+    begin: int
+    end: int
+
+
+class Axis(NamedTuple):
+    """Where along an axis the same taps reach, and the taps."""
+
+    intervals: Any  # int64 array (intervals, INTERVAL_COLUMNS)
+    taps: Any  # int64 array (taps, 2): TAP, TAP_SHIFT
+
+
+class Layer(NamedTuple):
+    """What is the same for all pixels."""
+
+    kernel: PerAxis  # taps
+    stride: PerAxis  # pixels of the source from one pixel of an output phase to the next
+    out_stride: PerAxis  # pixels of the output from one pixel of a phase to the next
+    channels: int  # of a group
+    filters: int  # of a group
+    axis: int  # along which slices are counted
+
+
+class Job(NamedTuple):
+    """The slices of images that a call computes, and how many of them share tables."""
+
+    first_image: int
+    stop_image: int
+    first_slice: int
+    stop_slice: int
+    images: int
+    slices: int
+    pixels: int  # the most that they have, with those repeated
+
+
+class EdgeClass(NamedTuple):
+    """Which rows of the tables of pixels and of taps belong to an edge class.
+
+    ``number`` rows of pixels from row ``first`` on, of which the first ``runs`` are runs of pixels; ``taps``
+    taps from row ``first_tap`` on, of which the first come in ``triples``.
+    """
+
+    first: int
+    runs: int
+    number: int
+    first_tap: int
+    triples: int
+    taps: int
+
+
+class Tables(NamedTuple):
+    """The tables of some slices, int64 arrays."""
+
+    pixels: Any  # (rows, COLUMNS): SOURCE, TARGET
+    taps: Any  # (rows, 2): SHIFT, WEIGHT
+    classes: Any  # (classes, CLASS_COLUMNS)
+
+
+@part
+def named_axes(axes):
+    """The names of what Python passes as plain tuples."""
+    d, h, w = axes
+    return PerAxis(Axis(*d), Axis(*h), Axis(*w))
+
+
+@part
+def named_layer(layer):
+    """The names of what Python passes as plain tuples."""
+    kernel, stride, out_stride, channels, filters, axis = layer
+    return Layer(PerAxis(*kernel), PerAxis(*stride), PerAxis(*out_stride), channels, filters, axis)
+
+
+@part
+def edge_class(classes, c):
+    """A row of the table."""
+    return EdgeClass(classes[c, 0], classes[c, 1], classes[c, 2], classes[c, 3], classes[c, 4], classes[c, 5])
 
 
 @inner
-def count_triples(axis_taps, first, count, step):
-    """How many triples consecutive taps of an axis make: each tap ``step`` cells further."""
+def write_class(here, classes, c):
+    """Make it a row of the table."""
+    for column, value in enumerate(here):
+        classes[c, column] = value
+
+
+@inner
+def box(image, first, stride, extent):
+    """Of the same images the pixels from ``first`` on, ``stride`` apart, so many along each axis."""
+    return Image(
+        address(image, 0, 0, first.d, first.h, first.w), image.image_stride, image.channel_stride,
+        image.pixel_stride * stride.w, extent.h, extent.w, image.row_stride * stride.h, extent.d,
+        image.plane_stride * stride.d,
+    )  # fmt: skip
+
+
+@inner
+def count_triples(axis_taps, first, count, stride):
+    """How many triples consecutive taps of an axis make: each tap ``stride`` pixels further."""
     for k in range(first + 1, first + count):
-        if axis_taps[k, TAP_SHIFT] != axis_taps[k - 1, TAP_SHIFT] + step:
+        if axis_taps[k, TAP_SHIFT] != axis_taps[k - 1, TAP_SHIFT] + stride:
             return 0
     return count // 3
 
 
 @inner
-def list_taps(
-    d_taps, h_taps, w_taps, from_d, to_d, from_h, to_h, from_w, to_w, kernel, x_steps, weight_step, taps,
-    first,
-):  # fmt: skip
-    """The taps of a box of the axes' tables of taps, with rows for `correlate_pixels`; returns the next row.
+def list_taps(axes, box_taps, kernel, image, weight_stride, taps, first):
+    """The taps of a box, with rows for `pixel_tiles`; returns the next row.
 
     Parameters
     ----------
-    d_taps, h_taps, w_taps : int64 array (taps, 2)
-        Columns `TAP` and `TAP_SHIFT`.
-    kernel : tuple of three int
-    x_steps : tuple of three int
-        Elements from one cell of the source to the next along each axis.
-    weight_step : int
+    axes : PerAxis of Axis
+    box_taps : PerAxis of Range
+        Rows of the axes' tables of taps.
+    kernel : PerAxis
+    image : Image
+        That the taps read.
+    weight_stride : int
         Elements from one tap's weights to the next one's.
     taps : int64 array (rows, 2)
         Written from the row ``first`` on.
     """
+    d_taps, h_taps, w_taps = axes.d.taps, axes.h.taps, axes.w.taps
     row = first
-    for d in range(from_d, to_d):
-        for h in range(from_h, to_h):
-            line = (d_taps[d, TAP] * kernel[1] + h_taps[h, TAP]) * kernel[2]
-            shift = d_taps[d, TAP_SHIFT] * x_steps[0] + h_taps[h, TAP_SHIFT] * x_steps[1]
-            for w in range(from_w, to_w):
-                taps[row, SHIFT] = shift + w_taps[w, TAP_SHIFT] * x_steps[2]
-                taps[row, WEIGHT] = (line + w_taps[w, TAP]) * weight_step
+    for d in range(box_taps.d.begin, box_taps.d.end):
+        for h in range(box_taps.h.begin, box_taps.h.end):
+            before = (d_taps[d, TAP] * kernel.h + h_taps[h, TAP]) * kernel.w
+            shift = d_taps[d, TAP_SHIFT] * image.plane_stride + h_taps[h, TAP_SHIFT] * image.row_stride
+            for w in range(box_taps.w.begin, box_taps.w.end):
+                taps[row, SHIFT] = shift + w_taps[w, TAP_SHIFT] * image.pixel_stride
+                taps[row, WEIGHT] = (before + w_taps[w, TAP]) * weight_stride
                 row += 1
     return row
 
 
 @inner
-def list_pixels(sources, targets, counts, source_steps, target_steps, multiple, table, first):
-    """A box of pixels, from one to the next so many elements; returns the next row.
+def list_pixels(source, target, images, multiple, table, first):
+    """The pixels of two boxes of some images, in pairs; returns the next row.
 
     Parameters
     ----------
-    sources, targets : int
-        Where the first pixel reads and writes.
-    counts : tuple of four int
-        Images, planes, lines and pixels.
-    source_steps, target_steps : tuple of four int
+    source, target : Image
+        What pixels read and write; the extents are those of ``target``.
+    images : int
     multiple : int
         The last row is repeated up to a multiple of so many.
     table : int64 array (rows, COLUMNS)
         Written from the row ``first`` on.
     """
     row = first
-    for n in range(counts[0]):
-        for d in range(counts[1]):
-            for h in range(counts[2]):
-                source = sources + n * source_steps[0] + d * source_steps[1] + h * source_steps[2]
-                target = targets + n * target_steps[0] + d * target_steps[1] + h * target_steps[2]
-                for w in range(counts[3]):
-                    table[row, SOURCE] = source + w * source_steps[3]
-                    table[row, TARGET] = target + w * target_steps[3]
+    for n in range(images):
+        for d in range(target.depth):
+            for h in range(target.height):
+                read, written = address(source, n, 0, d, h, 0), address(target, n, 0, d, h, 0)
+                for w in range(target.width):
+                    table[row, SOURCE] = read + w * source.pixel_stride
+                    table[row, TARGET] = written + w * target.pixel_stride
                     row += 1
     while (row - first) % multiple > 0:
         table[row, SOURCE] = table[row - 1, SOURCE]
@@ -107,302 +218,184 @@ def list_pixels(sources, targets, counts, source_steps, target_steps, multiple, 
 
 
 @inner
-def clipped(runs, n, here, lines):
-    """From and up to which cell the run ``n`` goes, in the range of lines where that is along its axis."""
-    if here:
-        return max(runs[n, BEGIN], lines[0]), min(runs[n, END], lines[1])
-    return runs[n, BEGIN], runs[n, END]
+def clipped(intervals, n, slices, here):
+    """The interval ``n``, in the range of slices where slices are counted along its axis."""
+    begin, end = intervals[n, BEGIN], intervals[n, END]
+    return Range(max(begin, slices.begin), min(end, slices.end)) if here else Range(begin, end)
 
 
 @inner
-def count_classes(axis_runs, axis, lines):
-    """How many classes have a pixel in a range of lines, and how many taps all of them have."""
-    classes, taps = 1, 1
-    for a in range(3):
-        runs = axis_runs[0] if a == 0 else axis_runs[1] if a == 1 else axis_runs[2]
-        some, some_taps = 0, 0
-        for n in range(len(runs)):
-            begin, end = clipped(runs, n, a == axis, lines)
-            if begin < end:
-                some, some_taps = some + 1, some_taps + runs[n, TAPS]
-        classes, taps = classes * some, taps * some_taps
-    return classes, taps
+def count_intervals(axis, slices, here):
+    """How many intervals of an axis have a pixel in a range of slices, and how many taps all of them have."""
+    some, taps = 0, 0
+    for n in range(len(axis.intervals)):
+        interval = clipped(axis.intervals, n, slices, here)
+        if interval.begin < interval.end:
+            some, taps = some + 1, taps + axis.intervals[n, TAPS]
+    return some, taps
 
 
 @inner
-def most_classes(axis_runs, axis, lines, block):
-    """The most of both, as `count_classes` says them, that a block of lines has."""
+def most_classes(axes, axis, job):
+    """The most edge classes that slices with a shared table have, and the most taps of all of these."""
     most, most_taps = 0, 0
-    for line in range(lines[0], lines[1], block):
-        classes, taps = count_classes(axis_runs, axis, (line, min(line + block, lines[1])))
-        most, most_taps = max(most, classes), max(most_taps, taps)
+    for first in range(job.first_slice, job.stop_slice, job.slices):
+        slices = Range(first, min(first + job.slices, job.stop_slice))
+        d, d_taps = count_intervals(axes.d, slices, axis == 0)
+        h, h_taps = count_intervals(axes.h, slices, axis == 1)
+        w, w_taps = count_intervals(axes.w, slices, axis == 2)
+        most, most_taps = max(most, d * h * w), max(most_taps, d_taps * h_taps * w_taps)
     return most, most_taps
 
 
 @inner
-def list_classes(
-    axis_runs, axis_taps, kernel, axis, lines, images, x_steps, stride, out_steps, out_stride, weight_step,
-    tiles, tile_taps, spare_weight, pixels, taps, classes,
-):  # fmt: skip
-    """All classes with a pixel in a range of lines along an axis; returns how many.
+def list_classes(axes, layer, image, output, slices, images, weight_stride, runs, tap_multiple, tables):
+    """All edge classes with a pixel in a range of slices; returns how many.
 
-    The tables ``pixels`` and ``taps``, the latter in multiples of ``tile_taps`` with ``spare_weight`` for
-    those repeated, are written; ``classes``, int64 (classes, 6), says which rows of them belong to each. With
-    ``tiles``, runs of pixels stand first where the class has triples of taps, and both come in whole tiles.
+    Parameters
+    ----------
+    axes : PerAxis of Axis
+    layer : Layer
+    image, output : Image
+        What is read, and what is written or, in backward-weight, its gradient.
+    slices : Range
+    images : int
+    weight_stride : int
+        Elements from one tap's weights to the next one's.
+    runs : bool
+        Whether runs of pixels stand first where an edge class has triples of taps. Then pixels and runs come
+        in whole tiles.
+    tap_multiple : int
+        The taps of a class come in multiples of so many. Those repeated have the weights that lie behind
+        those of all taps.
+    tables : Tables
+        Written.
     """
-    d_runs, h_runs, w_runs = axis_runs
-    d_taps, h_taps, w_taps = axis_taps
     found, row, tap = 0, 0, 0
-    source_steps = (x_steps[0], stride[0] * x_steps[1], stride[1] * x_steps[2], stride[2] * x_steps[3])
-    target_steps = (
-        out_steps[0], out_stride[0] * out_steps[1], out_stride[1] * out_steps[2], out_stride[2] * out_steps[3]
-    )  # fmt: skip
-    long_source_steps = (source_steps[0], source_steps[1], source_steps[2], RUN * source_steps[3])
-    long_target_steps = (target_steps[0], target_steps[1], target_steps[2], RUN * target_steps[3])
-    for d in range(len(d_runs)):
-        from_d, to_d = clipped(d_runs, d, axis == 0, lines)
-        for h in range(len(h_runs)):
-            from_h, to_h = clipped(h_runs, h, axis == 1, lines)
-            for w in range(len(w_runs)):
-                from_w, to_w = clipped(w_runs, w, axis == 2, lines)
-                depth, height, width = to_d - from_d, to_h - from_h, to_w - from_w
+    kernel, stride, out_stride = layer.kernel, layer.stride, layer.out_stride
+    # Pixels of the image from one run to the next.
+    run_stride = PerAxis(stride.d, stride.h, RUN * stride.w)
+    out_run_stride = PerAxis(out_stride.d, out_stride.h, RUN * out_stride.w)
+    spare_weight = kernel.d * kernel.h * kernel.w * weight_stride
+    for i in range(len(axes.d.intervals)):
+        d = clipped(axes.d.intervals, i, slices, layer.axis == 0)
+        d_tap = axes.d.intervals[i, FIRST_TAP]
+        d_taps = Range(d_tap, d_tap + axes.d.intervals[i, TAPS])
+        for j in range(len(axes.h.intervals)):
+            h = clipped(axes.h.intervals, j, slices, layer.axis == 1)
+            h_tap = axes.h.intervals[j, FIRST_TAP]
+            h_taps = Range(h_tap, h_tap + axes.h.intervals[j, TAPS])
+            for k in range(len(axes.w.intervals)):
+                w = clipped(axes.w.intervals, k, slices, layer.axis == 2)
+                depth, height, width = d.end - d.begin, h.end - h.begin, w.end - w.begin
                 if depth <= 0 or height <= 0 or width <= 0:
                     continue
-                d_tap, h_tap, w_tap = d_runs[d, FIRST_TAP], h_runs[h, FIRST_TAP], w_runs[w, FIRST_TAP]
-                to_d_tap, to_h_tap = d_tap + d_runs[d, TAPS], h_tap + h_runs[h, TAPS]
-                in_line = count_triples(w_taps, w_tap, w_runs[w, TAPS], stride[2])
-                middle = w_tap + 3 * in_line
+                w_tap, w_count = axes.w.intervals[k, FIRST_TAP], axes.w.intervals[k, TAPS]
+                middle = w_tap + 3 * count_triples(axes.w.taps, w_tap, w_count, stride.w)
                 next_tap = list_taps(
-                    d_taps, h_taps, w_taps, d_tap, to_d_tap, h_tap, to_h_tap, w_tap, middle, kernel,
-                    x_steps[1:4], weight_step, taps, tap,
+                    axes, PerAxis(d_taps, h_taps, Range(w_tap, middle)), kernel, image, weight_stride,
+                    tables.taps, tap,
                 )  # fmt: skip
                 triples = (next_tap - tap) // 3
                 next_tap = list_taps(
-                    d_taps, h_taps, w_taps, d_tap, to_d_tap, h_tap, to_h_tap, middle, w_tap + w_runs[w, TAPS],
-                    kernel, x_steps[1:4], weight_step, taps, next_tap,
+                    axes, PerAxis(d_taps, h_taps, Range(middle, w_tap + w_count)), kernel, image,
+                    weight_stride, tables.taps, next_tap,
                 )  # fmt: skip
-                while (next_tap - tap) % tile_taps > 0:
-                    taps[next_tap, SHIFT] = taps[tap, SHIFT]
-                    taps[next_tap, WEIGHT] = spare_weight
+                while (next_tap - tap) % tap_multiple > 0:
+                    tables.taps[next_tap, SHIFT] = tables.taps[tap, SHIFT]
+                    tables.taps[next_tap, WEIGHT] = spare_weight
                     next_tap += 1
-                source = from_d * source_steps[1] + from_h * source_steps[2] + from_w * source_steps[3]
-                target = (
-                    d_runs[d, FIRST] * out_steps[1] + h_runs[h, FIRST] * out_steps[2]
-                    + w_runs[w, FIRST] * out_steps[3]
-                    + from_d * target_steps[1] + from_h * target_steps[2] + from_w * target_steps[3]
-                )  # fmt: skip
-                long = width // RUN if tiles and triples > 0 else 0
+                first = PerAxis(d.begin * stride.d, h.begin * stride.h, w.begin * stride.w)
+                out_first = PerAxis(
+                    axes.d.intervals[i, FIRST] + d.begin * out_stride.d,
+                    axes.h.intervals[j, FIRST] + h.begin * out_stride.h,
+                    axes.w.intervals[k, FIRST] + w.begin * out_stride.w,
+                )
+                long = width // RUN if runs and triples > 0 else 0
+                extent = PerAxis(depth, height, long)
                 next_row = list_pixels(
-                    source, target, (images, depth, height, long), long_source_steps, long_target_steps,
-                    TILE_PIXELS // RUN, pixels, row,
+                    box(image, first, run_stride, extent), box(output, out_first, out_run_stride, extent),
+                    images, TILE_PIXELS // RUN, tables.pixels, row,
                 )  # fmt: skip
-                classes[found, CLASS_ROW] = row
-                classes[found, CLASS_RUNS] = next_row - row
+                run_rows = next_row - row
+                extent = PerAxis(depth, height, width - long * RUN)
+                first = PerAxis(first.d, first.h, first.w + long * run_stride.w)
+                out_first = PerAxis(out_first.d, out_first.h, out_first.w + long * out_run_stride.w)
                 next_row = list_pixels(
-                    source + long * long_source_steps[3], target + long * long_target_steps[3],
-                    (images, depth, height, width - long * RUN), source_steps, target_steps,
-                    FEW_PIXELS if tiles else 1, pixels, next_row,
+                    box(image, first, stride, extent), box(output, out_first, out_stride, extent),
+                    images, FEW_PIXELS if runs else 1, tables.pixels, next_row,
                 )  # fmt: skip
-                classes[found, CLASS_ROWS] = next_row - row
-                classes[found, CLASS_TAP] = tap
-                classes[found, CLASS_TRIPLES] = triples
-                classes[found, CLASS_TAPS] = next_tap - tap
+                here = EdgeClass(row, run_rows, next_row - row, tap, triples, next_tap - tap)
+                write_class(here, tables.classes, found)
                 found, row, tap = found + 1, next_row, next_tap
     return found
 
 
 @inner
-def correlate_class(
-    weights, weight_step, x, first_x, x_step, taps, first_tap, triples, tap_count, pixels, first_row, rows,
-    bias, out, first_out, out_step, first_filter, count, group, run, masked,
-):  # fmt: skip
-    """`correlate_pixels` for groups of (channels, filters) with a tile; without masks only (1, 1)."""
-    tiles = rows * run // (TILE_PIXELS if run > 1 else FEW_PIXELS)
-    if group == (1, 1):
-        if run > 1 and not masked:
-            correlate_pixels(
-                weights, weight_step, x, first_x, x_step, taps, first_tap, triples, tap_count, pixels,
-                first_row, tiles, bias, out, first_out, out_step, first_filter, count, 1, 1, RUN, 0,
-            )  # fmt: skip
-        elif run > 1:
-            correlate_pixels(
-                weights, weight_step, x, first_x, x_step, taps, first_tap, triples, tap_count, pixels,
-                first_row, tiles, bias, out, first_out, out_step, first_filter, count, 1, 1, RUN, 1,
-            )  # fmt: skip
-        else:
-            correlate_pixels(
-                weights, weight_step, x, first_x, x_step, taps, first_tap, triples, tap_count, pixels,
-                first_row, tiles, bias, out, first_out, out_step, first_filter, count, 1, 1, 1, 1,
-            )  # fmt: skip
-    elif group == (2, 2):
-        if run > 1:
-            correlate_pixels(
-                weights, weight_step, x, first_x, x_step, taps, first_tap, triples, tap_count, pixels,
-                first_row, tiles, bias, out, first_out, out_step, first_filter, count, 2, 2, RUN, 1,
-            )  # fmt: skip
-        else:
-            correlate_pixels(
-                weights, weight_step, x, first_x, x_step, taps, first_tap, triples, tap_count, pixels,
-                first_row, tiles, bias, out, first_out, out_step, first_filter, count, 2, 2, 1, 1,
-            )  # fmt: skip
-    elif group == (4, 4):
-        if run > 1:
-            correlate_pixels(
-                weights, weight_step, x, first_x, x_step, taps, first_tap, triples, tap_count, pixels,
-                first_row, tiles, bias, out, first_out, out_step, first_filter, count, 4, 4, RUN, 1,
-            )  # fmt: skip
-        else:
-            correlate_pixels(
-                weights, weight_step, x, first_x, x_step, taps, first_tap, triples, tap_count, pixels,
-                first_row, tiles, bias, out, first_out, out_step, first_filter, count, 4, 4, 1, 1,
-            )  # fmt: skip
-    elif group == (8, 8):
-        if run > 1:
-            correlate_pixels(
-                weights, weight_step, x, first_x, x_step, taps, first_tap, triples, tap_count, pixels,
-                first_row, tiles, bias, out, first_out, out_step, first_filter, count, 8, 8, RUN, 1,
-            )  # fmt: skip
-        else:
-            correlate_pixels(
-                weights, weight_step, x, first_x, x_step, taps, first_tap, triples, tap_count, pixels,
-                first_row, tiles, bias, out, first_out, out_step, first_filter, count, 8, 8, 1, 1,
-            )  # fmt: skip
-    elif group == (1, 2):
-        if run > 1:
-            correlate_pixels(
-                weights, weight_step, x, first_x, x_step, taps, first_tap, triples, tap_count, pixels,
-                first_row, tiles, bias, out, first_out, out_step, first_filter, count, 1, 2, RUN, 1,
-            )  # fmt: skip
-        else:
-            correlate_pixels(
-                weights, weight_step, x, first_x, x_step, taps, first_tap, triples, tap_count, pixels,
-                first_row, tiles, bias, out, first_out, out_step, first_filter, count, 1, 2, 1, 1,
-            )  # fmt: skip
-    elif group == (2, 1):
-        if run > 1:
-            correlate_pixels(
-                weights, weight_step, x, first_x, x_step, taps, first_tap, triples, tap_count, pixels,
-                first_row, tiles, bias, out, first_out, out_step, first_filter, count, 2, 1, RUN, 1,
-            )  # fmt: skip
-        else:
-            correlate_pixels(
-                weights, weight_step, x, first_x, x_step, taps, first_tap, triples, tap_count, pixels,
-                first_row, tiles, bias, out, first_out, out_step, first_filter, count, 2, 1, 1, 1,
-            )  # fmt: skip
-
-
-@inner
-def sum_class(
-    dy, first_dy, x, first_x, taps, first_tap, pixels, first_row, rows, sums, sum_step, count, group
-):  # fmt: skip
-    """`sum_pixels` for groups of (channels, filters) that there is a tile for."""
-    if group == (1, 1):
-        sum_pixels(
-            dy, first_dy, x, first_x, taps, first_tap, pixels, first_row, rows, sums, sum_step, count, 1, 1
-        )
-    elif group == (2, 2):
-        sum_pixels(
-            dy, first_dy, x, first_x, taps, first_tap, pixels, first_row, rows, sums, sum_step, count, 2, 2
-        )
-    elif group == (4, 4):
-        sum_pixels(
-            dy, first_dy, x, first_x, taps, first_tap, pixels, first_row, rows, sums, sum_step, count, 4, 4
-        )
-    elif group == (8, 8):
-        sum_pixels(
-            dy, first_dy, x, first_x, taps, first_tap, pixels, first_row, rows, sums, sum_step, count, 8, 8
-        )
-    elif group == (1, 2):
-        sum_pixels(
-            dy, first_dy, x, first_x, taps, first_tap, pixels, first_row, rows, sums, sum_step, count, 1, 2
-        )
-    elif group == (2, 1):
-        sum_pixels(
-            dy, first_dy, x, first_x, taps, first_tap, pixels, first_row, rows, sums, sum_step, count, 2, 1
-        )
+def correlate_class(x, taps, pixels, filters, group, runs, masked, out):
+    """`pixel_tiles`, compiled once for all that call it."""
+    pixel_tiles(x, taps, pixels, filters, group, runs, masked, out)
 
 
 @jit
-def correlate_lasts(
-    x, first_x, x_steps, stride, axis_runs, axis_taps, kernel, weights, bias, out, out_steps, out_stride,
-    axis, group, images, lines, block,
-):  # fmt: skip
-    """Convolve some lines of some images.
+def correlate_pixels(x, image, axes, layer, weights, bias, out, output, job):
+    """Convolve some slices of some images.
 
     Parameters
     ----------
-    x : 1-D float array
-        The memory of the images, whose first element is ``x[first_x]`` and whose channels are contiguous.
-    x_steps : tuple of four int
-        Elements from one image, plane, line and pixel to the next.
-    stride : tuple of three int
-        Cells of the source from one cell of an output phase to the next.
-    axis_runs : tuple of three int64 arrays (runs, RUN_COLUMNS)
-        Along each axis the cells that the same taps reach.
-    axis_taps : tuple of three int64 arrays (taps, 2)
-    kernel : tuple of three int
+    x, out : 1-D float array
+        The memory of images, and of the output, which is written.
+    image, output : Image as a plain tuple
+        Where they lie in it; channels and filters are contiguous.
+    axes : three of Axis as plain tuples
+    layer : Layer as a plain tuple
     weights : float array (taps, channels of a group, K)
     bias : float array (K,)
-    out : 1-D float array
-        The memory of the output, whose filters are contiguous. Written.
-    out_steps : tuple of four int
-    out_stride : tuple of three int
-        Cells of the output from one cell of a phase to the next.
-    axis : int
-        The axis along which lines are counted.
-    group : tuple of two int
-        Channels and filters of a group.
-    images, lines : tuple of two int
-        From and up to which image, and line of a phase.
-    block : tuple of three int
-        How many images and lines share a table, and the most pixels that they have, with those repeated.
+    job : Job as a plain tuple
     """
+    image, output, job = Image(*image), Image(*output), Job(*job)
+    axes, layer = named_axes(axes), named_layer(layer)
     lanes = VECTOR_BYTES // x.itemsize
     filters = weights.shape[2]
-    weight_step = weights.shape[1] * filters
+    weight_stride = weights.shape[1] * filters
     flat_weights = weights.reshape(weights.size)
+    group = Group(layer.channels, layer.filters)
     # Depthwise, whole vectors go without masks; groups have only masked tiles, which is less to compile.
-    whole = filters // lanes * lanes if group == (1, 1) else 0
-    x_step, out_step = stride[2] * x_steps[3], out_stride[2] * out_steps[3]
-    most, most_taps = most_classes(axis_runs, axis, lines, block[1])
-    pixels = np.empty((block[2] + 2 * most * TILE_PIXELS, COLUMNS), np.int64)
+    whole = filters // lanes * lanes if layer.channels == 1 and layer.filters == 1 else 0
+    stride, out_stride = layer.stride.w * image.pixel_stride, layer.out_stride.w * output.pixel_stride
+    every = Filters(flat_weights, bias, filters, 0, filters)
+    full = Filters(flat_weights, bias, filters, 0, whole)
+    rest = Filters(flat_weights, bias, filters, whole, filters - whole)
+    most, most_taps = most_classes(axes, layer.axis, job)
     # A tap more may be read than there are.
-    taps = np.empty((most_taps + kernel[0] * kernel[1] * kernel[2], 2), np.int64)
-    classes = np.empty((most, 6), np.int64)
-    for line in range(lines[0], lines[1], block[1]):
+    tables = Tables(
+        np.empty((job.pixels + 2 * most * TILE_PIXELS, COLUMNS), np.int64),
+        np.empty((most_taps + layer.kernel.d * layer.kernel.h * layer.kernel.w, 2), np.int64),
+        np.empty((most, CLASS_COLUMNS), np.int64),
+    )
+    for first in range(job.first_slice, job.stop_slice, job.slices):
+        slices = Range(first, min(first + job.slices, job.stop_slice))
         listed, found = 0, 0
-        for image in range(images[0], images[1], block[0]):
-            some = min(block[0], images[1] - image)
-            if listed != some:
-                listed = some
+        for number in range(job.first_image, job.stop_image, job.images):
+            images = min(job.images, job.stop_image - number)
+            if listed != images:
+                listed = images
                 found = list_classes(
-                    axis_runs, axis_taps, kernel, axis, (line, min(line + block[1], lines[1])), some, x_steps,
-                    stride, out_steps, out_stride, weight_step, True, 1, 0, pixels, taps, classes,
-                )  # fmt: skip
-            first, first_out = first_x + image * x_steps[0], image * out_steps[0]
-            for c in range(found):
-                row, runs, rows = classes[c, CLASS_ROW], classes[c, CLASS_RUNS], classes[c, CLASS_ROWS]
-                tap, triples, tap_count = (
-                    classes[c, CLASS_TAP],
-                    classes[c, CLASS_TRIPLES],
-                    classes[c, CLASS_TAPS],
+                    axes, layer, image, output, slices, images, weight_stride, True, 1, tables
                 )
-                if runs > 0 and whole > 0:
-                    correlate_class(
-                        flat_weights, filters, x, first, x_step, taps, tap, triples, tap_count, pixels, row,
-                        runs, bias, out, first_out, out_step, 0, whole, group, RUN, False,
-                    )  # fmt: skip
-                if runs > 0 and whole < filters:
-                    correlate_class(
-                        flat_weights, filters, x, first + whole // group[1] * group[0], x_step, taps, tap,
-                        triples, tap_count, pixels, row, runs, bias, out, first_out, out_step, whole,
-                        filters - whole, group, RUN, True,
-                    )  # fmt: skip
-                if rows > runs:
-                    correlate_class(
-                        flat_weights, filters, x, first, x_step, taps, tap, triples, tap_count, pixels,
-                        row + runs, rows - runs, bias, out, first_out, out_step, 0, filters, group, 1, True,
-                    )  # fmt: skip
+            source = Memory(x, number * image.image_stride, stride)
+            target = Memory(out, number * output.image_stride, out_stride)
+            for c in range(found):
+                here = edge_class(tables.classes, c)
+                taps = Taps(tables.taps, here.first_tap, here.triples, here.taps)
+                runs = Pixels(tables.pixels, here.first, here.runs)
+                single = Pixels(tables.pixels, here.first + here.runs, here.number - here.runs)
+                if here.runs > 0 and whole > 0:
+                    correlate_class(source, taps, runs, full, group, 1, 0, target)
+                if here.runs > 0 and whole < filters:
+                    correlate_class(source, taps, runs, rest, group, 1, 1, target)
+                if single.number > 0:
+                    correlate_class(source, taps, single, every, group, 0, 1, target)
 
 
 @inner
@@ -415,65 +408,59 @@ def pixel_taps(channels):
     return PIXEL_TAPS_4 if channels == 4 else PIXEL_TAPS_8
 
 
+@inner
+def sum_class(dy, x, taps, pixels, filters, group, sums):
+    """`pixel_sums`, which is compiled faster by itself."""
+    pixel_sums(dy, x, taps, pixels, filters, group, sums)
+
+
 @jit
-def sum_lasts(
-    x, first_x, x_steps, stride, axis_runs, axis_taps, kernel, dy, first_dy, dy_steps, axis, group, images,
-    lines, block, chunk, result,
-):  # fmt: skip
-    """The weight's gradient, summed over some lines of some images.
+def sum_pixels(x, image, axes, layer, dy, gradient, job, chunk, result):
+    """The weight's gradient, summed over some slices of some images.
 
     Parameters
     ----------
-    x, first_x, x_steps, stride, axis_runs, axis_taps, kernel, axis, group, images, lines, block
-        As in `correlate_lasts`.
+    x, image, axes, layer, job
+        As in `correlate_pixels`.
     dy : 1-D float array
-        The memory of the output's gradient, whose first element is ``dy[first_dy]`` and whose filters are
-        contiguous.
-    dy_steps : tuple of four int
+    gradient : Image as a plain tuple
+        The output's gradient, whose filters are contiguous.
     chunk : int
         So many pixels are summed for all filters before the next ones.
     result : float array (taps + 1, channels of a group, K)
         Written; the last row is scratch.
     """
+    image, gradient, job = Image(*image), Image(*gradient), Job(*job)
+    axes, layer = named_axes(axes), named_layer(layer)
     filters = result.shape[2]
-    weight_step = result.shape[1] * filters
+    weight_stride = result.shape[1] * filters
+    group = Group(layer.channels, layer.filters)
     sums = result.reshape(result.size)
     sums[:] = 0
-    tile = pixel_taps(group[0])
-    most, most_taps = most_classes(axis_runs, axis, lines, block[1])
-    pixels = np.empty((block[2], COLUMNS), np.int64)
-    taps = np.empty((most_taps + (most + 1) * tile, 2), np.int64)
-    classes = np.empty((most, 6), np.int64)
-    for line in range(lines[0], lines[1], block[1]):
+    tile = pixel_taps(layer.channels)
+    most, most_taps = most_classes(axes, layer.axis, job)
+    tables = Tables(
+        np.empty((job.pixels, COLUMNS), np.int64),
+        np.empty((most_taps + (most + 1) * tile, 2), np.int64),
+        np.empty((most, CLASS_COLUMNS), np.int64),
+    )
+    for first in range(job.first_slice, job.stop_slice, job.slices):
+        slices = Range(first, min(first + job.slices, job.stop_slice))
         listed, found = 0, 0
-        for image in range(images[0], images[1], block[0]):
-            some = min(block[0], images[1] - image)
-            if listed != some:
-                listed = some
+        for number in range(job.first_image, job.stop_image, job.images):
+            images = min(job.images, job.stop_image - number)
+            if listed != images:
+                listed = images
                 found = list_classes(
-                    axis_runs, axis_taps, kernel, axis, (line, min(line + block[1], lines[1])), some, x_steps,
-                    stride, dy_steps, (1, 1, 1), weight_step, False, tile, len(sums) - weight_step, pixels,
-                    taps, classes,
-                )  # fmt: skip
-            first, gradient = first_x + image * x_steps[0], first_dy + image * dy_steps[0]
+                    axes, layer, image, gradient, slices, images, weight_stride, False, tile, tables
+                )
+            source = Memory(x, number * image.image_stride, 0)
+            other = Memory(dy, number * gradient.image_stride, 0)
             for c in range(found):
-                stop = classes[c, CLASS_ROW] + classes[c, CLASS_ROWS]
-                for row in range(classes[c, CLASS_ROW], stop, chunk):
-                    rows = min(chunk, stop - row)
-                    for t in range(0, classes[c, CLASS_TAPS], tile):
-                        tap = classes[c, CLASS_TAP] + t
-                        sum_class(
-                            dy,
-                            gradient,
-                            x,
-                            first,
-                            taps,
-                            tap,
-                            pixels,
-                            row,
-                            rows,
-                            sums,
-                            filters,
-                            filters,
-                            group,
-                        )
+                here = edge_class(tables.classes, c)
+                stop = here.first + here.number
+                for row in range(here.first, stop, chunk):
+                    pixels = Pixels(tables.pixels, row, min(chunk, stop - row))
+                    for tap in range(here.first_tap, here.first_tap + here.taps, tile):
+                        taps = Taps(tables.taps, tap, 0, tile)
+                        sum_class(other, source, taps, pixels, filters, group, sums)

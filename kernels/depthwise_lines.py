@@ -1,47 +1,85 @@
-"""Depthwise convolution of 3x3 taps with the channels last, strip by strip (tiles: `depthwise_line_tiles`).
+"""Depthwise convolution of 3x3 taps with the channels last, by row pairs (`depthwise_line_tiles`).
 
-The walk goes along memory: two lines of the output, in all their channels, then the next two. What the next
-two need is asked for meanwhile, one behind the other, which the CPU's own prefetchers follow.
+The walk goes along memory: two rows of the output, in all their channels, then the next two. What the next
+two need is prefetched meanwhile, one behind the other, which the CPU's own prefetchers follow.
 """
+
+from typing import NamedTuple
 
 import numpy as np
 
-from fastconv.kernels.depthwise_line_tiles import LINES, TAPS, correlate_strip, sum_strip
-from fastconv.kernels.jit import inner, jit
+from fastconv.kernels.depthwise_line_tiles import (
+    ROWS,
+    TAPS,
+    Range,
+    Side,
+    Steps,
+    row_pair_sums,
+    row_pair_tile,
+)
+from fastconv.kernels.images import Image
+from fastconv.kernels.jit import inner, jit, part
 from fastconv.kernels.simd import load, store
 from fastconv.kernels.vectors import VECTOR_BYTES
 
 
-@inner
-def strip_columns(first, stop, x_width, pad, stride, back, all_begun):
-    """The steps that make some columns of the output; ``all_begun`` as for the sums.
+class Layer(NamedTuple):
+    """What is the same for all row pairs."""
 
-    Returns
-    -------
-    tuple of nine int
-        The first column that is read and that is written; from and up to which of them there are any,
-        counted from those; how many steps; from and up to which step all columns exist.
+    top: int  # rows of padding
+    left: int  # columns of padding
+    stride: int  # 1 or 2
+    back: bool  # whether the output's gradient is read and the input's written, with a stride of 2
+    columns: int  # of the output that are made for all channels before the next ones
+    lead: int  # the channel where the second vector begins, at most the lanes of one
+
+
+class Job(NamedTuple):
+    """The row pairs of images that a call computes; backward-input counts them in the padded input."""
+
+    first_image: int
+    stop_image: int
+    first_pair: int
+    stop_pair: int
+
+
+class Columns(NamedTuple):
+    """The steps that make some columns of the output.
+
+    ``x_first`` and ``out_first`` are the first columns that are read and written, which need not exist; the
+    ranges of those that do are counted from these.
     """
+
+    x_first: int
+    out_first: int
+    x: Range
+    out: Range
+    steps: Steps
+
+
+@inner
+def columns_from(first, stop, x_width, layer, all_begun):
+    """Columns ``first`` up to ``stop`` of the output; ``all_begun`` as sums need them: see `Steps`."""
+    back, stride = layer.back, layer.stride
     read, finished = (1, stride) if back else (stride, 1)
     begun = TAPS if back else (TAPS + stride - 1) // stride
     # Backward-input counts columns of the padded input, others from the first that no tap reaches.
-    shift = pad if back else begun - 1
+    shift = layer.left if back else begun - 1
     warm = (begun - 1) // finished
     begin = (first + shift) // finished - warm
     steps = (stop + shift + finished - 1) // finished - begin
-    x_first = begin * read - (0 if back else pad)
+    x_first = begin * read - (0 if back else layer.left)
     out_first = begin * finished - shift
-    from_x, to_x = -x_first, x_width - x_first
-    from_out, to_out = first - out_first, stop - out_first
+    x, out = Range(-x_first, x_width - x_first), Range(first - out_first, stop - out_first)
     last = begun if all_begun else finished
-    low = max((from_x + read - 1) // read, (from_out + finished - 1) // finished)
-    high = min(to_x // read, (to_out - last) // finished + 1)
+    low = max((x.begin + read - 1) // read, (out.begin + finished - 1) // finished)
+    high = min(x.end // read, (out.end - last) // finished + 1)
     low = min(max(low, 0), steps)
-    return x_first, out_first, from_x, to_x, from_out, to_out, steps, low, max(low, min(high, steps))
+    return Columns(x_first, out_first, x, out, Steps(steps, low, max(low, min(high, steps))))
 
 
 @inner
-def channel_blocks(channels, lanes, lead):
+def count_vectors(channels, lanes, lead):
     """How many vectors hold all channels, where the second begins with channel ``lead``."""
     return 1 + max(0, (channels - lead + lanes - 1) // lanes)
 
@@ -52,146 +90,116 @@ def first_channel(v, channels, lanes, lead):
     return min(max(0, lead + (v - 1) * lanes), channels - lanes)
 
 
+@part
+def side(array, image, begin, row, first_column, columns, prefetched):
+    """What tiles have, whose first channel's first row ``row`` begins at ``begin``, of an array."""
+    return Side(
+        array, begin + first_column * image.pixel_stride, image.row_stride, image.pixel_stride,
+        Range(-row, image.height - row), columns, prefetched,
+    )  # fmt: skip
+
+
+@part
+def from_channel(some, channel, prefetched):
+    """The same pixels in the vector from a channel on, ``prefetched`` elements further prefetched."""
+    return Side(
+        some.array, some.first + channel, some.row_stride, some.pixel_stride, some.rows, some.columns,
+        some.prefetched + prefetched,
+    )  # fmt: skip
+
+
 @jit
-def correlate_strips(
-    x, first_x, x_steps, x_extent, weights, bias, out, out_steps, out_extent, pad, stride, back, columns,
-    lead, images, pairs,
-):  # fmt: skip
-    """Convolve some pairs of lines of some images.
+def correlate_row_pairs(x, image, weights, bias, out, output, layer, job):
+    """Convolve some row pairs of some images.
 
     Parameters
     ----------
-    x : 1-D float array
-        The memory of the images, whose first element is ``x[first_x]`` and whose channels are contiguous.
-    x_steps : tuple of three int
-        Elements from one image, line and pixel to the next.
-    x_extent : tuple of two int
+    x, out : 1-D float array
+        The memory of images, and of the output, which is written.
+    image, output : Image as a plain tuple
+        Where they lie in it; channels are contiguous.
     weights : 1-D float array (taps, channels)
     bias : 1-D float array (channels,)
         At least a vector.
-    out, out_steps, out_extent
-        As for ``x``; the first element is ``out[0]``. Written.
-    pad : tuple of two int
-        Cells before the input.
-    stride : int
-        1 or 2.
-    back : bool
-        Whether ``x`` is the output's gradient, and ``out`` the input's, with a stride of 2.
-    columns : int
-        So many columns of the output are made for all channels before the next ones.
-    lead : int
-        The channel where the second vector begins, at most ``lanes``.
-    images, pairs : tuple of two int
-        From and up to which one; backward-input counts pairs in the padded input.
+    layer : Layer as a plain tuple
+    job : Job as a plain tuple
     """
+    image, output, layer, job = Image(*image), Image(*output), Layer(*layer), Job(*job)
+    stride, back = layer.stride, layer.back
     lanes = VECTOR_BYTES // x.itemsize
     channels = bias.size
-    blocks = channel_blocks(channels, lanes, lead)
-    lines_read = 2 if back else (LINES - 1) * stride + TAPS
-    new_lines, vectors = (1, 1) if back else (LINES * stride, LINES * stride * stride)
-    for image in range(images[0], images[1]):
-        for pair in range(pairs[0], pairs[1]):
-            x_line = pair - 1 if back else pair * new_lines - pad[0]
-            out_line = LINES * pair - pad[0] if back else LINES * pair
-            x_lines = (-x_line, x_extent[0] - x_line)
-            out_lines = (-out_line, out_extent[0] - out_line)
-            x_begin = first_x + image * x_steps[0] + x_line * x_steps[1]
-            out_begin = image * out_steps[0] + out_line * out_steps[1]
-            for first in range(0, out_extent[1], columns):
-                x_first, out_first, from_x, to_x, from_out, to_out, steps, low, high = strip_columns(
-                    first, min(first + columns, out_extent[1]), x_extent[1], pad[1], stride,
-                    back, False,
-                )  # fmt: skip
-                x_here, out_here = x_begin + x_first * x_steps[2], out_begin + out_first * out_steps[2]
-                x_next = x_begin + lines_read * x_steps[1] + max(0, x_first) * x_steps[2]
-                out_next = out_begin + LINES * out_steps[1] + max(0, out_first) * out_steps[2]
-                for v in range(blocks):
-                    c = first_channel(v, channels, lanes, lead)
-                    x_place = (x_here + c, x_steps[1], x_steps[2])
-                    out_place = (out_here + c, out_steps[1], out_steps[2])
-                    ahead = (x_next + c * steps * vectors, out_next + c * steps * LINES * (2 if back else 1))
-                    if back:
-                        correlate_strip(
-                            x, x_place, x_lines, (from_x, to_x), weights, (c, channels), bias, c, out,
-                            out_place, out_lines, (from_out, to_out), steps, (low, high), ahead, 2, 1,
-                        )  # fmt: skip
-                    elif stride == 2:
-                        correlate_strip(
-                            x, x_place, x_lines, (from_x, to_x), weights, (c, channels), bias, c, out,
-                            out_place, out_lines, (from_out, to_out), steps, (low, high), ahead, 2, 0,
-                        )  # fmt: skip
-                    else:
-                        correlate_strip(
-                            x, x_place, x_lines, (from_x, to_x), weights, (c, channels), bias, c, out,
-                            out_place, out_lines, (from_out, to_out), steps, (low, high), ahead, 1, 0,
-                        )  # fmt: skip
+    vectors = count_vectors(channels, lanes, layer.lead)
+    rows_read = 2 if back else (ROWS - 1) * stride + TAPS
+    # Rows, and pixels of a step, that a row pair reads and its predecessor did not.
+    new_rows, new_pixels = (1, 1) if back else (ROWS * stride, ROWS * stride * stride)
+    for number in range(job.first_image, job.stop_image):
+        for pair in range(job.first_pair, job.stop_pair):
+            x_row = pair - 1 if back else pair * new_rows - layer.top
+            out_row = ROWS * pair - layer.top if back else ROWS * pair
+            x_begin = image.start + number * image.image_stride + x_row * image.row_stride
+            out_begin = output.start + number * output.image_stride + out_row * output.row_stride
+            for first in range(0, output.width, layer.columns):
+                stop = min(first + layer.columns, output.width)
+                some = columns_from(first, stop, image.width, layer, False)
+                x_next = x_begin + rows_read * image.row_stride + max(0, some.x_first) * image.pixel_stride
+                out_next = out_begin + ROWS * output.row_stride + max(0, some.out_first) * output.pixel_stride
+                source = side(x, image, x_begin, x_row, some.x_first, some.x, x_next)
+                target = side(out, output, out_begin, out_row, some.out_first, some.out, out_next)
+                for v in range(vectors):
+                    c = first_channel(v, channels, lanes, layer.lead)
+                    x_ahead = c * some.steps.number * new_pixels
+                    out_ahead = c * some.steps.number * ROWS * (2 if back else 1)
+                    row_pair_tile(
+                        from_channel(source, c, x_ahead), weights, bias, c, channels, some.steps, stride,
+                        back, from_channel(target, c, out_ahead),
+                    )  # fmt: skip
 
 
 @jit
-def sum_strips(
-    x, first_x, x_steps, x_extent, dy, first_dy, dy_steps, dy_extent, pad, stride, columns, lead, images,
-    pairs, result,
-):  # fmt: skip
-    """The weight's gradient, summed over some pairs of lines of some images.
+def sum_row_pairs(x, image, dy, gradient, layer, job, result):
+    """The weight's gradient, summed over some row pairs of some images.
 
     Parameters
     ----------
-    dy, first_dy, dy_steps, dy_extent
-        As for ``x``.
+    x, image, layer, job
+        As in `correlate_row_pairs`.
+    dy : 1-D float array
+    gradient : Image as a plain tuple
+        The output's gradient, whose channels are contiguous.
     result : 1-D float array (taps, channels)
         Written.
-
-    The other parameters are those of `correlate_strips`.
     """
+    image, gradient, layer, job = Image(*image), Image(*gradient), Layer(*layer), Job(*job)
+    stride = layer.stride
     lanes = VECTOR_BYTES // x.itemsize
     channels = result.size // (TAPS * TAPS)
-    row = TAPS * TAPS * lanes
-    blocks = channel_blocks(channels, lanes, lead)
-    sums = np.zeros(blocks * row, x.dtype)
-    lines_read = (LINES - 1) * stride + TAPS
-    for image in range(images[0], images[1]):
-        for pair in range(pairs[0], pairs[1]):
-            dy_line = LINES * pair
-            x_line = dy_line * stride - pad[0]
-            x_lines = (-x_line, x_extent[0] - x_line)
-            x_begin = first_x + image * x_steps[0] + x_line * x_steps[1]
-            dy_begin = first_dy + image * dy_steps[0] + dy_line * dy_steps[1]
-            for first in range(0, dy_extent[1], columns):
-                x_first, dy_first, from_x, to_x, from_dy, to_dy, steps, low, high = strip_columns(
-                    first, min(first + columns, dy_extent[1]), x_extent[1], pad[1], stride,
-                    False, True,
-                )  # fmt: skip
-                x_here, dy_here = x_begin + x_first * x_steps[2], dy_begin + dy_first * dy_steps[2]
-                x_next = x_begin + lines_read * x_steps[1] + max(0, x_first) * x_steps[2]
-                dy_next = dy_begin + LINES * dy_steps[1] + max(0, dy_first) * dy_steps[2]
-                for v in range(blocks):
-                    c = first_channel(v, channels, lanes, lead)
-                    x_place = (x_here + c, x_steps[1], x_steps[2])
-                    dy_place = (dy_here + c, dy_steps[1], dy_steps[2])
-                    ahead = (x_next + c * steps * LINES * stride * stride, dy_next + c * steps * LINES)
-                    place = v * row
-                    if dy_line + 1 == dy_extent[0]:
-                        if stride == 2:
-                            sum_strip(
-                                x, x_place, x_lines, (from_x, to_x), dy, dy_place, (from_dy, to_dy), sums,
-                                place, steps, (low, high), ahead, 2, 1,
-                            )  # fmt: skip
-                        else:
-                            sum_strip(
-                                x, x_place, x_lines, (from_x, to_x), dy, dy_place, (from_dy, to_dy), sums,
-                                place, steps, (low, high), ahead, 1, 1,
-                            )  # fmt: skip
-                    elif stride == 2:
-                        sum_strip(
-                            x, x_place, x_lines, (from_x, to_x), dy, dy_place, (from_dy, to_dy), sums,
-                            place, steps, (low, high), ahead, 2, 2,
-                        )  # fmt: skip
-                    else:
-                        sum_strip(
-                            x, x_place, x_lines, (from_x, to_x), dy, dy_place, (from_dy, to_dy), sums,
-                            place, steps, (low, high), ahead, 1, 2,
-                        )  # fmt: skip
-    for v in range(blocks):
-        c = first_channel(v, channels, lanes, lead)
+    vector_sums = TAPS * TAPS * lanes
+    vectors = count_vectors(channels, lanes, layer.lead)
+    sums = np.zeros(vectors * vector_sums, x.dtype)
+    rows_read = (ROWS - 1) * stride + TAPS
+    for number in range(job.first_image, job.stop_image):
+        for pair in range(job.first_pair, job.stop_pair):
+            dy_row = ROWS * pair
+            x_row = dy_row * stride - layer.top
+            x_begin = image.start + number * image.image_stride + x_row * image.row_stride
+            dy_begin = gradient.start + number * gradient.image_stride + dy_row * gradient.row_stride
+            for first in range(0, gradient.width, layer.columns):
+                stop = min(first + layer.columns, gradient.width)
+                some = columns_from(first, stop, image.width, layer, True)
+                x_next = x_begin + rows_read * image.row_stride + max(0, some.x_first) * image.pixel_stride
+                dy_next = (
+                    dy_begin + ROWS * gradient.row_stride + max(0, some.out_first) * gradient.pixel_stride
+                )
+                source = side(x, image, x_begin, x_row, some.x_first, some.x, x_next)
+                other = side(dy, gradient, dy_begin, dy_row, some.out_first, some.out, dy_next)
+                for v in range(vectors):
+                    c = first_channel(v, channels, lanes, layer.lead)
+                    ahead = c * some.steps.number * ROWS
+                    row_pair_sums(
+                        from_channel(source, c, ahead * stride * stride), from_channel(other, c, ahead),
+                        some.steps, stride, min(ROWS, gradient.height - dy_row), sums, v * vector_sums,
+                    )  # fmt: skip
+    for v in range(vectors):
+        c = first_channel(v, channels, lanes, layer.lead)
         for tap in range(TAPS * TAPS):
-            store(result, tap * channels + c, load(sums, v * row + tap * lanes))
+            store(result, tap * channels + c, load(sums, v * vector_sums + tap * lanes))

@@ -117,7 +117,7 @@ def test_small_groups_equal_the_loops(ndim, layouts):
 @pytest.mark.parametrize("ndim", [1, 2, 3])
 @pytest.mark.parametrize("layouts", [FIRST, LAST], ids=["first", "last"])
 def test_every_split_gives_the_same(ndim, layouts):
-    """Jobs of a line or an image each, and views that run backwards."""
+    """Jobs of a slice or an image each, and views that run backwards."""
 
     @given(small_groups(ndim))
     @examples(40)
@@ -129,7 +129,7 @@ def test_every_split_gives_the_same(ndim, layouts):
 
 
 @st.composite
-def strip_layers(draw):
+def row_pair_layers(draw):
     """As `small_groups`, depthwise with 3x3 taps and at least a vector of channels."""
     dtype, stride = draw(st.sampled_from([np.float32, np.float64])), draw(st.sampled_from([1, 2]))
     channels = draw(st.integers(64 // np.dtype(dtype).itemsize, 40))
@@ -146,10 +146,10 @@ def strip_layers(draw):
 
 
 @pytest.mark.parametrize("split", [False, True])
-def test_strips_equal_the_loops(split):
-    """Every edge of lines and columns; split, jobs of an image or two lines each, and few columns a strip."""
+def test_row_pairs_equal_the_loops(split):
+    """Every edge of rows and columns; split, jobs of an image or two rows each, and few columns at once."""
 
-    @given(strip_layers())
+    @given(row_pair_layers())
     @examples(60)
     def every(problem):
         with small_tables() if split else contextlib.nullcontext():
@@ -160,8 +160,8 @@ def test_strips_equal_the_loops(split):
 
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("value", [np.inf, np.nan])
-def test_strips_do_not_multiply_padding(stride, value):
-    """What is not finite reaches no more cells than in plain loops over the cells that exist."""
+def test_row_pairs_do_not_multiply_padding(stride, value):
+    """What is not finite reaches no more pixels than in plain loops over the pixels that exist."""
     rng = np.random.default_rng(0)
     x, w = rng.random((2, 20, 8, 7)), rng.random((20, 1, 3, 3))
     steps = ((stride, stride), ((1, 1), (1, 1)), (1, 1), 20)
@@ -248,7 +248,7 @@ def test_auto_takes_it_for_small_groups_and_says_why_not_for_others():
         assert set(made.algorithms.values()) == {serving(layout).partition("/")[0]}
     large = fastconv.plan_conv2d((8, 64, 28, 28), (64, 64, 3, 3), padding=1)
     assert not {"indirect", "depthwise"} & set(large.algorithms.values())
-    x_size, w_size = (1, 512, 512, 6), (6, 3, 3, 3)  # too large to be turned
+    x_size, w_size = (1, 512, 512, 6), (6, 3, 3, 3)  # too large to be transposed
     last = fastconv.plan_conv2d(x_size, w_size, groups=2, layout="NHWC", algorithm="depthwise")
     with pytest.raises(ValueError, match="no tile for groups of 3 channels and 3 filters"):
         last(np.zeros(x_size, np.float32), np.zeros(w_size, np.float32))
@@ -279,7 +279,7 @@ def begun_at(offset, array):
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_vectors_of_channels_begin_anywhere(dtype, stride):
-    """Strips whose second vector begins with a cache line of the output, or with a vector of channels."""
+    """Row pairs whose second vector begins with a cache line of the output, or with a vector of channels."""
     lanes = VECTOR_BYTES // np.dtype(dtype).itemsize
     least = depthwise_lines.LED_VECTORS * lanes
 

@@ -17,26 +17,24 @@ from fastconv.buffers import contiguous, zeros
 from fastconv.engine.algorithm import Pass
 from fastconv.engine.correlations import Correlation, Correlations, Sizes, backward_sizes, forward_sizes
 from fastconv.engine.decompose import Phases
-from fastconv.engine.depthwise_lines import LineCorrelation
+from fastconv.engine.depthwise_lines import RowCorrelation
 from fastconv.engine.partition import Grid, Latest, Tables, ceil_div, owned_jobs, wanted_jobs
 from fastconv.engine.problem import L1_BYTES, Counts, Problem
 from fastconv.engine.tensor import add_parts, pixels_first
 from fastconv.geometry import Geometry, read_only
 from fastconv.kernels import depthwise as kernels
+from fastconv.kernels.depthwise_tiles import GROUPS
 from fastconv.kernels.vectors import VECTOR_BYTES
 from fastconv.threads import Job, run_jobs
 
-# (channels, filters) of a group that there are tiles for.
-GROUPS = ((1, 1), (2, 2), (4, 4), (8, 8), (1, 2), (2, 1))
-# Pixels that share a table, and those that one sum runs over before it is added to the others.
+# Pixels that share a table.
 TABLE_PIXELS = 1024
-# Taps of all lines that share one, at the most: each may have taps of its own.
+# Taps of all slices that share a table, at the most: each slice may have taps of its own.
 TABLE_TAPS = 2**18
+# Pixels that one sum runs over before it is added to the others.
 CHUNK = 16
 # So many sums, at the most, are added up one after the other.
 CHUNKS = 2**10
-
-Three = tuple[int, int, int]
 
 
 def tile_for(channels: int, filters: int, itemsize: int) -> bool:
@@ -45,35 +43,36 @@ def tile_for(channels: int, filters: int, itemsize: int) -> bool:
 
 
 def axis_tables(phases: Phases) -> tuple[Array, Array]:
-    """The runs of cells of one axis that the same taps reach, and the taps of each.
+    """The intervals of one axis that the same taps reach, and the taps, as in `fastconv.kernels.depthwise`.
 
-    Taps of a run follow each other in the order of their shifts, so runs share them.
+    Taps of an interval follow each other in the order of their shifts, so intervals share them.
     """
     taps, which, shifts = phases.taps
     firsts = np.array(phases.firsts)
-    cells = phases.cells(firsts)
+    pixels = phases.cells(firsts)
     order = np.lexsort((shifts, which))
     taps, which, shifts = taps[order], which[order], shifts[order]
-    # From and up to which cell of its phase each tap meets the source.
+    # From and up to which pixel of its phase each tap meets the source.
     begin = np.maximum(0, -(shifts // phases.step))
-    end = np.maximum(begin, np.minimum(cells[which], -((shifts - phases.source) // phases.step)))
-    # A run ends where a tap begins or ends. Cells are counted through all phases.
-    apart = int(max(cells.max(), begin.max())) + 1
+    end = np.maximum(begin, np.minimum(pixels[which], -((shifts - phases.source) // phases.step)))
+    # An interval ends where a tap begins or ends. Pixels are counted through all phases.
+    apart = int(max(pixels.max(), begin.max())) + 1
     begin, end, origin = begin + which * apart, end + which * apart, np.arange(len(firsts)) * apart
     marks = np.unique(np.concatenate((origin, begin, end)))
     phase, marks = divmod(marks, apart)
-    marks, phase = marks[marks < cells[phase]], phase[marks < cells[phase]]
-    runs = np.empty((len(marks), 5), np.int64)
-    runs[:, 0], runs[:-1, 1], runs[:, 2] = marks, marks[1:], firsts[phase]
+    marks, phase = marks[marks < pixels[phase]], phase[marks < pixels[phase]]
+    intervals = np.empty((len(marks), kernels.INTERVAL_COLUMNS), np.int64)
+    intervals[:, kernels.BEGIN], intervals[:, kernels.FIRST] = marks, firsts[phase]
     last = np.append(phase[1:] != phase[:-1], True)
-    runs[last, 1] = cells[phase[last]]
+    intervals[:, kernels.END] = np.where(last, pixels[phase], np.append(marks[1:], 0))
     # Taps of larger shifts begin and end sooner: those that have begun are the last of their phase.
     stop = np.searchsorted(which, phase, "right")
     here = marks + phase * apart
     begun = np.searchsorted(np.sort(begin), here, "right") - np.searchsorted(which, phase)
     ended = np.searchsorted(np.sort(end), here, "right") - np.searchsorted(which, phase)
-    runs[:, 3], runs[:, 4] = stop - begun, np.maximum(0, begun - ended)
-    return runs, np.stack((taps, shifts), axis=1)
+    intervals[:, kernels.FIRST_TAP] = stop - begun
+    intervals[:, kernels.TAPS] = np.maximum(0, begun - ended)
+    return intervals, np.stack((taps, shifts), axis=1)
 
 
 class PixelCorrelation:
@@ -86,71 +85,83 @@ class PixelCorrelation:
 
     def __init__(self, sizes: Sizes) -> None:
         phases, extent, stride, batch, groups, channels, filters, kernel = sizes
-        self.batch, self.groups, self.group, self.kernel = batch, groups, (channels, filters), kernel
-        # A stride beyond the output is one of its extent: so one along a single cell is none.
-        d, h, w = (min(s, n) for s, n in zip(stride, extent, strict=True))
-        self.out_stride = stride = (d, h, w)
+        self.batch, self.filters = batch, groups * filters
         self.phases = phases
-        # Cells of the source from one cell of a phase to the next.
-        self.stride: Three = (phases[0].step, phases[1].step, phases[2].step)
         self.whole = all([some.whole for some in phases])
-        self._latest: Latest[Grid] = Latest()
         # Without phases along an axis all of the output is zero.
         self.empty = not all([some.count for some in phases])
-        self.lines_of = [ceil_div(extent[a], stride[a]) for a in range(3)]
-        self.axis = next((a for a in range(3) if self.lines_of[a] > 1), 2)
-        self.lines = self.lines_of[self.axis]
-        work = batch * groups * channels * filters * prod(extent) * prod(kernel) // prod(stride)
+        # A stride beyond the output is one of its extent: so one along a single pixel is none.
+        d, h, w = (min(s, n) for s, n in zip(stride, extent, strict=True))
+        self.slices_of = [ceil_div(n, s) for n, s in zip(extent, (d, h, w), strict=True)]
+        axis = next((a for a in range(3) if self.slices_of[a] > 1), 2)
+        self.slices = self.slices_of[axis]
+        # Pixels of the source from one pixel of a phase to the next.
+        source_stride = tuple([some.step for some in phases])
+        self.layer = kernel, source_stride, (d, h, w), channels, filters, axis
+        self.weights_shape = prod(kernel), channels, self.filters
+        work = batch * groups * channels * filters * prod(extent) * prod(kernel) // prod((d, h, w))
         self.work = work // 2
         self.wanted = wanted_jobs(self.work)
-        line_pixels = prod(extent) // extent[self.axis] * stride[self.axis]
-        lines = max(1, min(self.lines, TABLE_PIXELS // line_pixels, TABLE_TAPS // prod(kernel)))
+        self._latest: Latest[Grid] = Latest()
+        slice_pixels = prod(extent) // extent[axis] * (d, h, w)[axis]
+        slices = max(1, min(self.slices, TABLE_PIXELS // slice_pixels, TABLE_TAPS // prod(kernel)))
         images = 1
-        if lines == self.lines:
-            images = min(ceil_div(batch, self.wanted), max(1, TABLE_PIXELS // (lines * line_pixels)))
-        self.block = (max(1, images), lines, max(1, images) * lines * line_pixels)
+        if slices == self.slices:
+            most = TABLE_PIXELS // (slices * slice_pixels)
+            images = max(1, min(ceil_div(batch, self.wanted), max(1, most)))
+        # How many share tables, and the pixels that these have.
+        self.table_images, self.table_slices = images, slices
+        self.table_pixels = images * slices * slice_pixels
 
     @Tables
     def tables(self) -> tuple[Array, ...]:
-        """For each axis the runs of cells that the same taps reach, and then for each the taps."""
+        """For each axis the intervals that the same taps reach, and the taps."""
         (d, d_taps), (h, h_taps), (w, w_taps) = (axis_tables(some) for some in self.phases)
-        return d, h, w, d_taps, h_taps, w_taps
+        return d, d_taps, h, h_taps, w, w_taps
+
+    def _axes(self) -> tuple[tuple[Array, Array], ...]:
+        """The tables, axis by axis."""
+        d, d_taps, h, h_taps, w, w_taps = self.tables
+        return (d, d_taps), (h, h_taps), (w, w_taps)
 
     def _jobs(self, wanted: int) -> Grid:
-        """Lines, images."""
-        line_step = ceil_div(ceil_div(self.lines, self.block[1]), wanted) * self.block[1]
-        wanted = ceil_div(wanted, ceil_div(self.lines, line_step))
-        image_step = max(1, ceil_div(ceil_div(self.batch, self.block[0]), wanted) * self.block[0])
-        return Grid((self.lines, line_step), (self.batch, image_step))
+        """Images, slices."""
+        blocks = ceil_div(self.slices, self.table_slices)
+        slice_step = ceil_div(blocks, wanted) * self.table_slices
+        wanted = ceil_div(wanted, ceil_div(self.slices, slice_step))
+        image_step = max(1, ceil_div(ceil_div(self.batch, self.table_images), wanted) * self.table_images)
+        return Grid((self.slices, slice_step), (self.batch, image_step))
+
+    def _job(self, jobs: Grid, i: int) -> tuple[int, ...]:
+        """A job as kernels take it."""
+        slices, images = jobs[i]
+        return (*images, *slices, self.table_images, self.table_slices, self.table_pixels)
 
     @cached_property
     def sum_jobs(self) -> Grid:
         """Those of a sum over all pixels, which do not follow from the number of threads."""
-        chunks = ceil_div(self.batch * prod(self.lines_of), CHUNK)
+        chunks = ceil_div(self.batch * prod(self.slices_of), CHUNK)
         return self._jobs(max(self.wanted, ceil_div(chunks, CHUNKS)))
 
     def run(self, source: Array, weights: Array, bias: Array | None, out: Array) -> None:
         """Write all of ``out``; ``weights`` is (groups, filters, channels, taps)."""
-        filters = self.groups * self.group[1]
         if not self.whole:
             out[...] = 0
         if self.empty:
             return
         # (taps, channels, filters of all groups): a vector is loaded from along the filters
-        packed = weights.transpose(3, 2, 0, 1).reshape(-1, self.group[0], filters)
+        packed = weights.transpose(3, 2, 0, 1).reshape(self.weights_shape)
         packed = read_only(contiguous(packed))
-        added = read_only(np.zeros(filters, out.dtype) if bias is None else np.ascontiguousarray(bias))
-        x, first, steps = pixels_first(read_only(source))
-        y, _, out_steps = pixels_first(out)
-        jobs, tables = self._latest.of(self._jobs, owned_jobs(self.work)), self.tables
+        added = read_only(np.zeros(self.filters, out.dtype) if bias is None else np.ascontiguousarray(bias))
+        x, image = pixels_first(read_only(source))
+        y, output = pixels_first(out)
+        jobs, axes = self._latest.of(self._jobs, owned_jobs(self.work)), self._axes()
 
         def start_worker() -> Job:
             def job(i: int) -> None:
-                lines, images = jobs[i]
-                kernels.correlate_lasts(
-                    x, first, steps, self.stride, tables[:3], tables[3:], self.kernel, packed, added, y,
-                    out_steps, self.out_stride, self.axis, self.group, images, lines, self.block,
-                )  # fmt: skip
+                kernels.correlate_pixels(
+                    x, image, axes, self.layer, packed, added, y, output, self._job(jobs, i)
+                )
 
             return job
 
@@ -190,20 +201,17 @@ class PixelCorrelation:
 
     def sum(self, dy: Array, source: Array, dw: Array) -> None:
         """Write ``dw`` (K, C/G, kernel): the weight's gradient of a forward correlation."""
-        x, first, steps = pixels_first(read_only(source))
-        gradient, first_gradient, gradient_steps = pixels_first(read_only(dy))
-        jobs, tables = self.sum_jobs, self.tables
-        shape = (prod(self.kernel) + 1, self.group[0], self.groups * self.group[1])
-        partial = zeros((max(1, len(jobs)), *shape), x.dtype)
+        x, image = pixels_first(read_only(source))
+        flat_dy, gradient = pixels_first(read_only(dy))
+        jobs, axes = self.sum_jobs, self._axes()
+        taps, channels, filters = self.weights_shape
+        partial = zeros((max(1, len(jobs)), taps + 1, channels, filters), x.dtype)
 
         def start_worker() -> Job:
             def job(i: int) -> None:
-                lines, images = jobs[i]
-                kernels.sum_lasts(
-                    x, first, steps, self.stride, tables[:3], tables[3:], self.kernel, gradient,
-                    first_gradient, gradient_steps, self.axis, self.group, images, lines, self.block, CHUNK,
-                    partial[i],
-                )  # fmt: skip
+                kernels.sum_pixels(
+                    x, image, axes, self.layer, flat_dy, gradient, self._job(jobs, i), CHUNK, partial[i]
+                )
 
             return job
 
@@ -220,8 +228,8 @@ class Depthwise(Correlations):
 
     def _correlation(self, back: bool) -> Correlation:
         g = self.geometry
-        if LineCorrelation.serves(g):
-            return LineCorrelation(g, back)
+        if RowCorrelation.serves(g):
+            return RowCorrelation(g, back)
         return PixelCorrelation(backward_sizes(g) if back else forward_sizes(g))
 
     @staticmethod
@@ -240,7 +248,7 @@ class Depthwise(Correlations):
     @staticmethod
     def counts(p: Problem) -> Counts:
         """Those of the loops that serve the layer."""
-        return (LineCorrelation if LineCorrelation.serves(p.geometry) else PixelCorrelation).counts(p)
+        return (RowCorrelation if RowCorrelation.serves(p.geometry) else PixelCorrelation).counts(p)
 
     @property
     def scratch_bytes(self) -> int:

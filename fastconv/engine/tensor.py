@@ -218,7 +218,9 @@ def memory(array: Array) -> tuple[Array, int, Size]:
     return np.lib.stride_tricks.as_strided(lowest, (length,), (size,)), first, strides
 
 
-def pixels_first(array: Array) -> tuple[Array, int, Size]:
-    """The memory of images, and their strides along (N, D, H, W), the channels contiguous."""
+def pixels_first(array: Array) -> tuple[Array, Image]:
+    """The memory of images (N, C, D, H, W) whose channels are contiguous, and where they lie in it."""
     flat, first, strides = memory(array.transpose(0, 2, 3, 4, 1))
-    return flat, first, strides[:4]
+    image, plane, row, pixel, channel = strides
+    _, _, depth, height, width = array.shape
+    return flat, (first, image, channel, pixel, height, width, row, depth, plane)

@@ -23,7 +23,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -82,6 +82,34 @@ class Block:
     def weights(self) -> int:
         """Elements of the weights that meet the columns."""
         return self.groups * self.filters * self.taps
+
+
+class Piece(NamedTuple):
+    """A part of an array (images, groups, rows of a group, pixels): from and up to which of each.
+
+    The rows of columns are taps, and those of outputs are filters.
+    """
+
+    images: Range
+    groups: Range
+    rows: Range
+    pixels: Range
+
+    @property
+    def slices(self) -> tuple[slice, ...]:
+        """What takes the part out of the array."""
+        return tuple([slice(*some) for some in self])
+
+    @property
+    def first(self) -> tuple[int, ...]:
+        """Its first image, group, row and pixel."""
+        return tuple([first for first, _ in self])
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """How many groups, rows, images and pixels: the axes of columns."""
+        images, groups, rows, pixels = [stop - first for first, stop in self]
+        return groups, rows, images, pixels
 
 
 @dataclass(frozen=True)
@@ -288,51 +316,42 @@ class Im2col:
 
     # What the passes share
 
-    def _columns(
-        self, x: Array, scratch: Array, images: Range, groups: Range, taps: Range, pixels: Range
-    ) -> Array:
+    def _columns(self, x: Array, scratch: Array, piece: Piece) -> Array:
         """Columns (images, groups, taps, pixels) of a block, in rows or columns that BLAS can read."""
         if self.pointwise and _contiguous(x):
-            return self._matrices(x)[slice(*images), slice(*groups), slice(*taps), slice(*pixels)]
-        return self._fill_columns(x, scratch, images, groups, taps, pixels).transpose(2, 0, 1, 3)
+            return self._matrices(x)[piece.slices]
+        return self._fill_columns(x, scratch, piece).transpose(2, 0, 1, 3)
 
-    def _fill_columns(
-        self, x: Array, scratch: Array, images: Range, groups: Range, taps: Range, pixels: Range
-    ) -> Array:
+    def _fill_columns(self, x: Array, scratch: Array, piece: Piece) -> Array:
         """Columns (groups, taps, images, pixels) of a block, written to ``scratch``."""
-        shape = tuple(stop - start for start, stop in (groups, taps, images, pixels))
-        columns = scratch[: prod(shape)].reshape(shape[0] * shape[1], *shape[2:])
-        first_row = groups[0] * self.geometry.taps + taps[0]
-        im2col(x, columns, images[0], first_row, pixels[0], *self.steps)
-        return columns.reshape(shape)
+        columns = _rows(scratch, piece)
+        image, group, tap, pixel = piece.first
+        im2col(x, columns, image, group * self.geometry.taps + tap, pixel, *self.steps)
+        return columns.reshape(piece.shape)
 
-    def _gradients(
-        self, dy: Array, scratch: Array, images: Range, groups: Range, filters: Range, pixels: Range
-    ) -> Array:
+    def _gradients(self, dy: Array, scratch: Array, piece: Piece) -> Array:
         """``dy`` of a block as (images, groups, filters, pixels), in rows or columns that BLAS can read.
 
         A view where ``dy`` is contiguous in either layout; else gathered in ``scratch``: the columns
         of a kernel with one tap are the array itself.
         """
         if _contiguous(dy):
-            return self._matrices(dy)[slice(*images), slice(*groups), slice(*filters), slice(*pixels)]
-        return self._gather(dy, scratch, images, groups, filters, pixels).transpose(2, 0, 1, 3)
+            return self._matrices(dy)[piece.slices]
+        return self._gather(dy, scratch, piece).transpose(2, 0, 1, 3)
 
     def _matrices(self, array: Array) -> Array:
         """A contiguous array as (N, G, channels of a group, pixels): a view."""
         groups = self.geometry.groups
         return array.reshape(array.shape[0], groups, array.shape[1] // groups, prod(array.shape[2:]))
 
-    def _gather(
-        self, dy: Array, scratch: Array, images: Range, groups: Range, filters: Range, pixels: Range
-    ) -> Array:
+    def _gather(self, dy: Array, scratch: Array, piece: Piece) -> Array:
         """``dy`` of a block, copied to axes (groups, filters, images, pixels)."""
         one, none = (1, 1, 1), (0, 0, 0)
-        shape = tuple(stop - start for start, stop in (groups, filters, images, pixels))
-        rows = scratch[: prod(shape)].reshape(shape[0] * shape[1], *shape[2:])
-        first_row = groups[0] * self.group_filters + filters[0]
-        im2col(dy, rows, images[0], first_row, pixels[0], one, self.geometry.output, one, none, one)
-        return rows.reshape(shape)
+        rows = _rows(scratch, piece)
+        image, group, kernel, pixel = piece.first
+        first_row = group * self.group_filters + kernel
+        im2col(dy, rows, image, first_row, pixel, one, self.geometry.output, one, none, one)
+        return rows.reshape(piece.shape)
 
     def _empty(self, elements: int) -> Array:
         return aligned(elements, self.geometry.compute_dtype)
@@ -361,7 +380,8 @@ class Im2col:
                 images, groups, pixels = jobs[i]
                 target = y[slice(*images), slice(*groups), :, slice(*pixels)]
                 if self.joined(block):
-                    columns = _joined(self._fill_columns(x, scratch, images, groups, (0, g.taps), pixels))
+                    piece = Piece(images, groups, (0, g.taps), pixels)
+                    columns = _joined(self._fill_columns(x, scratch, piece))
                     # (groups, K/G, images*pixels) = (groups, K/G, taps) @ (groups, taps, images*pixels)
                     product = products[: target.size].reshape(columns.shape[0], -1, columns.shape[2])
                     np.matmul(w, columns, out=product)
@@ -371,7 +391,7 @@ class Im2col:
                     target[...] = apart.transpose(2, 0, 1, 3)
                     return
                 for taps in blocks(g.taps, block.taps):
-                    columns = self._columns(x, scratch, images, groups, taps, pixels)
+                    columns = self._columns(x, scratch, Piece(images, groups, taps, pixels))
                     weights = w[slice(*groups), :, slice(*taps)]
                     # (images, groups, K/G, pixels) = (groups, K/G, taps) @ (images, groups, taps, pixels)
                     if taps[0] == 0:
@@ -411,8 +431,10 @@ class Im2col:
                 product = products[: target.size].reshape(target.shape)
                 for j in range(part * step, min(len(sums), (part + 1) * step)):
                     checkpoint()
+                    images, pixels = sums[j]
                     gradients, columns = self._summands(
-                        dy, x, gathered, scratch, groups, filters, taps, *sums[j]
+                        (dy, gathered, Piece(images, groups, filters, pixels)),
+                        (x, scratch, Piece(images, groups, taps, pixels)),
                     )
                     # (groups, filters, taps) = (groups, filters, sum) @ (groups, sum, taps), sum over
                     # images and pixels
@@ -432,19 +454,18 @@ class Im2col:
         return True
 
     def _summands(
-        self, dy: Array, x: Array, gathered: Array, scratch: Array, groups: Range, filters: Range,
-        taps: Range, images: Range, pixels: Range,
-    ) -> tuple[Array, Array]:  # fmt: skip
-        """``dY`` (groups, filters, images*pixels), ``col(X)^T`` (groups, images*pixels, taps) of a block."""
-        if images[1] - images[0] == 1:  # no need to bring pixels of several images together
-            gradients = self._gradients(dy, gathered, images, groups, filters, pixels)[0]
-            columns = self._columns(x, scratch, images, groups, taps, pixels)[0]
-            return gradients, columns.transpose(0, 2, 1)
-        gradients = self._gather(dy, gathered, images, groups, filters, pixels)
-        columns = self._fill_columns(x, scratch, images, groups, taps, pixels)
-        length = (images[1] - images[0]) * (pixels[1] - pixels[0])
-        gradients = gradients.reshape(*gradients.shape[:2], length)
-        return gradients, columns.reshape(*columns.shape[:2], length).transpose(0, 2, 1)
+        self, outputs: tuple[Array, Array, Piece], inputs: tuple[Array, Array, Piece]
+    ) -> tuple[Array, Array]:
+        """``dY`` (groups, filters, images*pixels), ``col(X)^T`` (groups, images*pixels, taps) of a block.
+
+        Each argument is an array, scratch, and the part of it or of its columns.
+        """
+        _, _, images, _ = inputs[-1].shape
+        if images == 1:  # no need to bring pixels of several images together
+            gradients, columns = self._gradients(*outputs)[0], self._columns(*inputs)[0]
+        else:
+            gradients, columns = _joined(self._gather(*outputs)), _joined(self._fill_columns(*inputs))
+        return gradients, columns.transpose(0, 2, 1)
 
     def backward_input(self, dy: Array, w: Array, dx: Array) -> bool:
         """Jobs own images, channels and bands of rows of ``dx``."""
@@ -470,12 +491,11 @@ class Im2col:
                 for pixels in blocks(stop_pixel, block.pixels, first_pixel):
                     for filters in blocks(self.group_filters, block.filters):
                         fetch = self._gather if self.joined(block) else self._gradients
-                        gradients = fetch(dy, gathered, images, groups, filters, pixels)
+                        gradients = fetch(dy, gathered, Piece(images, groups, filters, pixels))
                         weights = w[slice(*groups), :, slice(*filters)]
                         for taps in blocks(stop_tap, block.taps, first_tap):
-                            self._add_back(
-                                scratch, weights, gradients, dx, images, groups, taps, pixels, band
-                            )
+                            piece = Piece(images, groups, taps, pixels)
+                            self._add_back(scratch, weights[:, slice(*taps)], gradients, dx, piece, band)
 
             return job
 
@@ -498,29 +518,32 @@ class Im2col:
         return first * pixels, max(first, stop) * pixels
 
     def _add_back(
-        self, scratch: Array, w: Array, gradients: Array, dx: Array, images: Range, groups: Range,
-        taps: Range, pixels: Range, band: Range,
-    ) -> None:  # fmt: skip
+        self, scratch: Array, weights: Array, gradients: Array, dx: Array, piece: Piece, band: Range
+    ) -> None:
         """``dx += col2im(W^T @ dY)`` for a block."""
         g = self.geometry
-        weights = w[:, slice(*taps)]
         if self.pointwise and self.block_filters == self.group_filters and _contiguous(dx):
-            target = self._matrices(dx)[slice(*images), slice(*groups), slice(*taps), slice(*pixels)]
-            np.matmul(weights, gradients, out=target)
+            np.matmul(weights, gradients, out=self._matrices(dx)[piece.slices])
             return
-        shape = tuple(stop - start for start, stop in (groups, taps, images, pixels))
-        columns = scratch[: prod(shape)].reshape(shape)
+        rows = _rows(scratch, piece)
+        columns = rows.reshape(piece.shape)
         if self.joined(self.input_block[0]):
             # (groups, taps, images*pixels) = (groups, taps, filters) @ (groups, filters, images*pixels)
             np.matmul(weights, _joined(gradients), out=_joined(columns))
         else:
             # (images, groups, taps, pixels) = (groups, taps, filters) @ (images, groups, filters, pixels)
             np.matmul(weights, gradients, out=columns.transpose(2, 0, 1, 3))
-        rows = g.input[1] if self.input_block[1].axis == 0 else 1
-        col2im_add(
-            read_only(columns.reshape(-1, *shape[2:])), dx, images[0], groups[0] * g.taps + taps[0],
-            pixels[0], band[0] * rows, band[1] * rows, *self.steps,
-        )  # fmt: skip
+        image, group, tap, pixel = piece.first
+        first, stop = band
+        if self.input_block[1].axis == 0:
+            first, stop = first * g.input[1], stop * g.input[1]
+        col2im_add(read_only(rows), dx, image, group * g.taps + tap, pixel, first, stop, *self.steps)
+
+
+def _rows(scratch: Array, piece: Piece) -> Array:
+    """Room for columns (groups * rows, images, pixels)."""
+    groups, rows, images, pixels = piece.shape
+    return scratch[: groups * rows * images * pixels].reshape(groups * rows, images, pixels)
 
 
 def _joined(array: Array) -> Array:

@@ -164,35 +164,37 @@ class Source(NamedTuple):
     images: Any  # 1-D array, of all images
     memory: Any  # 1-D array
     copies: Any  # int64 array (entries, COLUMNS) from `list_copies`
-    copied: int  # its entries
     strides: Any  # elements of the images from one to the next, and from one channel to the next
     shape: Any  # of a grid: channels of a group, and pixels of all phases
     reach: int  # as in `Layer`
     stride: int  # of the last axis
-    image_stride: int  # of what is read
-    channel_stride: int
 
 
 @inner
-def prepare_source(x, layer, phases):
-    """The source of a pass, before anything is copied."""
+def prepare_source(x, layer, phases, out):
+    """The source of a pass, before anything is copied, and memory for a table of segments.
+
+    Also elements of the source from one image to the next, and from one channel to the next.
+    """
     lanes = VECTOR_BYTES // x.itemsize
     channels = x.shape[1] // layer.groups
     plane = x.shape[2] * x.shape[3] * x.shape[4]
     grid = Grid(layer.start, layer.stride, layer.extent, phases)
     pixels = grid_pixels(grid)
-    image_stride, channel_stride, copied = channels * pixels, pixels, 0
-    if layer.reach:
-        image_stride, channel_stride = x.shape[1] * plane, plane
-    copies = np.empty((0 if layer.reach else most_copies(grid, lanes), COLUMNS), np.int64)
-    if not layer.reach:
+    entries = layer.several * out.shape[2] * out.shape[3] * ((out.shape[4] - 1) // lanes + 1) + SPARE
+    copied, image_stride, channel_stride = 0, x.shape[1] * plane, plane
+    if layer.reach == 0:
+        copied, image_stride, channel_stride = most_copies(grid, lanes), channels * pixels, pixels
+    tables = np.empty((entries + copied, COLUMNS), np.int64)  # one, since small layers take a microsecond
+    segments, copies = tables[:entries], tables[entries:]
+    if layer.reach == 0:
         strides = (x.shape[3] * x.shape[4], x.shape[4], 1)
         copied = list_copies(x.shape[2:], strides, grid, lanes, copies)
-    return Source(
-        x.reshape(x.size), np.zeros(layer.several * image_stride + lanes, x.dtype), copies, copied,
-        (x.shape[1] * plane, plane), (channels, pixels), layer.reach, layer.stride[2], image_stride,
-        channel_stride,
+    source = Source(
+        x.reshape(x.size), np.zeros(layer.several * image_stride + lanes, x.dtype), copies[:copied],
+        (x.shape[1] * plane, plane), (channels, pixels), layer.reach, layer.stride[2],
     )  # fmt: skip
+    return source, segments, (image_stride, channel_stride)
 
 
 @inner
@@ -213,28 +215,20 @@ def take_images(source, first_image, images, group):
     else:
         fill_grid(
             source.images, first, (image_stride, channel_stride, 1), source.stride,
-            (images, channels, pixels), source.copies, source.copied, source.memory,
+            (images, channels, pixels), source.copies, len(source.copies), source.memory,
         )  # fmt: skip
     return Elements(source.memory, 0)
 
 
 @inner
-def list_rows(images, source, layer, out, table):
-    """A table of the segments of some images; returns how many."""
+def list_rows(images, image_stride, layer, out, table):
+    """A table of the segments of some images, whose sources lie so far apart; returns how many."""
     depth, height, width = out.shape[2:]
-    lanes = VECTOR_BYTES // out.itemsize
     # Of a grid, or of the image itself.
-    sources = (source.image_stride, layer.extent[1] * layer.extent[2], layer.extent[2])
+    sources = (image_stride, layer.extent[1] * layer.extent[2], layer.extent[2])
     targets = (out.shape[1] * depth * height * width, height * width, width)
-    return list_segments(images, (depth, height, width), sources, targets, lanes, 1, 1, SPARE, table)
-
-
-@inner
-def new_table(images, out):
-    """Memory for the table of the segments of some images."""
     lanes = VECTOR_BYTES // out.itemsize
-    rows = images * out.shape[2] * out.shape[3]
-    return np.empty((rows * ((out.shape[4] - 1) // lanes + 1) + SPARE, COLUMNS), np.int64)
+    return list_segments(images, (depth, height, width), sources, targets, lanes, 1, 1, SPARE, table)
 
 
 @jit
@@ -256,9 +250,9 @@ def convolve_lines(x, w, bias, out, table, job):
     layer, first_offsets, phases = read_table(table)
     images, groups, filters = job_of(layer, job)
     block, count = layer.block, filters[1] - filters[0]
-    source = prepare_source(x, layer, phases)
+    source, segments, (image_stride, channel_stride) = prepare_source(x, layer, phases, out)
     channels, group_filters = x.shape[1] // layer.groups, out.shape[1] // layer.groups
-    offsets = list_offsets(first_offsets, channels, source.channel_stride, 1)
+    offsets = list_offsets(first_offsets, channels, channel_stride, 1)
     flat_weights, target = w.reshape(w.size), out.reshape(out.size)
     plane = out.shape[2] * out.shape[3] * out.shape[4]
     blocks = -(-count // block)
@@ -268,12 +262,11 @@ def convolve_lines(x, w, bias, out, table, job):
     )
     weights = packed.reshape(packed.size)
     added = np.zeros(blocks * block, w.dtype)
-    segments = new_table(layer.several, out)
     listed, entries = -1, 0
     for first_image in range(images[0], images[1], layer.several):
         some = min(layer.several, images[1] - first_image)
         if some != listed:
-            listed, entries = some, list_rows(some, source, layer, out, segments)
+            listed, entries = some, list_rows(some, image_stride, layer, out, segments)
         for group in range(groups[0], groups[1]):
             pixels = take_images(source, first_image, some, group)
             first_filter = group * group_filters + filters[0]
@@ -317,13 +310,12 @@ def sum_lines(dy, x, sums, table, job):
     layer, first_offsets, phases = read_table(table)
     images, groups, filters = job_of(layer, job)
     block, block_taps = layer.block, layer.block_taps
-    source = prepare_source(x, layer, phases)
+    source, segments, (image_stride, channel_stride) = prepare_source(x, layer, phases, dy)
     channels, group_filters = x.shape[1] // layer.groups, dy.shape[1] // layer.groups
-    offsets = list_offsets(first_offsets, channels, source.channel_stride, block_taps)
+    offsets = list_offsets(first_offsets, channels, channel_stride, block_taps)
     gradient = dy.reshape(dy.size)
     plane = dy.shape[2] * dy.shape[3] * dy.shape[4]
     lanes = VECTOR_BYTES // x.itemsize
-    segments = new_table(layer.several, dy)
     tile = np.empty(block * block_taps + lanes, x.dtype)
     # Aligned to vectors: loads that split a cache line run at half the speed.
     packed = np.empty((len(segments) * block + 1) * lanes, x.dtype)
@@ -333,7 +325,7 @@ def sum_lines(dy, x, sums, table, job):
     for first_image in range(images[0], images[1], layer.several):
         some_images = min(layer.several, images[1] - first_image)
         if some_images != listed:
-            listed, entries = some_images, list_rows(some_images, source, layer, dy, segments)
+            listed, entries = some_images, list_rows(some_images, image_stride, layer, dy, segments)
         for group in range(groups[0], groups[1]):
             pixels = take_images(source, first_image, some_images, group)
             for k in range(filters[0], filters[1], block):

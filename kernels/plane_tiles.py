@@ -302,10 +302,6 @@ class _Operands:
         """All segments, for some filters from one on: in tiles of so many vectors, of parts and runs."""
         builder, vector = self.builder, self.vector
         weights, zero = builder.gep(self.weights, [first]), ir.Constant(vector.element, 0.0)
-        starts = [self._entry(self.bias, builder.add(first, _number(m))) for m in range(filters)]
-        if more is not None:
-            starts = [builder.select(more, zero, start) for start in starts]
-        sums = [start for start in starts for start in [splat(builder, start, vector)] * vectors]
         targets = [
             builder.gep(self.out, [builder.mul(builder.add(first, _number(m)), self.filter_stride)])
             for m in range(filters)
@@ -320,6 +316,11 @@ class _Operands:
                 [builder.gep(self.x, [_entry(builder, here, v * parts + p, SOURCE)]) for p in range(parts)]
                 for v in range(0, vectors, run)
             ]
+            # Loaded here: registers that hold them while tiles follow each other are missing in the sums.
+            starts = [self._entry(self.bias, builder.add(first, _number(m))) for m in range(filters)]
+            if more is not None:
+                starts = [builder.select(more, zero, start) for start in starts]
+            sums = [start for start in starts for start in [splat(builder, start, vector)] * vectors]
             results = self._sums(weights, sources, sums, filters, vectors, run)
             part = _part(vector, parts)
             masks = [_mask(builder, _entry(builder, here, e, LANES), part.count) for e in entries]

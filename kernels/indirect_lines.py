@@ -159,72 +159,69 @@ def pack_blocks(w, filter_stride, channel_stride, channels, taps, filters, packe
 
 
 class Source(NamedTuple):
-    """Where segments read the images of a group: where they are, or in memory for copies of some of them."""
+    """How segments read the images of a group: where they are, or in memory for copies of some of them."""
 
-    images: Any  # 1-D array, of all images
-    memory: Any  # 1-D array
-    copies: Any  # int64 array (entries, COLUMNS) from `list_copies`
-    strides: Any  # elements of the images from one to the next, and from one channel to the next
-    shape: Any  # of a grid: channels of a group, and pixels of all phases
+    image_stride: int  # of the images, in elements
+    channel_stride: int
+    channels: int  # of a group
+    pixels: int  # of all phases of a grid
     reach: int  # as in `Layer`
     stride: int  # of the last axis
+    copies: int  # entries of the table that copies them
+    entries: int  # of the table of segments, before those
 
 
 @inner
 def prepare_source(x, layer, phases, out):
-    """The source of a pass, before anything is copied, and memory for a table of segments.
+    """The source of a pass, memory for copies, and memory for tables: of segments, then of copies.
 
-    Also elements of the source from one image to the next, and from one channel to the next.
+    They are one array: small layers take a microsecond, in which each array and each reference to one counts.
     """
     lanes = VECTOR_BYTES // x.itemsize
-    channels = x.shape[1] // layer.groups
-    plane = x.shape[2] * x.shape[3] * x.shape[4]
+    channels, plane = x.shape[1] // layer.groups, x.shape[2] * x.shape[3] * x.shape[4]
     grid = Grid(layer.start, layer.stride, layer.extent, phases)
     pixels = grid_pixels(grid)
     entries = layer.several * out.shape[2] * out.shape[3] * ((out.shape[4] - 1) // lanes + 1) + SPARE
-    copied, image_stride, channel_stride = 0, x.shape[1] * plane, plane
-    if layer.reach == 0:
-        copied, image_stride, channel_stride = most_copies(grid, lanes), channels * pixels, pixels
-    tables = np.empty((entries + copied, COLUMNS), np.int64)  # one, since small layers take a microsecond
-    segments, copies = tables[:entries], tables[entries:]
+    image_stride = x.shape[1] * plane if layer.reach else channels * pixels
+    memory = np.zeros(layer.several * image_stride + lanes, x.dtype)
+    tables = np.empty((entries + (0 if layer.reach else most_copies(grid, lanes)), COLUMNS), np.int64)
+    copies = 0
     if layer.reach == 0:
         strides = (x.shape[3] * x.shape[4], x.shape[4], 1)
-        copied = list_copies(x.shape[2:], strides, grid, lanes, copies)
+        copies = list_copies(x.shape[2:], strides, grid, lanes, tables[entries:])
     source = Source(
-        x.reshape(x.size), np.zeros(layer.several * image_stride + lanes, x.dtype), copies[:copied],
-        (x.shape[1] * plane, plane), (channels, pixels), layer.reach, layer.stride[2],
-    )  # fmt: skip
-    return source, segments, (image_stride, channel_stride)
+        x.shape[1] * plane, plane, channels, pixels, layer.reach, layer.stride[2], copies, entries
+    )
+    return source, memory, tables
 
 
 @inner
-def take_images(source, first_image, images, group):
-    """The elements that are the source of some images of a group.
+def take_images(flat, memory, tables, source, first_image, images, group):
+    """Where the source of some images of a group begins, in ``flat`` or, if that is -1, in ``memory``.
 
     Whole vectors are read: the lanes behind the last segment, which do not count, must be there. Images are
     read where they are if that is so, else copied; with padding or a stride they become grids.
     """
-    image_stride, channel_stride = source.strides
-    channels, pixels = source.shape
-    first = first_image * image_stride + group * channels * channel_stride
+    first = first_image * source.image_stride + group * source.channels * source.channel_stride
     if source.reach:
-        if first + (images - 1) * image_stride + source.reach <= source.images.size:
-            return Elements(source.images, first)
-        for i in range(source.images.size - first):
-            source.memory[i] = source.images[max(0, first + i)]
+        if first + (images - 1) * source.image_stride + source.reach <= flat.size:
+            return first
+        for i in range(flat.size - first):
+            memory[i] = flat[max(0, first + i)]
     else:
         fill_grid(
-            source.images, first, (image_stride, channel_stride, 1), source.stride,
-            (images, channels, pixels), source.copies, len(source.copies), source.memory,
+            flat, first, (source.image_stride, source.channel_stride, 1), source.stride,
+            (images, source.channels, source.pixels), tables[source.entries :], source.copies, memory,
         )  # fmt: skip
-    return Elements(source.memory, 0)
+    return -1
 
 
 @inner
-def list_rows(images, image_stride, layer, out, table):
-    """A table of the segments of some images, whose sources lie so far apart; returns how many."""
+def list_rows(images, source, layer, out, table):
+    """A table of the segments of some images; returns how many."""
     depth, height, width = out.shape[2:]
     # Of a grid, or of the image itself.
+    image_stride = source.image_stride if source.reach else source.channels * source.pixels
     sources = (image_stride, layer.extent[1] * layer.extent[2], layer.extent[2])
     targets = (out.shape[1] * depth * height * width, height * width, width)
     lanes = VECTOR_BYTES // out.itemsize
@@ -250,10 +247,11 @@ def convolve_lines(x, w, bias, out, table, job):
     layer, first_offsets, phases = read_table(table)
     images, groups, filters = job_of(layer, job)
     block, count = layer.block, filters[1] - filters[0]
-    source, segments, (image_stride, channel_stride) = prepare_source(x, layer, phases, out)
+    source, memory, tables = prepare_source(x, layer, phases, out)
+    channel_stride = source.channel_stride if source.reach else source.pixels
     channels, group_filters = x.shape[1] // layer.groups, out.shape[1] // layer.groups
     offsets = list_offsets(first_offsets, channels, channel_stride, 1)
-    flat_weights, target = w.reshape(w.size), out.reshape(out.size)
+    flat, flat_weights, target = x.reshape(x.size), w.reshape(w.size), out.reshape(out.size)
     plane = out.shape[2] * out.shape[3] * out.shape[4]
     blocks = -(-count // block)
     packed = np.empty((layer.groups, blocks, len(offsets), block), w.dtype)
@@ -266,9 +264,10 @@ def convolve_lines(x, w, bias, out, table, job):
     for first_image in range(images[0], images[1], layer.several):
         some = min(layer.several, images[1] - first_image)
         if some != listed:
-            listed, entries = some, list_rows(some, image_stride, layer, out, segments)
+            listed, entries = some, list_rows(some, source, layer, out, tables)
         for group in range(groups[0], groups[1]):
-            pixels = take_images(source, first_image, some, group)
+            start = take_images(flat, memory, tables, source, first_image, some, group)
+            pixels = Elements(memory, 0) if start < 0 else Elements(flat, start)
             first_filter = group * group_filters + filters[0]
             if bias.size > 0:
                 for k in range(count):
@@ -281,7 +280,7 @@ def convolve_lines(x, w, bias, out, table, job):
                         Weights(weights, first_weight + tap * block, block),
                         pixels,
                         Taps(offsets, tap, min(SUM, len(offsets) - tap), 0, 0),
-                        Segments(segments, entries),
+                        Segments(tables, entries),
                         Elements(added, k),
                         Filters(target, first_out, plane),
                         min(block, count - k),
@@ -310,31 +309,33 @@ def sum_lines(dy, x, sums, table, job):
     layer, first_offsets, phases = read_table(table)
     images, groups, filters = job_of(layer, job)
     block, block_taps = layer.block, layer.block_taps
-    source, segments, (image_stride, channel_stride) = prepare_source(x, layer, phases, dy)
+    source, memory, tables = prepare_source(x, layer, phases, dy)
+    channel_stride = source.channel_stride if source.reach else source.pixels
     channels, group_filters = x.shape[1] // layer.groups, dy.shape[1] // layer.groups
     offsets = list_offsets(first_offsets, channels, channel_stride, block_taps)
-    gradient = dy.reshape(dy.size)
+    flat, gradient = x.reshape(x.size), dy.reshape(dy.size)
     plane = dy.shape[2] * dy.shape[3] * dy.shape[4]
     lanes = VECTOR_BYTES // x.itemsize
     tile = np.empty(block * block_taps + lanes, x.dtype)
     # Aligned to vectors: loads that split a cache line run at half the speed.
-    packed = np.empty((len(segments) * block + 1) * lanes, x.dtype)
+    packed = np.empty((source.entries * block + 1) * lanes, x.dtype)
     packed = packed[-(packed.ctypes.data // x.itemsize) % lanes :]
     sums[groups[0] : groups[1], filters[0] : filters[1]] = 0
     listed, entries, finite = -1, 0, True
     for first_image in range(images[0], images[1], layer.several):
         some_images = min(layer.several, images[1] - first_image)
         if some_images != listed:
-            listed, entries = some_images, list_rows(some_images, image_stride, layer, dy, segments)
+            listed, entries = some_images, list_rows(some_images, source, layer, dy, tables)
+        rows = Segments(tables, entries)
         for group in range(groups[0], groups[1]):
-            pixels = take_images(source, first_image, some_images, group)
+            start = take_images(flat, memory, tables, source, first_image, some_images, group)
+            pixels = Elements(memory, 0) if start < 0 else Elements(flat, start)
             for k in range(filters[0], filters[1], block):
                 some = min(block, filters[1] - k)
                 first = (first_image * dy.shape[1] + group * group_filters + k) * plane
-                rows = Segments(segments, entries)
                 pack_block(Filters(gradient, first, plane), rows, some, packed, block)
                 for q in range(0, len(offsets), block_taps):
-                    sum_block(packed, pixels, Taps(offsets, q, block_taps, 0, 0), rows, tile, block)
+                    sum_block(packed, pixels, offsets, q, rows, tile, block)
                     for m in range(some):
                         for t in range(min(block_taps, sums.shape[2] - q)):
                             sums[group, k + m, q + t] += tile[m * block_taps + t]

@@ -541,7 +541,7 @@ def _outer_sums(
 
 
 @intrinsic
-def sum_block(typingctx, packed, x, taps, segments, tile, filters):
+def sum_block(typingctx, packed, x, offsets, first_tap, segments, tile, filters):
     """The sums of up to `MOST_FILTERS` filters and `BLOCK_TAPS` taps over packed gradients, with added lanes.
 
     ``tile[m, t] = sum over segments s and lanes of packed[s, m] * x[s, t]``; the lanes of a sum are added up
@@ -554,23 +554,26 @@ def sum_block(typingctx, packed, x, taps, segments, tile, filters):
         From `pack_block`.
     x : Elements
         Whole vectors are read from it.
-    taps : Taps
+    offsets : 1-D int64 array
+        Of the taps, from ``first_tap`` on.
     segments : Segments
         At least one.
     tile : 1-D float array
         Written: ``filters`` rows of `BLOCK_TAPS` sums, up to a whole vector.
     filters : int
     """
-    signature = types.void(packed, x, taps, segments, tile, types.int64)
+    whole = types.int64
+    signature = types.void(packed, x, offsets, whole, segments, tile, whole)
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         kinds = signature.args
         vector = _vector_type(kinds[0])
         lanes, size = vector.count, _size(vector)
-        x, taps, segments = (_record(context, builder, kinds[n], arguments[n]) for n in (1, 2, 3))
+        x, segments = (_record(context, builder, kinds[n], arguments[n]) for n in (1, 4))
         packed = pointer(context, builder, kinds[0], arguments[0], _number(0))
-        tile = pointer(context, builder, kinds[4], arguments[4], _number(0))
-        image, offsets = builder.gep(x.array, [x.first]), builder.gep(taps.offsets, [taps.first])
+        offsets = pointer(context, builder, kinds[2], arguments[2], arguments[3])
+        tile = pointer(context, builder, kinds[5], arguments[5], _number(0))
+        image = builder.gep(x.array, [x.first])
 
         def sums(filters: int, taps: int) -> None:
             """The sums of a tile of one size."""
@@ -593,7 +596,7 @@ def sum_block(typingctx, packed, x, taps, segments, tile, filters):
                 _vector_store(builder, added, builder.gep(tile, [_number(first)]), None)
 
         for count in range(1, MOST_FILTERS + 1):
-            with builder.if_then(builder.icmp_signed("==", arguments[5], _number(count))):
+            with builder.if_then(builder.icmp_signed("==", arguments[6], _number(count))):
                 sums(count, BLOCK_TAPS[count])
         return context.get_dummy_value()
 

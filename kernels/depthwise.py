@@ -19,11 +19,11 @@ from fastconv.kernels.depthwise_tiles import (
     SHIFT,
     TILE_PIXELS,
     WEIGHT,
-    Filters,
+    Arrays,
     Group,
-    Memory,
-    Pixels,
-    Taps,
+    Place,
+    Range,
+    Strides,
     pixel_sums,
     pixel_tiles,
 )
@@ -49,13 +49,6 @@ class PerAxis(NamedTuple):
     d: Any
     h: Any
     w: Any
-
-
-class Range(NamedTuple):
-    """From and up to which position."""
-
-    begin: int
-    end: int
 
 
 class Axis(NamedTuple):
@@ -332,9 +325,9 @@ def list_classes(axes, layer, image, output, slices, images, weight_stride, runs
 
 
 @inner
-def correlate_class(x, taps, pixels, filters, group, runs, masked, out):
+def correlate_class(arrays, bias, place, strides, filters, group, runs, masked):
     """`pixel_tiles`, compiled once for all that call it."""
-    pixel_tiles(x, taps, pixels, filters, group, runs, masked, out)
+    pixel_tiles(arrays, bias, place, strides, filters, group, runs, masked)
 
 
 @jit
@@ -358,14 +351,11 @@ def correlate_pixels(x, image, axes, layer, weights, bias, out, output, job):
     lanes = VECTOR_BYTES // x.itemsize
     filters = weights.shape[2]
     weight_stride = weights.shape[1] * filters
-    flat_weights = weights.reshape(weights.size)
     group = Group(layer.channels, layer.filters)
     # Depthwise, whole vectors go without masks; groups have only masked tiles, which is less to compile.
     whole = filters // lanes * lanes if layer.channels == 1 and layer.filters == 1 else 0
-    stride, out_stride = layer.stride.w * image.pixel_stride, layer.out_stride.w * output.pixel_stride
-    every = Filters(flat_weights, bias, filters, 0, filters)
-    full = Filters(flat_weights, bias, filters, 0, whole)
-    rest = Filters(flat_weights, bias, filters, whole, filters - whole)
+    every, full, rest = Range(0, filters), Range(0, whole), Range(whole, filters)
+    strides = Strides(layer.stride.w * image.pixel_stride, layer.out_stride.w * output.pixel_stride)
     most, most_taps = most_classes(axes, layer.axis, job)
     # A tap more may be read than there are.
     tables = Tables(
@@ -373,6 +363,7 @@ def correlate_pixels(x, image, axes, layer, weights, bias, out, output, job):
         np.empty((most_taps + layer.kernel.d * layer.kernel.h * layer.kernel.w, 2), np.int64),
         np.empty((most, CLASS_COLUMNS), np.int64),
     )
+    arrays = Arrays(x, out, weights.reshape(weights.size), tables.taps, tables.pixels, filters)
     for first in range(job.first_slice, job.stop_slice, job.slices):
         slices = Range(first, min(first + job.slices, job.stop_slice))
         listed, found = 0, 0
@@ -383,19 +374,22 @@ def correlate_pixels(x, image, axes, layer, weights, bias, out, output, job):
                 found = list_classes(
                     axes, layer, image, output, slices, images, weight_stride, True, 1, tables
                 )
-            source = Memory(x, number * image.image_stride, stride)
-            target = Memory(out, number * output.image_stride, out_stride)
+            first_x, first_out = number * image.image_stride, number * output.image_stride
             for c in range(found):
                 here = edge_class(tables.classes, c)
-                taps = Taps(tables.taps, here.first_tap, here.triples, here.taps)
-                runs = Pixels(tables.pixels, here.first, here.runs)
-                single = Pixels(tables.pixels, here.first + here.runs, here.number - here.runs)
-                if here.runs > 0 and whole > 0:
-                    correlate_class(source, taps, runs, full, group, 1, 0, target)
-                if here.runs > 0 and whole < filters:
-                    correlate_class(source, taps, runs, rest, group, 1, 1, target)
-                if single.number > 0:
-                    correlate_class(source, taps, single, every, group, 0, 1, target)
+                runs = Place(
+                    first_x, first_out, here.first_tap, here.triples, here.taps, here.first, here.runs
+                )
+                single = Place(
+                    first_x, first_out, here.first_tap, here.triples, here.taps, here.first + here.runs,
+                    here.number - here.runs,
+                )  # fmt: skip
+                if runs.pixels > 0 and whole > 0:
+                    correlate_class(arrays, bias, runs, strides, full, group, 1, 0)
+                if runs.pixels > 0 and whole < filters:
+                    correlate_class(arrays, bias, runs, strides, rest, group, 1, 1)
+                if single.pixels > 0:
+                    correlate_class(arrays, bias, single, strides, every, group, 0, 1)
 
 
 @inner
@@ -409,9 +403,9 @@ def pixel_taps(channels):
 
 
 @inner
-def sum_class(dy, x, taps, pixels, filters, group, sums):
+def sum_class(arrays, place, group):
     """`pixel_sums`, which is compiled faster by itself."""
-    pixel_sums(dy, x, taps, pixels, filters, group, sums)
+    pixel_sums(arrays, place, group)
 
 
 @jit
@@ -444,6 +438,7 @@ def sum_pixels(x, image, axes, layer, dy, gradient, job, chunk, result):
         np.empty((most_taps + (most + 1) * tile, 2), np.int64),
         np.empty((most, CLASS_COLUMNS), np.int64),
     )
+    arrays = Arrays(x, dy, sums, tables.taps, tables.pixels, filters)
     for first in range(job.first_slice, job.stop_slice, job.slices):
         slices = Range(first, min(first + job.slices, job.stop_slice))
         listed, found = 0, 0
@@ -454,13 +449,11 @@ def sum_pixels(x, image, axes, layer, dy, gradient, job, chunk, result):
                 found = list_classes(
                     axes, layer, image, gradient, slices, images, weight_stride, False, tile, tables
                 )
-            source = Memory(x, number * image.image_stride, 0)
-            other = Memory(dy, number * gradient.image_stride, 0)
+            first_x, first_dy = number * image.image_stride, number * gradient.image_stride
             for c in range(found):
                 here = edge_class(tables.classes, c)
                 stop = here.first + here.number
                 for row in range(here.first, stop, chunk):
-                    pixels = Pixels(tables.pixels, row, min(chunk, stop - row))
+                    pixels = min(chunk, stop - row)
                     for tap in range(here.first_tap, here.first_tap + here.taps, tile):
-                        taps = Taps(tables.taps, tap, 0, tile)
-                        sum_class(other, source, taps, pixels, filters, group, sums)
+                        sum_class(arrays, Place(first_x, first_dy, tap, 0, tile, row, pixels), group)

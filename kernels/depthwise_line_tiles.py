@@ -39,9 +39,8 @@ class Range(NamedTuple):
 
 
 class Side(NamedTuple):
-    """The pixels that a tile reads or writes, in one vector of channels."""
+    """The pixels of an array that a tile reads or writes, in one vector of channels."""
 
-    array: Any  # 1-D float array
     first: int  # element of the first row and column of the tile, which need not exist
     row_stride: int
     pixel_stride: int
@@ -80,14 +79,13 @@ def relations(stride: int, back: int, rows: int = ROWS) -> tuple[Meetings, Meeti
 class _Pixels:
     """The pixels of a side as code that is being made sees them; ``written`` where they are."""
 
-    def __init__(self, context: Any, builder: Any, kind: Any, value: Any, rows: int, written: bool) -> None:
-        side = fields(context, builder, kind, value)
-        self.builder, self.vector, self.written = builder, _vector_type(kind.types[0]), written
+    def __init__(self, builder: Any, vector: Any, array: Any, side: Any, rows: int, written: bool) -> None:
+        self.builder, self.vector, self.written = builder, vector, written
         self.pixel, self.columns = side.pixel_stride, side.columns
-        begin = builder.gep(side.array, [side.first])
+        begin = builder.gep(array, [side.first])
         self.rows = [builder.gep(begin, [builder.mul(_number(t), side.row_stride)]) for t in range(rows)]
         self.exists = [_within(builder, _number(t), side.rows) for t in range(rows)]
-        self.next = cgutils.alloca_once_value(builder, builder.gep(side.array, [side.prefetched]))
+        self.next = cgutils.alloca_once_value(builder, builder.gep(array, [side.prefetched]))
 
     def _address(self, row: int, column: Any) -> Any:
         return self.builder.gep(self.rows[row], [self.builder.mul(column, self.pixel)])
@@ -134,13 +132,15 @@ def _taps(builder: Any, first: Any, stride: Any) -> list[Any]:
 
 
 @intrinsic
-def row_pair_tile(typingctx, x, weights, bias, channel, channels, steps, stride, back, out):
+def row_pair_tile(typingctx, x, source, weights, bias, channel, channels, steps, stride, back, out, target):
     """Write one row pair.
 
     Parameters
     ----------
-    x, out : Side
+    x, out : 1-D float array
         ``out`` is written.
+    source, target : Side
+        Of ``x`` and of ``out``.
     weights : 1-D float array (taps, channels)
     bias : 1-D float array (channels,)
     channel, channels : int
@@ -152,10 +152,10 @@ def row_pair_tile(typingctx, x, weights, bias, channel, channels, steps, stride,
         Whether a step finishes as many columns as the stride, which is 2: see `relations`.
     """
     whole = types.int64
-    sig = types.void(x, weights, bias, whole, whole, steps, whole, whole, out)
+    sig = types.void(x, source, weights, bias, whole, whole, steps, whole, whole, out, target)
 
     def codegen(context: Any, builder: Any, sig: Any, arguments: Any) -> Any:
-        *_, wanted_stride, wanted_back, _ = arguments
+        *_, wanted_stride, wanted_back, _, _ = arguments
         is_back = builder.icmp_signed("!=", wanted_back, _number(0))
         is_strided = builder.icmp_signed("==", wanted_stride, _number(2))
         with builder.if_else(is_back) as (backward, forward):
@@ -178,12 +178,19 @@ def _row_pair_tile(context: Any, builder: Any, sig: Any, arguments: Any, stride:
     rows_read = 1 + max(t for t, _, _ in rows)
     # Rows of the source from one row pair to the next.
     new_rows = ROWS // stride if back else ROWS * stride
-    x_kind, weights_kind, bias_kind, _, _, steps_kind, _, _, out_kind = sig.args
-    x, weights, bias, channel, channels, steps, _, _, out = arguments
+    x_kind, source_kind, weights_kind, bias_kind, _, _, steps_kind, _, _, out_kind, target_kind = sig.args
+    x, source, weights, bias, channel, channels, steps, _, _, out, target = arguments
     vector = _vector_type(weights_kind)
     size = _size(vector)
-    source = _Pixels(context, builder, x_kind, x, rows_read, written=False)
-    target = _Pixels(context, builder, out_kind, out, ROWS, written=True)
+    x, out = (
+        pointer(context, builder, kind, array, _number(0)) for kind, array in ((x_kind, x), (out_kind, out))
+    )
+    source, target = (
+        fields(context, builder, source_kind, source),
+        fields(context, builder, target_kind, target),
+    )
+    source = _Pixels(builder, vector, x, source, rows_read, written=False)
+    target = _Pixels(builder, vector, out, target, ROWS, written=True)
     first_weight = pointer(context, builder, weights_kind, weights, channel)
     places = _taps(builder, first_weight, channels)
     taps = [vector_load(builder, place, vector, size, None) for place in places]
@@ -222,13 +229,15 @@ def _row_pair_tile(context: Any, builder: Any, sig: Any, arguments: Any, stride:
 
 
 @intrinsic
-def row_pair_sums(typingctx, x, dy, steps, stride, rows, sums, first_sum):
+def row_pair_sums(typingctx, x, source, dy, gradient, steps, stride, rows, sums, first_sum):
     """Add what one row pair gives to the gradients of its taps, all lanes apart.
 
     Parameters
     ----------
-    x, dy : Side
+    x, dy : 1-D float array
         ``dy`` is the output's gradient, of which all rows exist.
+    source, gradient : Side
+        Of ``x`` and of ``dy``.
     steps : Steps
     stride : int
         1, or 2.
@@ -238,10 +247,10 @@ def row_pair_sums(typingctx, x, dy, steps, stride, rows, sums, first_sum):
         A vector for each tap, from ``first_sum`` on. Added to.
     """
     whole = types.int64
-    sig = types.void(x, dy, steps, whole, whole, sums, whole)
+    sig = types.void(x, source, dy, gradient, steps, whole, whole, sums, whole)
 
     def codegen(context: Any, builder: Any, sig: Any, arguments: Any) -> Any:
-        _, _, _, wanted_stride, wanted_rows, _, _ = arguments
+        *_, wanted_stride, wanted_rows, _, _ = arguments
         for stride in (1, 2):
             for rows in range(1, ROWS + 1):
                 same_stride = builder.icmp_signed("==", wanted_stride, _number(stride))
@@ -257,12 +266,18 @@ def _row_pair_sums(context: Any, builder: Any, sig: Any, arguments: Any, stride:
     """The code of `row_pair_sums` for one stride and number of rows."""
     rows, columns, begun = relations(stride, 0, rows_made)
     rows_read = 1 + max(t for t, _, _ in rows)
-    x_kind, dy_kind, steps_kind, _, _, sums_kind, _ = sig.args
-    x, dy, steps, _, _, sums, first_sum = arguments
+    x_kind, source_kind, dy_kind, gradient_kind, steps_kind, _, _, sums_kind, _ = sig.args
+    x, source, dy, gradient, steps, _, _, sums, first_sum = arguments
     vector = _vector_type(sums_kind)
     size = _size(vector)
-    source = _Pixels(context, builder, x_kind, x, rows_read, written=False)
-    gradient = _Pixels(context, builder, dy_kind, dy, rows_made, written=False)
+    x, dy = (
+        pointer(context, builder, x_kind, x, _number(0)),
+        pointer(context, builder, dy_kind, dy, _number(0)),
+    )
+    source = fields(context, builder, source_kind, source)
+    gradient = fields(context, builder, gradient_kind, gradient)
+    source = _Pixels(builder, vector, x, source, rows_read, written=False)
+    gradient = _Pixels(builder, vector, dy, gradient, rows_made, written=False)
     zero = ir.Constant(vector, [0.0] * vector.count)
     totals = [cgutils.alloca_once_value(builder, zero) for _ in range(TAPS * TAPS)]
     # The columns of the gradient that a step meets.

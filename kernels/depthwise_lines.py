@@ -91,10 +91,10 @@ def first_channel(v, channels, lanes, lead):
 
 
 @part
-def side(array, image, begin, row, first_column, columns, prefetched):
-    """What tiles have, whose first channel's first row ``row`` begins at ``begin``, of an array."""
+def side(image, begin, row, first_column, columns, prefetched):
+    """Of an array, what a row pair has whose first row, row ``row`` of an image, begins at ``begin``."""
     return Side(
-        array, begin + first_column * image.pixel_stride, image.row_stride, image.pixel_stride,
+        begin + first_column * image.pixel_stride, image.row_stride, image.pixel_stride,
         Range(-row, image.height - row), columns, prefetched,
     )  # fmt: skip
 
@@ -103,7 +103,7 @@ def side(array, image, begin, row, first_column, columns, prefetched):
 def from_channel(some, channel, prefetched):
     """The same pixels in the vector from a channel on, ``prefetched`` elements further prefetched."""
     return Side(
-        some.array, some.first + channel, some.row_stride, some.pixel_stride, some.rows, some.columns,
+        some.first + channel, some.row_stride, some.pixel_stride, some.rows, some.columns,
         some.prefetched + prefetched,
     )  # fmt: skip
 
@@ -143,15 +143,15 @@ def correlate_row_pairs(x, image, weights, bias, out, output, layer, job):
                 some = columns_from(first, stop, image.width, layer, False)
                 x_next = x_begin + rows_read * image.row_stride + max(0, some.x_first) * image.pixel_stride
                 out_next = out_begin + ROWS * output.row_stride + max(0, some.out_first) * output.pixel_stride
-                source = side(x, image, x_begin, x_row, some.x_first, some.x, x_next)
-                target = side(out, output, out_begin, out_row, some.out_first, some.out, out_next)
+                source = side(image, x_begin, x_row, some.x_first, some.x, x_next)
+                target = side(output, out_begin, out_row, some.out_first, some.out, out_next)
                 for v in range(vectors):
                     c = first_channel(v, channels, lanes, layer.lead)
                     x_ahead = c * some.steps.number * new_pixels
                     out_ahead = c * some.steps.number * ROWS * (2 if back else 1)
                     row_pair_tile(
-                        from_channel(source, c, x_ahead), weights, bias, c, channels, some.steps, stride,
-                        back, from_channel(target, c, out_ahead),
+                        x, from_channel(source, c, x_ahead), weights, bias, c, channels, some.steps, stride,
+                        back, out, from_channel(target, c, out_ahead),
                     )  # fmt: skip
 
 
@@ -180,6 +180,7 @@ def sum_row_pairs(x, image, dy, gradient, layer, job, result):
     for number in range(job.first_image, job.stop_image):
         for pair in range(job.first_pair, job.stop_pair):
             dy_row = ROWS * pair
+            rows = min(ROWS, gradient.height - dy_row)
             x_row = dy_row * stride - layer.top
             x_begin = image.start + number * image.image_stride + x_row * image.row_stride
             dy_begin = gradient.start + number * gradient.image_stride + dy_row * gradient.row_stride
@@ -190,14 +191,14 @@ def sum_row_pairs(x, image, dy, gradient, layer, job, result):
                 dy_next = (
                     dy_begin + ROWS * gradient.row_stride + max(0, some.out_first) * gradient.pixel_stride
                 )
-                source = side(x, image, x_begin, x_row, some.x_first, some.x, x_next)
-                other = side(dy, gradient, dy_begin, dy_row, some.out_first, some.out, dy_next)
+                source = side(image, x_begin, x_row, some.x_first, some.x, x_next)
+                other = side(gradient, dy_begin, dy_row, some.out_first, some.out, dy_next)
                 for v in range(vectors):
                     c = first_channel(v, channels, lanes, layer.lead)
                     ahead = c * some.steps.number * ROWS
                     row_pair_sums(
-                        from_channel(source, c, ahead * stride * stride), from_channel(other, c, ahead),
-                        some.steps, stride, min(ROWS, gradient.height - dy_row), sums, v * vector_sums,
+                        x, from_channel(source, c, ahead * stride * stride), dy,
+                        from_channel(other, c, ahead), some.steps, stride, rows, sums, v * vector_sums,
                     )  # fmt: skip
     for v in range(vectors):
         c = first_channel(v, channels, lanes, layer.lead)

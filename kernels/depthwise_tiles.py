@@ -43,42 +43,49 @@ TILE_PIXELS, FEW_PIXELS = 8, 4
 PIXEL_TAPS = {1: 9, 2: 5, 4: 3, 8: 2} if VECTOR_BITS == 512 else {1: 9, 2: 4, 4: 2, 8: 1}
 
 
-class Memory(NamedTuple):
-    """Images with their channels last: what the table of pixels says is counted from element ``first``."""
+class Arrays(NamedTuple):
+    """What the tiles of a pass share.
 
-    array: Any  # 1-D float array
-    first: int
-    stride: int  # from one pixel of a run to the next
-
-
-class Taps(NamedTuple):
-    """``number`` taps that some pixels share; the first ones come in ``triples``.
-
-    Each tap of a triple reads what lies one pixel further than what the tap before it reads.
+    Made once, outside the loops: where an array becomes part of a tuple, Numba counts it with atomic
+    instructions, which take as long as a tile of few pixels.
     """
 
-    table: Any  # int64 array (rows, 2): SHIFT, WEIGHT
-    first: int  # row
-    triples: int
-    number: int
-
-
-class Pixels(NamedTuple):
-    """``number`` rows of a table from row ``first`` on: pixels, or runs of `RUN` pixels in a row."""
-
-    table: Any  # int64 array (rows, COLUMNS): SOURCE, TARGET
-    first: int
-    number: int
-
-
-class Filters(NamedTuple):
-    """``number`` filters, from filter ``first`` on, of those of all groups."""
-
+    x: Any  # 1-D float array, whose channels are contiguous
+    out: Any  # 1-D float array, whose filters are contiguous; in backward-weight its gradient
     weights: Any  # 1-D float array: of each tap and channel of a group, a row of all filters
-    bias: Any  # 1-D float array
-    row: int  # elements of a row of weights
-    first: int
-    number: int
+    taps: Any  # int64 array (rows, 2): SHIFT, WEIGHT
+    pixels: Any  # int64 array (rows, COLUMNS): SOURCE, TARGET
+    filters: int  # of all groups
+
+
+class Place(NamedTuple):
+    """Where in the arrays of a pass those tiles begin that share taps.
+
+    What the table of pixels says is counted from ``x`` and ``out``. The first taps come in ``triples``: each
+    tap of a triple reads what lies one pixel further than what the tap before it reads.
+    """
+
+    x: int
+    out: int
+    tap: int  # row of the table of taps
+    triples: int
+    taps: int  # all of them
+    pixel: int  # row of the table of pixels
+    pixels: int  # rows: pixels, or runs of `RUN` pixels in a row
+
+
+class Strides(NamedTuple):
+    """Elements from one pixel of a run to the next."""
+
+    x: int
+    out: int
+
+
+class Range(NamedTuple):
+    """From and up to which position."""
+
+    begin: int
+    end: int
 
 
 class Group(NamedTuple):
@@ -138,19 +145,20 @@ def _each_group(context: Any, builder: Any, kind: Any, value: Any, lanes: int) -
 
 
 @intrinsic
-def pixel_tiles(typingctx, x, taps, pixels, filters, group, runs, masked, out):
-    """``out[target + k] = bias[k] + sum of weights[weight + c*row + k] * x[source + shift + c']``.
+def pixel_tiles(typingctx, arrays, bias, place, strides, filters, group, runs, masked):
+    """``out[target + k] = bias[k] + sum of weights[weight + c*K + k] * x[source + shift + c']``.
 
     The sum is over taps and the channels c of a group; ``c'`` is that channel of the group of the filter k.
 
     Parameters
     ----------
-    x, out : Memory
-        From the first channel, and the first filter, of all on. ``out`` is written.
-    taps : Taps
-    pixels : Pixels
+    arrays : Arrays
+        Of which ``out`` is written.
+    bias : 1-D float array
+    place : Place
         Whole tiles: a multiple of `FEW_PIXELS` pixels, or runs of a multiple of `TILE_PIXELS`.
-    filters : Filters
+    strides : Strides
+    filters : Range
         Where the last vector is not masked, whole vectors of them.
     group : Group
     runs : int
@@ -161,17 +169,20 @@ def pixel_tiles(typingctx, x, taps, pixels, filters, group, runs, masked, out):
         only for runs, which is less to compile.
     """
     whole = types.int64
-    sig = types.void(x, taps, pixels, filters, group, whole, whole, out)
+    sig = types.void(arrays, bias, place, strides, filters, group, whole, whole)
 
     def codegen(context: Any, builder: Any, sig: Any, arguments: Any) -> Any:
-        x, taps, pixels, filters, _, runs, masked, out = (
-            value if kind == whole else fields(context, builder, kind, value)
-            for kind, value in zip(sig.args, arguments, strict=True)
-        )
-        vector = _vector_type(sig.args[0].types[0])
+        arrays_kind, bias_kind, place_kind, strides_kind, filters_kind, group_kind, _, _ = sig.args
+        arrays, bias, place, strides, filters, group_here, runs, masked = arguments
+        arrays = fields(context, builder, arrays_kind, arrays)
+        place = fields(context, builder, place_kind, place)
+        strides = fields(context, builder, strides_kind, strides)
+        filters = fields(context, builder, filters_kind, filters)
+        vector = _vector_type(bias_kind)
+        added = pointer(context, builder, bias_kind, bias, filters.begin)
         in_runs, is_masked = (builder.icmp_signed("!=", flag, _number(0)) for flag in (runs, masked))
-        for group in _each_group(context, builder, sig.args[4], arguments[4], vector.count):
-            tile = _PixelTile(builder, vector, group, x, taps, pixels, filters, out)
+        for group in _each_group(context, builder, group_kind, group_here, vector.count):
+            tile = _PixelTile(builder, vector, group, arrays, added, place, strides, filters)
             with builder.if_else(in_runs) as (some, single):
                 with some:
                     if group == (1, 1):
@@ -193,20 +204,20 @@ class _PixelTile:
     """The code of `pixel_tiles` for one kind of group."""
 
     def __init__(
-        self, builder: Any, vector: Any, group: tuple[int, int], x: Any, taps: Any, pixels: Any, filters: Any,
-        out: Any,
+        self, builder: Any, vector: Any, group: tuple[int, int], arrays: Any, bias: Any, place: Any,
+        strides: Any, filters: Any,
     ) -> None:  # fmt: skip
         channels, of_group = group
-        self.builder, self.vector, self.group = builder, vector, group
-        self.taps, self.pixels, self.filters, self.x, self.out = taps, pixels, filters, x, out
+        self.builder, self.vector, self.group, self.bias = builder, vector, group, bias
+        self.place, self.strides, self.row = place, strides, arrays.filters
         self.source = ir.VectorType(vector.element, vector.count * channels // of_group)
-        first_channel = builder.mul(builder.sdiv(filters.first, _number(of_group)), _number(channels))
-        self.image = builder.gep(x.array, [builder.add(x.first, first_channel)])
-        self.weights = builder.gep(filters.weights, [filters.first])
-        self.bias = builder.gep(filters.bias, [filters.first])
-        self.target = builder.gep(out.array, [builder.add(out.first, filters.first)])
-        self.tap_rows = builder.gep(taps.table, [builder.mul(taps.first, _number(2))])
-        self.pixel_rows = builder.gep(pixels.table, [builder.mul(pixels.first, _number(COLUMNS))])
+        first_channel = builder.mul(builder.sdiv(filters.begin, _number(of_group)), _number(channels))
+        self.image = builder.gep(arrays.x, [builder.add(place.x, first_channel)])
+        self.weights = builder.gep(arrays.weights, [filters.begin])
+        self.target = builder.gep(arrays.out, [builder.add(place.out, filters.begin)])
+        self.filters = builder.sub(filters.end, filters.begin)
+        self.tap_rows = builder.gep(arrays.taps, [builder.mul(place.tap, _number(2))])
+        self.pixel_rows = builder.gep(arrays.pixels, [builder.mul(place.pixel, _number(COLUMNS))])
 
     def make(self, run: int, masked: bool) -> None:
         """Tiles of runs of so many pixels."""
@@ -228,7 +239,7 @@ class _PixelTile:
                     tap = builder.gep(self.tap_rows, [builder.mul(first_tap, _number(2))])
                     shift = builder.add(builder.load(builder.gep(tap, [_number(SHIFT)])), channel)
                     shifts = [
-                        builder.add(shift, builder.mul(self.x.stride, _number(n)))
+                        builder.add(shift, builder.mul(self.strides.x, _number(n)))
                         for n in range(run + taps - 1)
                     ]
                     values = [
@@ -248,7 +259,7 @@ class _PixelTile:
                             for some in values
                         ]
                         for t in range(taps):
-                            place = builder.gep(rows[t], [builder.mul(_number(c), self.filters.row)])
+                            place = builder.gep(rows[t], [builder.mul(_number(c), self.row)])
                             factor = vector_load(builder, place, vector, size, filter_mask)
                             sums = [
                                 fma(builder, vector, size, factor, spread[p // run][p % run + t], total)
@@ -260,73 +271,63 @@ class _PixelTile:
                 sums, done = [start] * tile_pixels, _number(0)
                 if run > 1:
                     sums = _loop(
-                        builder, self.taps.triples, sums,
+                        builder, self.place.triples, sums,
                         lambda i, s: products(builder.mul(i, _number(3)), 3, s),
                     )  # fmt: skip
-                    done = builder.mul(self.taps.triples, _number(3))
-                left = builder.sub(self.taps.number, done)
+                    done = builder.mul(self.place.triples, _number(3))
+                left = builder.sub(self.place.taps, done)
                 sums = _loop(builder, left, sums, lambda i, s: products(builder.add(done, i), 1, s))
                 for p, total in enumerate(sums):
-                    further = builder.add(first, builder.mul(self.out.stride, _number(p % run)))
+                    further = builder.add(first, builder.mul(self.strides.out, _number(p % run)))
                     start = builder.add(_entry(builder, here, p // run, TARGET), further)
                     _vector_store(builder, total, builder.gep(self.target, [start]), filter_mask)
 
-            _over_filters(builder, self.filters.number, lanes, self.group, masked, vectors)
+            _over_filters(builder, self.filters, lanes, self.group, masked, vectors)
             return []
 
-        _loop(builder, builder.sdiv(self.pixels.number, _number(len(runs))), [], tile)
+        _loop(builder, builder.sdiv(self.place.pixels, _number(len(runs))), [], tile)
 
 
 @intrinsic
-def pixel_sums(typingctx, dy, x, taps, pixels, filters, group, sums):
-    """``sums[weight + c*filters + k] += sum over pixels of dy[target + k] * x[source + shift + c']``.
+def pixel_sums(typingctx, arrays, place, group):
+    """``weights[weight + c*K + k] += sum over pixels of out[target + k] * x[source + shift + c']``.
 
     As in `pixel_tiles`, ``c'`` is the channel c of the group of the filter k.
 
     Parameters
     ----------
-    dy, x : Memory
-        From the first filter, and the first channel, of all on.
-    taps : Taps
-        As many as `PIXEL_TAPS` says, whatever their count.
-    pixels : Pixels
-    filters : int
-        Of all groups.
+    arrays : Arrays
+        Whose weights are added to.
+    place : Place
+        As many taps as `PIXEL_TAPS` says, whatever their number.
     group : Group
-    sums : 1-D float array
-        Added to.
     """
-    sig = types.void(dy, x, taps, pixels, types.int64, group, sums)
+    sig = types.void(arrays, place, group)
 
     def codegen(context: Any, builder: Any, sig: Any, arguments: Any) -> Any:
-        dy, x, taps, pixels = (
-            fields(context, builder, kind, value)
-            for kind, value in zip(sig.args[:4], arguments[:4], strict=True)
-        )
-        filters, group_of, sums = arguments[4:]
-        memory = pointer(context, builder, sig.args[6], sums, _number(0))
-        vector = _vector_type(sig.args[6])
-        for group in _each_group(context, builder, sig.args[5], group_of, vector.count):
-            _pixel_sums(builder, vector, group, dy, x, taps, pixels, filters, memory)
+        arrays_kind, place_kind, group_kind = sig.args
+        arrays, place, group_here = arguments
+        vector = _vector_type(arrays_kind.types[Arrays._fields.index("x")])
+        arrays = fields(context, builder, arrays_kind, arrays)
+        place = fields(context, builder, place_kind, place)
+        for group in _each_group(context, builder, group_kind, group_here, vector.count):
+            _pixel_sums(builder, vector, group, arrays, place)
         return context.get_dummy_value()
 
     return sig, codegen
 
 
-def _pixel_sums(
-    builder: Any, vector: Any, group: tuple[int, int], dy: Any, x: Any, taps: Any, pixels: Any, filters: Any,
-    memory: Any,
-) -> None:  # fmt: skip
+def _pixel_sums(builder: Any, vector: Any, group: tuple[int, int], arrays: Any, place: Any) -> None:
     """The code of `pixel_sums` for one kind of group."""
     channels, of_group = group
     lanes, size, tile_taps = vector.count, _size(vector), range(PIXEL_TAPS[channels])
     source = ir.VectorType(vector.element, lanes * channels // of_group)
-    gradient = builder.gep(dy.array, [dy.first])
-    image = builder.gep(x.array, [x.first])
-    tap = builder.gep(taps.table, [builder.mul(taps.first, _number(2))])
-    table = builder.gep(pixels.table, [builder.mul(pixels.first, _number(COLUMNS))])
+    gradient = builder.gep(arrays.out, [place.out])
+    image = builder.gep(arrays.x, [place.x])
+    tap = builder.gep(arrays.taps, [builder.mul(place.tap, _number(2))])
+    table = builder.gep(arrays.pixels, [builder.mul(place.pixel, _number(COLUMNS))])
     shifts = [builder.load(builder.gep(tap, [_number(2 * t + SHIFT)])) for t in tile_taps]
-    places = [builder.load(builder.gep(tap, [_number(2 * t + WEIGHT)])) for t in tile_taps]
+    weights = [builder.load(builder.gep(tap, [_number(2 * t + WEIGHT)])) for t in tile_taps]
     zero = ir.Constant(vector, [0.0] * lanes)
 
     def vectors(first: Any, channel: Any, filter_mask: Any, channel_mask: Any) -> None:
@@ -337,8 +338,8 @@ def _pixel_sums(
         def step(i: Any, totals: list[Any]) -> list[Any]:
             """All products of one pixel."""
             here = builder.gep(table, [builder.mul(i, _number(COLUMNS))])
-            place = builder.gep(gradients, [_entry(builder, here, 0, TARGET)])
-            row = vector_load(builder, place, vector, size, filter_mask)
+            address = builder.gep(gradients, [_entry(builder, here, 0, TARGET)])
+            row = vector_load(builder, address, vector, size, filter_mask)
             pixel = _entry(builder, here, 0, SOURCE)
             made = []
             for t in tile_taps:
@@ -352,13 +353,13 @@ def _pixel_sums(
                 ]  # fmt: skip
             return made
 
-        totals = _loop(builder, pixels.number, [zero] * (len(tile_taps) * channels), step)
+        totals = _loop(builder, place.pixels, [zero] * (len(tile_taps) * channels), step)
         for t in tile_taps:
             for c in range(channels):
-                start = builder.add(builder.add(places[t], builder.mul(_number(c), filters)), first)
-                place = builder.gep(memory, [start])
-                before = vector_load(builder, place, vector, size, filter_mask)
+                row = builder.add(weights[t], builder.mul(_number(c), arrays.filters))
+                address = builder.gep(arrays.weights, [builder.add(row, first)])
+                before = vector_load(builder, address, vector, size, filter_mask)
                 after = builder.fadd(before, totals[t * channels + c])
-                _vector_store(builder, after, place, filter_mask)
+                _vector_store(builder, after, address, filter_mask)
 
-    _over_filters(builder, filters, lanes, group, True, vectors)
+    _over_filters(builder, arrays.filters, lanes, group, True, vectors)

@@ -1,19 +1,20 @@
-"""Grouped convolution with vectors along filters: a *bundle* is as many of them as a vector has lanes.
+"""Grouped convolution with vectors along filters, a *channel block* at a time: as many as a vector has lanes.
 
-What its groups read is brought to a band, one vector of channels for every cell. So neighbouring cells lie a
-whole vector apart, which the instructions themselves can say: one register points to all cells of a tile.
-Each step loads vectors of weights and multiplies them with one channel of each cell, spread over the lanes by
-the load itself. Three taps that read cells beside each other share what is spread: 210 GF/s, and 170 one by
-one (groups of 16, float32, AVX-512 Xeon).
+What the groups of a channel block read is packed to a band, one vector of channels for every pixel. So
+neighbouring pixels lie a whole vector apart, which the instructions themselves can say: one register points
+to all pixels of a tile. Each step loads vectors of weights and multiplies them with one channel of each
+pixel, spread over the lanes by the load itself. Three taps that read pixels beside each other, a *triple*,
+share what is spread: 210 GF/s, and 170 one by one (groups of 16, float32, AVX-512 Xeon).
 
-A bundle may have 2 or 4 smaller groups. Then the first channels of all groups lie together in a cell, then
-the second ones, so that one load of 2 or 4 floats gives each lane the channel that its filter reads; the
-lanes of weights and sums follow each other in the same way, until sums are stored.
+A channel block may have 2 or 4 smaller groups. Then the first channels of all groups lie together in a
+pixel, then the second ones, so that one load of 2 or 4 floats gives each lane the channel that its filter
+reads; the lanes of weights and sums follow each other in the same way, until sums are stored.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir
@@ -25,6 +26,7 @@ from fastconv.kernels import vectors
 from fastconv.kernels.images import Image, address, every, from_channel
 from fastconv.kernels.jit import inner, jit, part
 from fastconv.kernels.pack import Window, clear, pack_band, transpose, unpack_band
+from fastconv.kernels.records import fields
 from fastconv.kernels.simd import Vector, load, prefetch, store
 from fastconv.kernels.vectors import (
     VECTOR_BYTES,
@@ -36,13 +38,90 @@ from fastconv.kernels.vectors import (
     vector_store,
 )
 
-# Cells of the tiles: fourteen sums and a vector of weights fit 16 registers, too.
-CELLS, FEWER_CELLS = 14, 7
-# Cells of the scratch, which leave together: lines of 14 fill few vectors (357 and 899 ns for a plane of 16
-# channels, float32, AVX-512 Xeon).
-LEAVING = 256
+# Pixels of the tiles: fourteen sums and a vector of weights fit 16 registers, too.
+TILE_PIXELS, FEWER_PIXELS = 14, 7
+# Pixels of the scratch, which are unpacked together: rows of 14 fill few vectors (357 and 899 ns for a plane
+# of 16 channels, float32, AVX-512 Xeon).
+UNPACKED = 256
 # Taps and channels (at most as many as lanes) of a tile of sums, which has a vector for each pair.
 SUM_TAPS, SUM_CHANNELS = 3, 8 if VECTOR_BYTES == 64 else 4
+
+
+class Layer(NamedTuple):
+    """What is the same for all units; a unit is some rows of one image for some channel blocks."""
+
+    blocks: int  # all channel blocks
+    unit_blocks: int  # those of a unit; the last one may have fewer
+    filters: int  # of a group
+    channels: int  # of a group
+    groups: int  # of a channel block: 1, or as many as its groups are narrower than a vector
+    rows: int  # of the output in a unit; the last one of an image may have fewer
+    start: int  # the row that the first tap of the first row reads
+    stride: int  # along rows
+    span: int  # rows from the first tap to the last, both included
+    columns: int  # of the band
+    channel_stride: int  # elements from one channel to the next in packed weights
+
+
+class Taps(NamedTuple):
+    """Which columns a band has, and where in it taps read and in packed weights theirs begin."""
+
+    # int64 array (phases, 4): columns that lie a stride apart are a phase. The first one, how far they lie
+    # apart, how many the image has, and the column of the phase where the band begins.
+    phases: Any
+    # int64 array (triples, 5): where the first tap begins in a pixel, how many channels there are, and where
+    # each tap begins in the weights.
+    triples: Any
+    # int64 array (singles, 3): other taps: where each begins in a pixel and in the weights, and how many
+    # channels it has.
+    singles: Any
+
+
+class SummedTaps(NamedTuple):
+    """As `Taps`, for sums."""
+
+    phases: Any
+    offsets: Any  # int64 array (taps,): where each tap of a pixel lies in the first vector of the band
+    triples: int  # the first taps are so many triples
+
+
+class Job(NamedTuple):
+    """The images and channel blocks that a call sums."""
+
+    first_image: int
+    stop_image: int
+    first_block: int
+    stop_block: int
+
+
+class Scratch(NamedTuple):
+    """Memory of a thread, 1-D float arrays."""
+
+    band: Any  # what a unit reads
+    pixels: Any  # what it writes, where channels are first; of sums the gradients of a unit
+    square: Any  # lanes by lanes
+
+
+class Strided(NamedTuple):
+    """Vectors of an array from element ``first`` on, ``stride`` elements apart.
+
+    Such records have no arrays: where one becomes part of a tuple, Numba counts it with atomic instructions.
+    """
+
+    first: int
+    stride: int
+
+
+class Filters(NamedTuple):
+    """A channel block's weights and biases in arrays of all."""
+
+    weights: int  # element of the first weight
+    stride: int  # elements from one channel's weights to the next one's
+    bias: int  # element of the first bias
+
+
+def _number(value: int) -> Any:
+    return ir.Constant(ir.IntType(64), value)
 
 
 def _spread(builder: Any, place: Any, kind: Vector, groups: int) -> Any:
@@ -64,13 +143,21 @@ def groups_in(lanes: int) -> list[int]:
     return [groups for groups in (1, 2, 4) if groups == 1 or lanes // groups > 1]
 
 
+def _each(builder: Any, value: Any, choices: list[int]) -> Iterator[int]:
+    """Each choice; what is made meanwhile runs where a number is the same."""
+    for choice in choices:
+        with builder.if_then(builder.icmp_signed("==", value, _number(choice))):
+            yield choice
+
+
 @intrinsic
 def together(typingctx, vector, groups):
-    """The lanes of a vector of channels in the order of cells: the first of each group, then the second."""
+    """The lanes of a vector of channels in the order of a band: the first of each group, then the second."""
 
     def codegen(context: Any, builder: Any, sig: Any, arguments: Any) -> Any:
         value, wanted = arguments
-        lanes, result = sig.args[0].lanes, value
+        vector, _ = sig.args
+        lanes, result = vector.lanes, value
         for count in groups_in(lanes)[1:]:
             order = [lane % count * (lanes // count) + lane // count for lane in range(lanes)]
             is_wanted = builder.icmp_signed("==", wanted, ir.Constant(wanted.type, count))
@@ -80,83 +167,75 @@ def together(typingctx, vector, groups):
     return vector(vector, types.int64), codegen
 
 
-@intrinsic(prefer_literal=True)
-def bundle_tile(
-    typingctx, band, first, triples, segments, packed, first_row, row_step, bias, first_bias, groups, y,
-    first_out, out_step, cells,
-):  # fmt: skip
-    """``y[cell, :] = bias + sum over segments s, i of packed[row(s) + i, :] * band[cell, offset(s) + i]``.
+@intrinsic
+def block_tile(typingctx, band, first, taps, weights, bias, filters, groups, pixels, y, target):
+    """``y[pixel, :] = bias + sum over taps t, channels i of weights[t, i, :] * band[pixel, offset(t) + i]``.
 
     With several groups, lane l of a product has channel i of the group that filter l belongs to.
 
     Parameters
     ----------
     band : 1-D float array
-        Cells lie a vector apart, from element ``first`` on.
-    triples : int64 array (triples, 5)
-        Three taps that read cells beside each other: where the first one begins in a cell, how many channels
-        they have, and where each begins in the weights.
-    segments : int64 array (segments, 3)
-        Other taps: where each begins in a cell and in the weights, and how many channels it has.
-    packed : 1-D float array
-        From ``first_row`` on, vectors; ``row_step`` elements from one channel to the next.
-    bias, y : 1-D float array
-        A vector from ``first_bias`` on; and for each cell from ``first_out`` on, ``out_step`` apart.
+        Pixels lie a vector apart, from element ``first`` on.
+    taps : Taps
+    weights, bias : 1-D float array
+    filters : Filters
+        Those of the channel block.
     groups : int
-        That a vector of filters belongs to.
-    cells : literal int
-        Of the tile.
+        Of the channel block.
+    pixels : int
+        Of the tile: `TILE_PIXELS`, `FEWER_PIXELS` or 1.
+    y : 1-D float array
+    target : Strided
+        Where ``y`` is written: a vector for each pixel.
     """
     whole = types.int64
-    sig = types.void(
-        band, whole, triples, segments, packed, whole, whole, bias, whole, whole, y, whole, whole, cells
-    )  # fmt: skip
+    sig = types.void(band, whole, taps, weights, bias, filters, whole, whole, y, target)
 
     def codegen(context: Any, builder: Any, sig: Any, arguments: Any) -> Any:
-        for groups in groups_in(Vector(sig.args[0].dtype).lanes):
-            with builder.if_then(
-                builder.icmp_signed("==", arguments[9], ir.Constant(ir.IntType(64), groups))
-            ):
-                _tile(context, builder, sig, arguments, cells.literal_value, groups)
+        *_, wanted_groups, wanted_pixels, _, _ = arguments
+        kind = Vector(sig.args[0].dtype)
+        for pixels in _each(builder, wanted_pixels, [TILE_PIXELS, FEWER_PIXELS, 1]):
+            for groups in _each(builder, wanted_groups, groups_in(kind.lanes)):
+                _tile(context, builder, sig, arguments, kind, pixels, groups)
         return context.get_dummy_value()
 
     return sig, codegen
 
 
-def _tile(context: Any, builder: Any, sig: Any, arguments: Any, cells: int, groups: int) -> None:
-    """The code of a tile for so many groups."""
-    (
-        band, first, triples, segments, packed, first_row, row_step, bias, first_bias, _, y, first_out,
-        out_step, _,
-    ) = arguments  # fmt: skip
-    kind = Vector(sig.args[0].dtype)
-    vector, size, lanes, index = kind.llvm, kind.size, kind.lanes, ir.IntType(64)
-
-    def number(value: int) -> Any:
-        return ir.Constant(index, value)
-
+def _tile(
+    context: Any, builder: Any, sig: Any, arguments: Any, kind: Vector, pixels: int, groups: int
+) -> None:
+    """The code of a tile of so many pixels for so many groups."""
+    band_kind, _, taps_kind, weights_kind, bias_kind, filters_kind, _, _, y_kind, target_kind = sig.args
+    band, first, taps, weights, bias, filters, _, _, y, target = arguments
+    filters = fields(context, builder, filters_kind, filters)
+    target = fields(context, builder, target_kind, target)
+    vector, size, lanes = kind.llvm, kind.size, kind.lanes
     zero = ir.Constant(vector, [0.0] * lanes)
-    sums = [cgutils.alloca_once_value(builder, zero) for _ in range(cells)]
-    begin = pointer(context, builder, sig.args[0], band, first)
-    weights = pointer(context, builder, sig.args[4], packed, first_row)
+    sums = [cgutils.alloca_once_value(builder, zero) for _ in range(pixels)]
+    begin = pointer(context, builder, band_kind, band, first)
+    weights = pointer(context, builder, weights_kind, weights, filters.weights)
 
     def add(total: Any, factor: Any, values: Any) -> None:
         builder.store(fma(builder, vector, size, factor, values, builder.load(total)), total)
 
-    def table(which: int, array: Any, columns: int) -> Any:
+    def table(field: int, columns: int) -> Any:
         """Row by row."""
-        proxy = cgutils.create_struct_proxy(sig.args[which])(context, builder, value=array)
-        with cgutils.for_range(builder, cgutils.unpack_tuple(builder, proxy.shape, 2)[0]) as loop:
-            row = builder.gep(proxy.data, [builder.mul(loop.index, number(columns))])
-            yield [builder.load(builder.gep(row, [number(i)])) for i in range(columns)]
+        array = builder.extract_value(taps, field)
+        proxy = cgutils.create_struct_proxy(taps_kind.types[field])(context, builder, value=array)
+        rows, _ = cgutils.unpack_tuple(builder, proxy.shape, 2)
+        with cgutils.for_range(builder, rows) as loop:
+            row = builder.gep(proxy.data, [builder.mul(loop.index, _number(columns))])
+            yield [builder.load(builder.gep(row, [_number(i)])) for i in range(columns)]
 
-    outputs = [pointer(context, builder, sig.args[10], y, first_out)]
+    outputs = [pointer(context, builder, y_kind, y, target.first)]
     for _ in sums[1:]:
-        outputs.append(builder.gep(outputs[-1], [out_step]))
+        outputs.append(builder.gep(outputs[-1], [target.stride]))
     for place in outputs:
         # 140 and 129 GF/s (512x28 in groups of 16, forward, float32, AVX-512 Xeon); to be read, 3 % less.
         vectors.prefetch(builder, place, write=True)
-    for offset, steps, *firsts in table(2, triples, 5):
+    for offset, steps, *firsts in table(Taps._fields.index("triples"), 5):
         at = cgutils.alloca_once_value(builder, builder.gep(begin, [offset]))
         places = [cgutils.alloca_once_value(builder, builder.gep(weights, [place])) for place in firsts]
         with rolled(builder, steps):
@@ -164,26 +243,26 @@ def _tile(context: Any, builder: Any, sig: Any, arguments: Any, cells: int, grou
             values = []
             for place in places:
                 values.append(vector_load(builder, builder.load(place), vector, size, None))
-                builder.store(builder.gep(builder.load(place), [row_step]), place)
+                builder.store(builder.gep(builder.load(place), [filters.stride]), place)
             for m in range(len(sums) + len(values) - 1):
-                factor = _spread(builder, builder.gep(here, [number(m * lanes)]), kind, groups)
+                factor = _spread(builder, builder.gep(here, [_number(m * lanes)]), kind, groups)
                 for tap, value in enumerate(values):
                     if 0 <= m - tap < len(sums):
                         add(sums[m - tap], factor, value)
-            builder.store(builder.gep(here, [number(groups)]), at)
-    for offset, first_of, steps in table(3, segments, 3):
+            builder.store(builder.gep(here, [_number(groups)]), at)
+    for offset, first_of, steps in table(Taps._fields.index("singles"), 3):
         at = cgutils.alloca_once_value(builder, builder.gep(begin, [offset]))
         weight = cgutils.alloca_once_value(builder, builder.gep(weights, [first_of]))
         with rolled(builder, steps):
             here, row = builder.load(at), builder.load(weight)
             value = vector_load(builder, row, vector, size, None)
             for m, total in enumerate(sums):
-                add(total, _spread(builder, builder.gep(here, [number(m * lanes)]), kind, groups), value)
-            builder.store(builder.gep(here, [number(groups)]), at)
-            builder.store(builder.gep(row, [row_step]), weight)
-    added = vector_load(builder, pointer(context, builder, sig.args[7], bias, first_bias), vector, size, None)
-    filters = lanes // groups
-    apart = _order([lane % filters * groups + lane // filters for lane in range(lanes)])
+                add(total, _spread(builder, builder.gep(here, [_number(m * lanes)]), kind, groups), value)
+            builder.store(builder.gep(here, [_number(groups)]), at)
+            builder.store(builder.gep(row, [filters.stride]), weight)
+    added = vector_load(builder, pointer(context, builder, bias_kind, bias, filters.bias), vector, size, None)
+    of_group = lanes // groups
+    apart = _order([lane % of_group * groups + lane // of_group for lane in range(lanes)])
     for total, place in zip(sums, outputs, strict=True):
         value = builder.load(total)
         if groups > 1:
@@ -191,217 +270,199 @@ def _tile(context: Any, builder: Any, sig: Any, arguments: Any, cells: int, grou
         vector_store(builder, builder.fadd(added, value), place, vector, size, None)
 
 
-@intrinsic(prefer_literal=True)
-def bundle_sums(
-    typingctx, dy, first_dy, band, first, offset, line_step, lines, across, sums, first_sum,
-    tap_step, groups, taps,
-):  # fmt: skip
-    """``sums[tap, c, :] += sum over lines, cells of dy[cell, :] * band[cell + offset + tap, c]``.
+@intrinsic
+def block_sums(typingctx, dy, first_dy, band, source, rows, across, groups, taps, sums, target):
+    """``sums[tap, c, :] += sum over rows, pixels of dy[pixel, :] * band[pixel + tap, c]``.
 
     Parameters
     ----------
     dy : 1-D float array
-        From ``first_dy`` on ``lines`` times ``across`` vectors.
+        From ``first_dy`` on ``rows`` times ``across`` vectors.
     band : 1-D float array
-        Cells lie a vector apart, lines ``line_step`` elements, from ``first`` on.
-    offset : int
-        Of the first tap.
-    lines, across : int
-        At least as many cells as taps, less one.
-    sums : 1-D float array
-        Added to: from ``first_sum`` on vectors of channels for each tap, ``tap_step`` elements apart.
+    source : Strided
+        The first pixel that the first tap reads; the stride is that of rows.
+    rows, across : int
+        At least as many pixels as taps, less one.
     groups : int
-        That a vector of filters belongs to.
-    taps : literal int
-        Of the tile, which read cells beside each other.
+        Of the channel block.
+    taps : int
+        Of the tile, which read pixels beside each other: `SUM_TAPS` or 1.
+    sums : 1-D float array
+    target : Strided
+        Where ``sums`` are added to: vectors of channels for each tap; the stride is that of taps.
     """
     whole = types.int64
-    sig = types.void(
-        dy, whole, band, whole, whole, whole, whole, whole, sums, whole, whole, whole, taps
-    )  # fmt: skip
+    sig = types.void(dy, whole, band, source, whole, whole, whole, whole, sums, target)
 
     def codegen(context: Any, builder: Any, sig: Any, arguments: Any) -> Any:
-        for groups in groups_in(Vector(sig.args[0].dtype).lanes):
-            with builder.if_then(
-                builder.icmp_signed("==", arguments[11], ir.Constant(ir.IntType(64), groups))
-            ):
-                _sums(context, builder, sig, arguments, taps.literal_value, groups)
+        *_, wanted_groups, wanted_taps, _, _ = arguments
+        kind = Vector(sig.args[0].dtype)
+        for taps in _each(builder, wanted_taps, [SUM_TAPS, 1]):
+            for groups in _each(builder, wanted_groups, groups_in(kind.lanes)):
+                _sums(context, builder, sig, arguments, kind, taps, groups)
         return context.get_dummy_value()
 
     return sig, codegen
 
 
-def _sums(context: Any, builder: Any, sig: Any, arguments: Any, taps: int, groups: int) -> None:
-    """The code of sums for so many groups."""
-    dy, first_dy, band, first, offset, line_step, lines, across, sums, first_sum, tap_step = arguments[:-2]
-    kind = Vector(sig.args[0].dtype)
-    vector, size, lanes, index = kind.llvm, kind.size, kind.lanes, ir.IntType(64)
-
-    def number(value: int) -> Any:
-        return ir.Constant(index, value)
-
+def _sums(context: Any, builder: Any, sig: Any, arguments: Any, kind: Vector, taps: int, groups: int) -> None:
+    """The code of sums of so many taps for so many groups."""
+    dy_kind, _, band_kind, source_kind, _, _, _, _, sums_kind, target_kind = sig.args
+    dy, first_dy, band, source, rows, across, _, _, sums, target = arguments
+    source = fields(context, builder, source_kind, source)
+    target = fields(context, builder, target_kind, target)
+    vector, size, lanes = kind.llvm, kind.size, kind.lanes
     zero = ir.Constant(vector, [0.0] * lanes)
-    totals = [
-        [cgutils.alloca_once_value(builder, zero) for _ in range(min(SUM_CHANNELS, lanes // groups))]
-        for _ in range(taps)
-    ]
-    gradient = cgutils.alloca_once_value(builder, pointer(context, builder, sig.args[0], dy, first_dy))
-    begin = builder.gep(pointer(context, builder, sig.args[2], band, first), [offset])
-    with rolled(builder, lines) as line:
-        cell = cgutils.alloca_once_value(builder, builder.gep(begin, [builder.mul(line.index, line_step)]))
+    channels = range(min(SUM_CHANNELS, lanes // groups))
+    totals = [[cgutils.alloca_once_value(builder, zero) for _ in channels] for _ in range(taps)]
+    gradient = cgutils.alloca_once_value(builder, pointer(context, builder, dy_kind, dy, first_dy))
+    begin = pointer(context, builder, band_kind, band, source.first)
+    with rolled(builder, rows) as row:
+        pixel = cgutils.alloca_once_value(
+            builder, builder.gep(begin, [builder.mul(row.index, source.stride)])
+        )
 
-        def step(met: range, cell: Any = cell) -> None:
-            """A cell of the band meets the gradients of all cells whose taps read it."""
-            here, at = builder.load(gradient), builder.load(cell)
-            values = [
-                vector_load(builder, builder.gep(here, [number(-t * lanes)]), vector, size, None) for t in met
-            ]
-            for c in range(len(totals[0])):
-                factor = _spread(builder, builder.gep(at, [number(c * groups)]), kind, groups)
+        def step(met: range, pixel: Any = pixel) -> None:
+            """A pixel of the band meets the gradients of all pixels whose taps read it."""
+            here, at = builder.load(gradient), builder.load(pixel)
+            places = [builder.gep(here, [_number(-t * lanes)]) for t in met]
+            values = [vector_load(builder, place, vector, size, None) for place in places]
+            for c in channels:
+                factor = _spread(builder, builder.gep(at, [_number(c * groups)]), kind, groups)
                 for t, value in zip(met, values, strict=True):
                     total = totals[t][c]
                     builder.store(fma(builder, vector, size, factor, value, builder.load(total)), total)
-            builder.store(builder.gep(here, [number(lanes)]), gradient)
-            builder.store(builder.gep(at, [number(lanes)]), cell)
+            builder.store(builder.gep(here, [_number(lanes)]), gradient)
+            builder.store(builder.gep(at, [_number(lanes)]), pixel)
 
         for t in range(taps - 1):
             step(range(t + 1))
-        with rolled(builder, builder.sub(across, number(taps - 1))):
+        with rolled(builder, builder.sub(across, _number(taps - 1))):
             step(range(taps))
         for t in range(taps - 1):
             step(range(t + 1, taps))
-        builder.store(builder.gep(builder.load(gradient), [number(-(taps - 1) * lanes)]), gradient)
-    place = pointer(context, builder, sig.args[8], sums, first_sum)
-    for row_totals in totals:
-        for c, total in enumerate(row_totals):
-            target = builder.gep(place, [number(c * lanes)])
-            before = vector_load(builder, target, vector, size, None)
+        builder.store(builder.gep(builder.load(gradient), [_number(-(taps - 1) * lanes)]), gradient)
+    place = pointer(context, builder, sums_kind, sums, target.first)
+    for tap_totals in totals:
+        for c, total in enumerate(tap_totals):
+            here = builder.gep(place, [_number(c * lanes)])
+            before = vector_load(builder, here, vector, size, None)
             added = builder.fadd(before, builder.load(total))
-            vector_store(builder, added, target, vector, size, None)
-        place = builder.gep(place, [tap_step])
+            vector_store(builder, added, here, vector, size, None)
+        place = builder.gep(place, [target.stride])
 
 
 @jit
-def pack_bundles(w, first, stop, elements, packed):
-    """The weights (filters, elements) of some bundles as vectors along filters (bundles, elements, lanes)."""
+def pack_weights(w, blocks, elements, packed):
+    """The weights (filters, elements) as vectors along filters (channel blocks, elements, lanes)."""
     lanes = VECTOR_BYTES // w.itemsize
     square = np.empty(lanes * lanes, w.dtype)
-    for bundle in range(first, stop):
-        begin = bundle * lanes * elements
+    for block in range(blocks):
+        begin = block * lanes * elements
         transpose(w, begin, elements, lanes, elements, packed[begin:], lanes, square)
 
 
 @jit
-def turn_groups(w, groups, rows, columns, turned):
+def transpose_groups(w, groups, rows, columns, transposed):
     """Matrices (rows, columns) of all groups, transposed."""
     lanes = VECTOR_BYTES // w.itemsize
     square = np.empty(lanes * lanes, w.dtype)
     for group in range(groups):
         begin = group * rows * columns
-        transpose(w, begin, columns, rows, columns, turned[begin:], rows, square)
+        transpose(w, begin, columns, rows, columns, transposed[begin:], rows, square)
 
 
 @inner
-def fill_cells(x, image, number, start, bundles, size, band, rows, columns, groups):
+def pack_blocks(x, image, number, window, blocks, size, band, groups):
     """As `pack_band`, of vectors of channels that are last: those of several groups are put `together`.
 
-    Each of ``bundles`` vectors of a cell goes to a band of its own, ``size`` elements apart.
+    Each of the vectors of a pixel, which belong to ``blocks`` channel blocks, goes to a band of its own,
+    ``size`` elements apart.
     """
     lanes = VECTOR_BYTES // x.itemsize
-    first, cell = image.start + number * image.image_stride, image.pixel_stride
-    height, width, step = image.height, image.width, image.row_stride
-    top, bottom = min(rows, max(0, -start[0])), min(rows, height - start[0])
-    left, right = min(columns, max(0, -start[1])), min(columns, width - start[1])
+    rows, columns = window.rows, window.columns
+    top, bottom = min(rows, max(0, -window.row)), min(rows, image.height - window.row)
+    left, right = min(columns, max(0, -window.column)), min(columns, image.width - window.column)
     for r in range(rows):
-        line = r * columns * lanes
+        row = r * columns * lanes
         empty = r < top or r >= bottom or left >= right
-        for bundle in range(bundles):
+        for block in range(blocks):
             if empty:
-                clear(band, bundle * size + line, columns * lanes)
+                clear(band, block * size + row, columns * lanes)
             else:
-                clear(band, bundle * size + line, left * lanes)
-                clear(band, bundle * size + line + right * lanes, (columns - right) * lanes)
+                clear(band, block * size + row, left * lanes)
+                clear(band, block * size + row + right * lanes, (columns - right) * lanes)
         if empty:
             continue
         for k in range(left, right):
-            source = first + (start[0] + r) * step + (start[1] + k) * cell
-            target = line + k * lanes
-            for bundle in range(bundles):
-                taken = load(x, source + bundle * lanes)
-                store(band, target + bundle * size, together(taken, groups))
+            source = address(image, number, 0, 0, window.row + r, window.column + k)
+            target = row + k * lanes
+            for block in range(blocks):
+                taken = load(x, source + block * lanes)
+                store(band, target + block * size, together(taken, groups))
 
 
 @part
-def fill_bundle(
-    x, image, number, channel, channels, bundles, size, phases, top, band, rows, columns, groups, square
-):
-    """Some lines of channels, from ``channel`` on, as a band (phases, blocks, rows, columns, lanes).
+def pack_unit(x, image, number, row, channel, blocks, layer, phases, scratch):
+    """What a unit reads, from row ``row`` and channel ``channel`` on, as a band.
 
-    Where channels are last there may be several ``bundles``, a vector each: their bands lie ``size`` elements
-    apart. A block has a vector of channels, a phase the columns that lie a stride apart: ``phases``
-    (phases, 4) has the first column of each, how far they lie apart, how many there are, and where the band
-    begins.
+    Its axes are phases, vectors of channels, rows, columns, lanes. Where channels are last there may be
+    several ``blocks``, a vector each, whose bands lie one behind the other.
     """
     lanes = VECTOR_BYTES // x.itemsize
-    blocks = (channels + lanes - 1) // lanes
+    channels, groups = layer.channels * layer.groups, layer.groups
+    rows, size = (layer.rows - 1) * layer.stride + layer.span, scratch.band.size // layer.unit_blocks
+    channel_vectors = (channels + lanes - 1) // lanes
     for phase in range(phases.shape[0]):
-        apart = phases[phase, 1]
-        for block in range(blocks):
-            block_image = from_channel(image, channel + block * lanes)
-            seen = every(block_image, phases[phase, 0], apart, phases[phase, 2])
-            place = band[(phase * blocks + block) * rows * columns * lanes :]
-            corner = (top, phases[phase, 3])
-            if groups > 1 or (image.channel_stride == 1 and channels - block * lanes >= lanes):
-                fill_cells(x, seen, number, corner, bundles, size, place, rows, columns, groups)
+        for vector in range(channel_vectors):
+            seen = every(
+                from_channel(image, channel + vector * lanes), phases[phase, 0], phases[phase, 1],
+                phases[phase, 2],
+            )  # fmt: skip
+            band = scratch.band[(phase * channel_vectors + vector) * rows * layer.columns * lanes :]
+            window = Window(row, phases[phase, 3], rows, layer.columns)
+            if groups > 1 or (image.channel_stride == 1 and channels - vector * lanes >= lanes):
+                pack_blocks(x, seen, number, window, blocks, size, band, groups)
             else:
-                pack_band(
-                    x, seen, number, 0, min(lanes, channels - block * lanes),
-                    Window(top, phases[phase, 3], rows, columns), place, lanes, square,
-                )  # fmt: skip
-
-
-@part
-def convolve_line(
-    band, first, triples, segments, packed, first_row, row_step, bias, first_bias, groups, y, first_out,
-    out_step, across,
-):  # fmt: skip
-    """A line of one bundle, tile by tile; the last one may repeat cells of the one before."""
-    lanes = VECTOR_BYTES // band.itemsize
-    cell = 0
-    while cell < across:
-        left = across - cell
-        if left >= CELLS or (left > FEWER_CELLS and across >= CELLS):
-            cell = min(cell, across - CELLS)
-            bundle_tile(
-                band, first + cell * lanes, triples, segments, packed, first_row, row_step, bias, first_bias,
-                groups, y, first_out + cell * out_step, out_step, CELLS,
-            )  # fmt: skip
-            cell += CELLS
-        elif across >= FEWER_CELLS:
-            cell = min(cell, across - FEWER_CELLS)
-            bundle_tile(
-                band, first + cell * lanes, triples, segments, packed, first_row, row_step, bias, first_bias,
-                groups, y, first_out + cell * out_step, out_step, FEWER_CELLS,
-            )  # fmt: skip
-            cell += FEWER_CELLS
-        else:
-            bundle_tile(
-                band, first + cell * lanes, triples, segments, packed, first_row, row_step, bias, first_bias,
-                groups, y, first_out + cell * out_step, out_step, 1,
-            )  # fmt: skip
-            cell += 1
+                some = min(lanes, channels - vector * lanes)
+                pack_band(x, seen, number, 0, some, window, band, lanes, scratch.square)
 
 
 @inner
-def ask_planes(x, first, plane, planes, begin, stop, write):
-    """Ask for elements of some planes, from ``begin`` until ``stop`` is met or the plane ends.
+def tile_pixels(left, across):
+    """Pixels of the next tile of a row of ``across`` pixels, of which so many are left.
 
-    Returns the next one to ask for. A stride may lie far beyond the plane that it is one of, ``stop`` too.
+    A tile may have more pixels than are left, if the row has as many: then it repeats some.
+    """
+    if left >= TILE_PIXELS or (left > FEWER_PIXELS and across >= TILE_PIXELS):
+        return TILE_PIXELS
+    return FEWER_PIXELS if across >= FEWER_PIXELS else 1
 
-    Of the lines that are read next, or written, a part before each tile: 125 and 139 GF/s (512x14 in groups
-    of 16, channels first, float32, AVX-512 Xeon), together with lines that leave at once.
+
+@part
+def convolve_row(band, first, taps, weights, bias, filters, groups, across, y, target):
+    """A row of one channel block, tile by tile; the last one may repeat pixels of the one before."""
+    lanes = VECTOR_BYTES // band.itemsize
+    pixel = 0
+    while pixel < across:
+        pixels = tile_pixels(across - pixel, across)
+        pixel = min(pixel, across - pixels)
+        here = Strided(target.first + pixel * target.stride, target.stride)
+        block_tile(band, first + pixel * lanes, taps, weights, bias, filters, groups, pixels, y, here)
+        pixel += pixels
+
+
+@inner
+def prefetch_planes(x, image, first, planes, begin, stop, write):
+    """Prefetch elements of some planes from ``begin`` until ``stop`` is met or the plane ends.
+
+    Returns the next one to prefetch. A stride may lie far beyond the plane that it is one of, ``stop`` too.
+
+    Of the rows that are read next, or written, a part before each tile: 125 and 139 GF/s (512x14 in groups
+    of 16, channels first, float32, AVX-512 Xeon), together with rows that are unpacked at once.
     """
     lanes = VECTOR_BYTES // x.itemsize
+    plane = image.channel_stride
     while begin < min(stop, plane):
         for c in range(planes):
             if write:
@@ -413,194 +474,145 @@ def ask_planes(x, first, plane, planes, begin, stop, write):
 
 
 @inner
-def leave_lines(cells, lines, across, y, place, output, square):
-    """Copy some lines of one bundle to where they belong; those that lie one behind the other together."""
+def unpack_rows(pixels, rows, y, place, output, square):
+    """Copy some rows of one channel block to where they belong; those one behind the other together."""
     lanes = VECTOR_BYTES // y.itemsize
-    joined = lines if output.row_stride == across * output.pixel_stride else 1
-    for line in range(0, lines, joined):
+    across = output.width
+    joined = rows if output.row_stride == across * output.pixel_stride else 1
+    for row in range(0, rows, joined):
         unpack_band(
-            cells, line * across, joined * across, lanes, y, place + line * output.row_stride, output, lanes,
+            pixels, row * across, joined * across, lanes, y, place + row * output.row_stride, output, lanes,
             square,
         )  # fmt: skip
 
 
 @jit
-def convolve_bundles(
-    x, image, packed, row_step, bias, y, output, bundles, wide, group, lines, start, stride, span,
-    phases, columns, triples, segments, groups, units, band, cells, square,
-):  # fmt: skip
-    """Convolve some units: some lines of one image, for some bundles.
+def convolve_units(x, image, weights, bias, y, output, layer, taps, units, scratch):
+    """Convolve some units.
 
     Parameters
     ----------
     x, y : 1-D float array
-        Images and outputs.
-    image, output : tuple of nine int
-        As in `fastconv.kernels.gemm.convolve_bands`, of all channels and all filters.
-    packed : 1-D float array (bundles, elements, lanes)
-        From `pack_bundles`; ``row_step`` elements from one channel to the next.
+        The memory of images, and of the output, which is written.
+    image, output : Image as a plain tuple
+        Where they lie in it, of all channels and all filters.
+    weights : 1-D float array (channel blocks, elements, lanes)
+        From `pack_weights`.
     bias : 1-D float array (filters,)
-    bundles, wide : int
-        How many there are, and how many of them a unit has at the most.
-    group : tuple of two int
-        Filters and channels of a group.
-    lines : int
-        Of a unit; the last of an image may have fewer.
-    start, stride, span : int
-        Along lines: which one the first tap reads, the stride, and lines from a cell's first tap to its last.
-    phases : int64 array (phases, 4)
-        As in `fill_bundle`.
-    columns : int
-        Of the band.
-    triples, segments, groups
-        As in `bundle_tile`.
+    layer : Layer as a plain tuple
+    taps : Taps as a plain tuple
     units : tuple of two int
-        From and up to which; bundles follow each other fastest, then lines, then images.
-    band, cells, square : 1-D float array
-        Scratch: what a unit reads; where channels are first, some lines of what it writes; lanes by lanes.
+        From and up to which; channel blocks follow each other fastest, then rows, then images.
+    scratch : Scratch as a plain tuple
     """
-    image, output = Image(*image), Image(*output)
+    image, output, layer = Image(*image), Image(*output), Layer(*layer)
+    taps, scratch = Taps(*taps), Scratch(*scratch)
+    first_unit, stop_unit = units
     lanes = VECTOR_BYTES // x.itemsize
-    height, across = output.height, output.width
-    per_image, per_line = (height + lines - 1) // lines, (bundles + wide - 1) // wide
-    row, elements = columns * lanes, packed.size // bundles
-    rows, size = (lines - 1) * stride + span, band.size // wide
+    height, across, groups = output.height, output.width, layer.groups
+    per_image = (height + layer.rows - 1) // layer.rows
+    per_row = (layer.blocks + layer.unit_blocks - 1) // layer.unit_blocks
+    band_row, elements = layer.columns * lanes, weights.size // layer.blocks
+    size = scratch.band.size // layer.unit_blocks
     last = groups > 1 or output.channel_stride == 1
-    at_once = max(1, LEAVING // max(1, across))
-    for unit in range(units[0], units[1]):
-        piece, block = divmod(unit, per_line)
+    at_once = max(1, UNPACKED // max(1, across))
+    for unit in range(first_unit, stop_unit):
+        piece, some_blocks = divmod(unit, per_row)
         number, chunk = divmod(piece, per_image)
-        first_line, first_bundle = chunk * lines, block * wide
-        some = min(lines, height - first_line)
-        channel = first_bundle * lanes // group[0] * group[1]
-        top = start + first_line * stride
-        there = min(wide, bundles - first_bundle)
-        fill_bundle(
-            x, image, number, channel, group[1] * groups, there, size, phases, top, band, rows, columns,
-            groups, square,
-        )  # fmt: skip
-        # The same lines of the channels behind these.
-        ahead = address(image, number, channel + group[1], 0, top, 0)
-        for bundle in range(first_bundle, first_bundle + there):
-            place = address(output, number, bundle * lanes, 0, first_line, 0)
-            first = (bundle - first_bundle) * size
-            begun = asked = met = 0
-            for line in range(some):
-                target = place + line * output.row_stride if last else (line - begun) * across * lanes
-                if not last:
-                    asked = ask_planes(
-                        x,
-                        ahead,
-                        image.channel_stride,
-                        group[1],
-                        asked,
-                        (line + 1) * stride * image.row_stride,
-                        False,
-                    )
-                    met = ask_planes(
-                        y, place, output.channel_stride, lanes, met, (line + 1) * output.row_stride, True
-                    )
-                convolve_line(
-                    band, first + line * stride * row, triples, segments, packed, bundle * elements, row_step,
-                    bias, bundle * lanes, groups, y if last else cells, target,
-                    output.pixel_stride if last else lanes, across,
+        first_row, first_block = chunk * layer.rows, some_blocks * layer.unit_blocks
+        rows = min(layer.rows, height - first_row)
+        blocks = min(layer.unit_blocks, layer.blocks - first_block)
+        channel = first_block * lanes // layer.filters * layer.channels
+        top = layer.start + first_row * layer.stride
+        pack_unit(x, image, number, top, channel, blocks, layer, taps.phases, scratch)
+        # The same rows of the channels behind these.
+        next_read = address(image, number, channel + layer.channels, 0, top, 0)
+        for block in range(first_block, first_block + blocks):
+            filters = Filters(block * elements, layer.channel_stride, block * lanes)
+            place = address(output, number, block * lanes, 0, first_row, 0)
+            first = (block - first_block) * size
+            unpacked = read = written = 0
+            for row in range(rows):
+                if last:
+                    target = Strided(place + row * output.row_stride, output.pixel_stride)
+                else:
+                    target = Strided((row - unpacked) * across * lanes, lanes)
+                    stop = (row + 1) * layer.stride * image.row_stride
+                    read = prefetch_planes(x, image, next_read, layer.channels, read, stop, False)
+                    stop = (row + 1) * output.row_stride
+                    written = prefetch_planes(y, output, place, lanes, written, stop, True)
+                convolve_row(
+                    scratch.band, first + row * layer.stride * band_row, taps, weights, bias, filters, groups,
+                    across, y if last else scratch.pixels, target,
                 )  # fmt: skip
-                if not last and line + 1 == min(some, begun + at_once):
-                    leave_lines(
-                        cells, line + 1 - begun, across, y, place + begun * output.row_stride, output, square
-                    )
-                    begun = line + 1
+                if not last and row + 1 == min(rows, unpacked + at_once):
+                    where = place + unpacked * output.row_stride
+                    unpack_rows(scratch.pixels, row + 1 - unpacked, y, where, output, scratch.square)
+                    unpacked = row + 1
 
 
 @jit
-def sum_bundles(
-    dy, gradient, x, image, sums, wide, group, lines, start, stride, span, phases, columns, offsets, triples,
-    groups, images, bundles, band, gradients, square,
-):  # fmt: skip
-    """Add to the sums of some bundles what some images give: gradients times what the taps read.
+def sum_blocks(dy, gradient, x, image, sums, layer, taps, job, scratch):
+    """Add to the sums of some channel blocks what some images give: gradients times what the taps read.
 
     Parameters
     ----------
-    dy, gradient, x, image, wide, group, lines, start, stride, span, phases, columns
-        As in `convolve_bundles`; ``gradient`` is that of the output ``dy``.
-    sums : float array (bundles, taps, channels in whole tiles, lanes)
+    dy, x : 1-D float array
+        The memory of the output's gradient, and of images.
+    gradient, image : Image as a plain tuple
+        Where they lie in it, of all filters and all channels.
+    sums : float array (channel blocks, taps, channels in whole tiles, lanes)
         Added to.
-    offsets : int64 array (taps,)
-        Where each tap of a cell lies in the first block of the band.
-    triples : int
-        So many times `SUM_TAPS` of them, the first ones, read cells beside each other.
-    groups
-        As in `bundle_tile`.
-    images, bundles : tuple of two int
-        From and up to which.
-    band, gradients, square : 1-D float array
-        Scratch: what some lines of ``wide`` bundles read, and their gradients (lines, cells, lanes); lanes by
-        lanes.
+    layer : Layer as a plain tuple
+    taps : SummedTaps as a plain tuple
+    job : Job as a plain tuple
+    scratch : Scratch as a plain tuple
     """
-    gradient, image = Image(*gradient), Image(*image)
+    gradient, image, layer = Image(*gradient), Image(*image), Layer(*layer)
+    taps, job, scratch = SummedTaps(*taps), Job(*job), Scratch(*scratch)
     lanes = VECTOR_BYTES // x.itemsize
-    height, across = gradient.height, gradient.width
-    row, rows = columns * lanes, (lines - 1) * stride + span
-    flat, taps, tap_step = sums.reshape(sums.size), sums.shape[1], sums.shape[2] * lanes
-    whole, channels = triples * SUM_TAPS, group[1] * groups
-    parts = max(1, triples * (group[1] // min(SUM_CHANNELS, lanes)))
-    size, gradient_size = band.size // wide, gradients.size // wide
-    for first_bundle in range(bundles[0], bundles[1], wide):
-        there = min(wide, bundles[1] - first_bundle)
-        channel = first_bundle * lanes // group[0] * group[1]
-        seen = from_channel(gradient, first_bundle * lanes)
-        for number in range(images[0], images[1]):
-            for first_line in range(0, height, lines):
-                some = min(lines, height - first_line)
-                top = start + first_line * stride
-                fill_bundle(
-                    x, image, number, channel, channels, there, size, phases, top, band, rows, columns,
-                    groups, square,
-                )  # fmt: skip
+    height, across, groups = gradient.height, gradient.width, layer.groups
+    band_row, band_rows = layer.columns * lanes, (layer.rows - 1) * layer.stride + layer.span
+    flat, tap_count, tap_stride = sums.reshape(sums.size), sums.shape[1], sums.shape[2] * lanes
+    whole, channel_step = taps.triples * SUM_TAPS, min(SUM_CHANNELS, lanes)
+    parts = max(1, taps.triples * (layer.channels // channel_step))
+    size, gradient_size = scratch.band.size // layer.unit_blocks, scratch.pixels.size // layer.unit_blocks
+    for first_block in range(job.first_block, job.stop_block, layer.unit_blocks):
+        blocks = min(layer.unit_blocks, job.stop_block - first_block)
+        channel = first_block * lanes // layer.filters * layer.channels
+        seen = from_channel(gradient, first_block * lanes)
+        for number in range(job.first_image, job.stop_image):
+            for first_row in range(0, height, layer.rows):
+                rows = min(layer.rows, height - first_row)
+                top = layer.start + first_row * layer.stride
+                pack_unit(x, image, number, top, channel, blocks, layer, taps.phases, scratch)
+                window = Window(first_row, 0, rows, across)
                 if groups > 1 or gradient.channel_stride == 1:
-                    fill_cells(
-                        dy, seen, number, (first_line, 0), there, gradient_size, gradients, some, across,
-                        groups,
-                    )  # fmt: skip
+                    pack_blocks(dy, seen, number, window, blocks, gradient_size, scratch.pixels, groups)
                 else:
-                    pack_band(
-                        dy, seen, number, 0, lanes, Window(first_line, 0, some, across), gradients, lanes,
-                        square,
-                    )  # fmt: skip
-                # The same lines of the next image, a part of them before each tile.
-                ahead = address(image, number + 1, channel, 0, max(0, top), 0)
-                ahead_dy = address(seen, number + 1, 0, 0, first_line, 0)
-                met, met_dy, part = 0, 0, 0 if gradient.channel_stride == 1 else (some + parts - 1) // parts
-                for bundle in range(there):
-                    target = (first_bundle + bundle) * taps * tap_step
-                    for c in range(0, group[1], min(SUM_CHANNELS, lanes)):
-                        first = bundle * size + c // lanes * rows * row + c % lanes
+                    pack_band(dy, seen, number, 0, lanes, window, scratch.pixels, lanes, scratch.square)
+                # The same rows of the next image, a part of them before each tile.
+                next_x = address(image, number + 1, channel, 0, max(0, top), 0)
+                next_dy = address(seen, number + 1, 0, 0, first_row, 0)
+                read, read_dy = 0, 0
+                part = 0 if gradient.channel_stride == 1 else (rows + parts - 1) // parts
+                for block in range(blocks):
+                    target = (first_block + block) * tap_count * tap_stride
+                    for c in range(0, layer.channels, channel_step):
+                        first = block * size + c // lanes * band_rows * band_row + c % lanes
                         place = target + c * lanes
-                        for tap in range(0, whole, SUM_TAPS):
-                            met = ask_planes(
-                                x,
-                                ahead,
-                                image.channel_stride,
-                                group[1],
-                                met,
-                                met + part * stride * image.row_stride,
-                                False,
-                            )
-                            met_dy = ask_planes(
-                                dy,
-                                ahead_dy,
-                                seen.channel_stride,
-                                lanes,
-                                met_dy,
-                                met_dy + part * seen.row_stride,
-                                False,
-                            )
-                            bundle_sums(
-                                gradients, bundle * gradient_size, band, first, offsets[tap], stride * row,
-                                some, across, flat, place + tap * tap_step, tap_step, groups, SUM_TAPS,
+                        tap = 0
+                        while tap < tap_count:
+                            tile_taps = SUM_TAPS if tap < whole else 1
+                            if tap < whole:
+                                stop = read + part * layer.stride * image.row_stride
+                                read = prefetch_planes(x, image, next_x, layer.channels, read, stop, False)
+                                stop = read_dy + part * seen.row_stride
+                                read_dy = prefetch_planes(dy, seen, next_dy, lanes, read_dy, stop, False)
+                            block_sums(
+                                scratch.pixels, block * gradient_size,
+                                scratch.band, Strided(first + taps.offsets[tap], layer.stride * band_row),
+                                rows, across, groups, tile_taps, flat,
+                                Strided(place + tap * tap_stride, tap_stride),
                             )  # fmt: skip
-                        for tap in range(whole, taps):
-                            bundle_sums(
-                                gradients, bundle * gradient_size, band, first, offsets[tap], stride * row,
-                                some, across, flat, place + tap * tap_step, tap_step, groups, 1,
-                            )  # fmt: skip
+                            tap += tile_taps

@@ -22,8 +22,8 @@ def small_units():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(partition, "JOB_MULTIPLICATIONS", 1)
         patch.setattr(grouped_gemm, "BAND_BYTES", 1)
-        patch.setattr(grouped_gemm, "SUM_CELLS", 1)
-        patch.setattr(grouped_gemm, "WIDE", 2)
+        patch.setattr(grouped_gemm, "SUM_PIXELS", 1)
+        patch.setattr(grouped_gemm, "MOST_BLOCKS", 2)
         plan._cached_conv_plan.cache_clear()
         try:
             yield
@@ -47,7 +47,7 @@ def parts_of_vectors(draw, lanes):
 
 
 @st.composite
-def bundled(draw, sizes=whole_groups):
+def block_problems(draw, sizes=whole_groups):
     """(x, w, bias, dy, stride, padding, dilation, groups), channels first."""
     dtype = draw(st.sampled_from([np.float32, np.float64]))
     groups, filters, channels = draw(sizes(VECTOR_BYTES // np.dtype(dtype).itemsize))
@@ -86,8 +86,8 @@ def check(problem, layout, view=lambda array: array):
 
 
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
-def test_bundles_equal_the_loops(layout):
-    @given(bundled())
+def test_channel_blocks_equal_the_loops(layout):
+    @given(block_problems())
     @examples(60)
     def every(problem):
         check(problem, layout)
@@ -96,7 +96,7 @@ def test_bundles_equal_the_loops(layout):
 
 
 def test_several_groups_of_a_vector_equal_the_loops():
-    @given(bundled(parts_of_vectors))
+    @given(block_problems(parts_of_vectors))
     @examples(60)
     def every(problem):
         check(problem, "NHWC")
@@ -107,7 +107,7 @@ def test_several_groups_of_a_vector_equal_the_loops():
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("count", [1, 2, 4])
 def test_every_width(dtype, count):
-    """Whole and repeated tiles, and lines too short for three taps to share what they read."""
+    """Whole and repeated tiles, and rows too short for three taps to share what they read."""
     lanes = VECTOR_BYTES // np.dtype(dtype).itemsize
     if count > 1 and lanes // count < 2:
         pytest.skip("a vector has too few lanes")
@@ -121,7 +121,7 @@ def test_every_width(dtype, count):
 
 
 def test_every_split_of_several_groups_gives_the_same():
-    @given(bundled(parts_of_vectors), st.booleans())
+    @given(block_problems(parts_of_vectors), st.booleans())
     @examples(30)
     def every(problem, backwards):
         with small_units():
@@ -132,9 +132,9 @@ def test_every_split_of_several_groups_gives_the_same():
 
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
 def test_every_split_gives_the_same(layout):
-    """Units of a line, jobs of a unit, and views that run backwards, which other algorithms serve."""
+    """Units of a row, jobs of a unit, and views that run backwards, which other algorithms serve."""
 
-    @given(bundled(), st.booleans())
+    @given(block_problems(), st.booleans())
     @examples(30)
     def every(problem, backwards):
         with small_units():
@@ -193,7 +193,7 @@ def test_a_kernel_that_meets_nothing_but_padding():
 @pytest.mark.parametrize("nbytes", [16, 32, 64])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_groups_of_one_filter_are_refused(monkeypatch, dtype, nbytes):
-    """Short vectors have four or two lanes, but a bundle no tiles for as many groups."""
+    """Short vectors have four or two lanes, but a channel block has no tiles for as many groups."""
     made = fastconv.plan_conv2d((1, 5, 5, 16), (16, 3, 3, 1), groups=16, dtype=dtype, layout="NHWC")
     monkeypatch.setattr(grouped_gemm, "VECTOR_BYTES", nbytes)
     assert "no whole vectors" in grouped_gemm.GroupedGemm.why_not(made._geometry, "forward")

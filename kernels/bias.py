@@ -18,9 +18,9 @@ LANES = VECTOR_BYTES // 8
 
 @intrinsic
 def sum_steps(typingctx, x, first, steps):
-    """The sum, in float64, of ``steps`` times `CHAINS` vectors of `LANES` cells from ``x[first]`` on.
+    """The sum, in float64, of ``steps`` times `CHAINS` vectors of `LANES` pixels from ``x[first]`` on.
 
-    ``steps`` is at least 1.
+    ``steps`` is at least one.
     """
     return types.float64(x, types.int64, types.int64), _sum_steps_code
 
@@ -42,8 +42,8 @@ def _sum_steps_code(context: Any, builder: Any, signature: Any, arguments: Any) 
     added = []
     for i in range(CHAINS):
         source = builder.gep(place, [ir.Constant(index, i * LANES)])
-        cells = vector_load(builder, source, narrow, size, None)
-        added.append(builder.fadd(sums[i], builder.fpext(cells, wide) if size == 4 else cells))
+        pixels = vector_load(builder, source, narrow, size, None)
+        added.append(builder.fadd(sums[i], builder.fpext(pixels, wide) if size == 4 else pixels))
     following = builder.add(n, ir.Constant(index, 1))
     builder.cbranch(builder.icmp_signed("<", following, steps), loop, done)
     n.add_incoming(ir.Constant(index, 0), before)
@@ -60,7 +60,7 @@ def _sum_steps_code(context: Any, builder: Any, signature: Any, arguments: Any) 
 
 @jit
 def sum_channels(dy, sums):
-    """``sums[k]``: the sum of all cells of channel k, added up in float64.
+    """``sums[k]``: the sum of all pixels of channel k, added up in float64.
 
     Parameters
     ----------
@@ -68,15 +68,15 @@ def sum_channels(dy, sums):
     sums : float array (K,)
         Written.
     """
-    images, channels, cells = dy.shape
+    images, channels, pixels = dy.shape
     flat = dy.reshape(dy.size)
-    steps = cells // (CHAINS * LANES)
+    steps = pixels // (CHAINS * LANES)
     for k in range(channels):
         total = 0.0
         for n in range(images):
-            first = (n * channels + k) * cells
+            first = (n * channels + k) * pixels
             if steps > 0:
                 total += sum_steps(flat, first, steps)
-            for i in range(first + steps * CHAINS * LANES, first + cells):
+            for i in range(first + steps * CHAINS * LANES, first + pixels):
                 total += flat[max(0, i)]
         sums[k] = total

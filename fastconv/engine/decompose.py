@@ -317,3 +317,37 @@ class PhaseGrid:
     def padded(self) -> bool:
         """Whether some tap of some phase reads padding."""
         return len(self) > 0 and not all([phases.unpadded for phases in self.along])
+
+
+def triples(offsets: Array, step: int, parts: Array | None = None) -> tuple[Array, Array]:
+    """Taps parted in triples, each tap a step further than the one before, and others.
+
+    Parameters
+    ----------
+    offsets : int64 array (taps,)
+        All different in a part.
+    step : int
+    parts : int64 array (taps,), optional
+        From 0 on: the part that each tap belongs to.
+
+    Returns
+    -------
+    order, threes : int64 arrays
+        The taps part by part, triples first, both in the order of their offsets; and all taps of triples.
+    """
+    numbers = np.arange(len(offsets))
+    # Taps that follow each other in steps, as far as they do.
+    rows, columns = divmod(offsets, step)
+    if parts is not None:
+        columns += parts * step
+    by_run = np.lexsort((rows, columns))
+    begins = np.ones(len(offsets), np.bool_)
+    begins[1:] = (np.diff(rows[by_run]) != 1) | (np.diff(columns[by_run]) != 0)
+    begun = np.flatnonzero(begins)
+    lengths = np.diff(begun, append=len(offsets))
+    place = numbers - np.repeat(begun, lengths)
+    alone = place >= np.repeat(lengths // 3 * 3, lengths)
+    turn = np.where(alone, 0, place % 3)
+    keys = turn, offsets[by_run[numbers - turn]], alone
+    order = np.lexsort(keys if parts is None else (*keys, parts[by_run]))
+    return by_run[order], by_run[~alone]

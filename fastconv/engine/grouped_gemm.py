@@ -24,8 +24,7 @@ import numpy as np
 
 from fastconv.arguments import Array
 from fastconv.buffers import aligned, contiguous, zeros
-from fastconv.engine.decompose import Axis, PhaseGrid, forward_axis
-from fastconv.engine.indirect_planes import triples
+from fastconv.engine.decompose import Axis, PhaseGrid, forward_axis, triples
 from fastconv.engine.partition import Grid, Tables, ceil_div, jobs_now, pieces, wanted_jobs
 from fastconv.engine.problem import Counts, Problem
 from fastconv.engine.tensor import Images, Three, add_parts, finite

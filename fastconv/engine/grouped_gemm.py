@@ -84,11 +84,10 @@ class BlockCorrelation:
         self.lanes = VECTOR_BYTES // self.dtype.itemsize
         self.height, self.width = height, width
         self.blocks = g.groups * filters // self.lanes
-        self.filters, self.channels = filters, channels
+        self.channels = channels
         # Groups that a vector of filters belongs to.
         self.groups = max(1, self.lanes // filters)
         self.channel_vectors = ceil_div(channels, self.lanes)
-        self.weight_stride = channel_stride * self.lanes
         self.start, self.stride, self.span = height.lowest, height.stride, height.span
         # Columns that lie a stride apart are one phase of the band, beside each other: every so many taps.
         self.phases = width.phases
@@ -107,6 +106,11 @@ class BlockCorrelation:
             else:
                 self.rows = ceil_div(self.rows, 2)
         self.rows = ceil_div(height.output, ceil_div(height.output, self.rows))
+        # As kernels take it.
+        self.layer = (
+            self.blocks, self.unit_blocks, filters, channels, self.groups, self.rows, self.start,
+            self.stride, self.span, self.columns, channel_stride * self.lanes,
+        )  # fmt: skip
         self.tap_stride, self.channel_stride, self.kernel_width = tap_stride, channel_stride, g.kernel[2]
         self.taps = height.count * width.count
 
@@ -196,25 +200,17 @@ class BlockCorrelation:
         """What a thread needs."""
         return (self.band_elements + self.pixel_elements) * self.dtype.itemsize
 
-    def _layer(self) -> tuple[int, ...]:
-        """As kernels take it."""
-        return (
-            self.blocks, self.unit_blocks, self.filters, self.channels, self.groups, self.rows,
-            self.start, self.stride, self.span, self.columns, self.weight_stride,
-        )  # fmt: skip
-
     def _scratch(self, pixel_elements: int) -> tuple[Array, Array, Array]:
         """Of a thread: a band, pixels, and a square of lanes by lanes."""
-        sizes = self.band_elements, pixel_elements, self.lanes * self.lanes
-        band, pixels, square = (aligned(size, self.dtype) for size in sizes)
-        return band, pixels, square
+        band, pixels = aligned(self.band_elements, self.dtype), aligned(pixel_elements, self.dtype)
+        return band, pixels, aligned(self.lanes * self.lanes, self.dtype)
 
     def run(self, x: Images, packed: Array, bias: Array, y: Images, first: Three, stride: Three) -> None:
         """Write the pixels of ``y`` from ``first`` on in strides."""
         work = packed.size * self.height.output * self.width.output * self.batch
         jobs = Grid((self.units, ceil_div(self.units, jobs_now(work))))
         image, output = x.strides(0), y.phase(0, first, stride)
-        layer, taps = self._layer(), self.tables
+        layer, taps = self.layer, self.tables
 
         def start_worker() -> Job:
             scratch = self._scratch(self.pixel_elements // self.unit_blocks)
@@ -250,7 +246,7 @@ class BlockCorrelation:
         partial = zeros((parts, *shape), self.dtype)
         gradient, image = dy.strides(0), x.strides(0)
         phases, taps, offsets, threes = self.summed
-        layer, table = self._layer(), (phases, offsets, threes)
+        layer, table = self.layer, (phases, offsets, threes)
 
         def start_worker() -> Job:
             scratch = self._scratch(self.pixel_elements)

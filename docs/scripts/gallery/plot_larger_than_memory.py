@@ -80,12 +80,14 @@ plt.show()
 # --------------------------
 #
 # This is what Dask gets for a signal in three chunks and a kernel of three taps: a task for each chunk of the
-# result, which reads a chunk of the input and one sample of each neighbour.
+# result, which reads a chunk of the input and one sample of each neighbour; and a task for each chunk of the
+# input, which cuts these samples.
 
 signal = da.from_array(np.zeros((1, 1, 30), np.float32), chunks=(1, 1, 10))
 layer = fd.conv1d(signal, np.ones((1, 1, 3), np.float32), padding=1)
 graph = dict(layer.__dask_graph__())
-borders = sorted(key for key in graph if str(key[0]).startswith("cut-"))
+cuts = [(key[-1], graph[key][-1]) for key in graph if str(key[0]).startswith("cut-")]
+borders = [(chunk, first) for chunk, places in cuts for *_, (first, _stop) in places]
 print(len(borders), "borders,", layer.npartitions, "calls")
 
 figure, axes = plt.subplots(figsize=(9, 3.6), layout="constrained")
@@ -95,7 +97,7 @@ for chunk in range(3):
     axes.text(chunk, 2, f"x[{chunk}]", bbox={**boxes, "facecolor": "#CFDDEC"}, **middle)
     axes.text(chunk, 0, f"conv1d\ny[{chunk}]", bbox={**boxes, "facecolor": "#C3E2BF"}, **middle)
     axes.annotate("", (chunk, 0.35), (chunk, 1.75), arrowprops={"arrowstyle": "->", "color": "0.3"})
-for *_, chunk, first, _stop in borders:
+for chunk, first in borders:
     to = chunk - 1 if first == 0 else chunk + 1
     place = chunk + 0.3 * (to - chunk)
     axes.text(

@@ -3,6 +3,7 @@
 A call comes down through these rooms and never goes up:
 
     plan.py                     the sizes of a layer, checked; arrays in normal form (N, C, D, H, W)
+    engine/dispatch.py          views, and results that are not finite; else the algorithm of the pass
     engine/select.py            the algorithm of each pass: that of the least estimated time
     engine/estimates.py         ``counts`` of each algorithm times the nanoseconds of `machine.py`
     engine/<algorithm>.py       geometry to loops: blocks, jobs, scratch, tables of offsets
@@ -10,7 +11,11 @@ A call comes down through these rooms and never goes up:
     engine/partition.py         jobs, split sums, tables
     engine/tensor.py            arrays as kernels take them; packing into a layout
     kernels/<algorithm>.py      compiled loops around the register tiles
-    kernels/tile.py, simd.py    the register tile of all products; a machine vector as a value
+    kernels/tile.py             the register tile of a product whose rows lie anywhere
+    kernels/plane_tiles.py      the same with vectors along pixels, read through a table of offsets
+    kernels/pack.py, simd.py    packing and unpacking; a machine vector as a value
+
+`fastconv.engine.registry` lists the algorithms; CONTRIBUTING says how to add one.
 
 Glossary
 --------
@@ -33,7 +38,7 @@ pack, unpack
 halo
     Pixels around a block that its windows read, too.
 band
-    Some lines of an image with their halo and padding, packed.
+    Some rows of an image with their halo and padding, packed.
 block, job
     A part of the output that stays in a cache; blocks that one thread computes in one call.
 split sum
@@ -48,6 +53,10 @@ filter, input and output transform
     Of Winograd's minimal filtering: to the points where products are taken, and back.
 group
     Channels that are convolved by filters of their own; depthwise, where each channel is one.
+channel block
+    Filters that fill one vector, of one group or of several small ones.
+edge class
+    Pixels whose windows have the same taps inside the image.
 scratch
     Memory that lives for one call.
 epilogue

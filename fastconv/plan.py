@@ -163,7 +163,7 @@ class ConvPlan:
                     f"{which}: {kind.label}{' (tuned)' if which in self._passes.tuned else ''}"
                     for which, kind in self._passes.kinds().items()
                 ),
-                "arrays that are not contiguous: copied or computed in the other layout; not finite: im2col",
+                "views: copied, or computed in the layout in which they lie; results not finite: by im2col",
                 f"{self.flops / 1e6:,.3f} MFLOP a pass, "
                 f"{self.scratch_bytes / 2**20:,.2f} MiB of scratch a thread at the most",
             ]
